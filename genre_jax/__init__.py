@@ -1,0 +1,1 @@
+"""genre_jax: musical genre recognition on raw audio in JAX."""

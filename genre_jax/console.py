@@ -1,0 +1,42 @@
+"""What every command shares: errors that are one sentence, lines on the console, the way out."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+from absl import app
+
+
+class UserError(Exception):
+    """Something the user can put right; its text is one sentence with the value and what is legal."""
+
+
+def unknown(kind: str, value: object, legal: Iterable[str]) -> UserError:
+    """The error for a name that is none of `legal`, with the nearest legal one pointed out."""
+    names = sorted(legal)
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UserError(f"unknown {kind} {value!r}{hint}: choose one of {', '.join(names)}")
+
+
+def say(text: str) -> None:
+    """One line on standard output, shown at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
+    """Run a command: exit 0, or print a `UserError` on standard error and exit 1."""
+
+    def guarded(argv: list[str]) -> int | None:
+        try:
+            return main(argv)
+        except UserError as error:
+            fail(error)
+
+    app.run(guarded, **({"flags_parser": flags_parser} if flags_parser else {}))
+
+
+def fail(error: Exception) -> None:
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(1)

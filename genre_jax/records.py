@@ -1,0 +1,311 @@
+"""The shard format: TFRecord files of `tf.train.Example` with 16-bit PCM; write, index, read a cut.
+
+One example is one clip:
+
+    audio    bytes   mono PCM, int16 little-endian, at the rate of the data set
+    labels   int64   class numbers, in the order of the source (the first is "the" label where one is needed)
+    name     bytes   unique in the data set: the path below the source folder, with its start where it was cut
+    track    bytes   clips of one track never straddle splits
+    maximum  float   largest sample of the whole clip in [-1, 1] (the thesis caps gain by it, not by |maximum|)
+
+A data set lies in `DATA_DIR/NAME/RATEhz/1.0.0`, as tensorflow-datasets lays it out, with `passport.json` beside the
+shards. This module needs NumPy alone, so that training runs where TensorFlow is not installed; `prepare` writes through
+tensorflow-datasets, and through `write_shards` where that is missing. Rows of an `Index` are sorted by clip name, so
+that a clip's number depends neither on the writer nor on the number of shards.
+"""
+
+import dataclasses
+import functools
+import json
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from genre_jax.console import UserError
+
+VERSION = "1.0.0"
+_BYTES, _FLOAT, _INT64 = 1, 2, 3  # field numbers of tf.train.Feature
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One example as it is written: `audio` int16 (samples,), `labels` class numbers."""
+
+    name: str
+    track: str
+    labels: tuple[int, ...]
+    audio: np.ndarray
+    maximum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """Where every clip of a split lies, and what is known of it; arrays have one row a clip, sorted by name."""
+
+    data_set: str
+    split: str
+    sample_rate: int
+    classes: tuple[str, ...]
+    shards: tuple[Path, ...]
+    names: tuple[str, ...]
+    tracks: tuple[str, ...]  # the distinct tracks, sorted
+    track: np.ndarray  # int32, row of `tracks`
+    shard: np.ndarray  # int32, row of `shards`
+    offset: np.ndarray  # int64, byte of the first sample in its shard
+    length: np.ndarray  # int32, samples
+    maximum: np.ndarray  # float32
+    labels: np.ndarray  # uint8 (clips, classes), multi-hot
+    first_label: np.ndarray  # int32, -1 where a clip has none
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def _maps(self) -> list[np.ndarray]:
+        return [np.memmap(path, dtype=np.uint8, mode="r") for path in self.shards]
+
+    def cut(self, clip: int, start: int, samples: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Samples `[start, start + samples)` of a clip as int16 `(samples,)`, zeros past its end."""
+        if out is None:
+            out = np.empty(samples, np.int16)
+        count = max(0, min(samples, int(self.length[clip]) - start))
+        first = int(self.offset[clip]) + 2 * start
+        out[:count] = self._maps[self.shard[clip]][first : first + 2 * count].view("<i2")
+        out[count:] = 0
+        return out
+
+
+def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
+    """Where the data set `name` at `sample_rate` Hz lies."""
+    return Path(data_dir) / name / f"{sample_rate}hz" / VERSION
+
+
+def prepared(data_dir: str | Path) -> dict[str, list[int]]:
+    """The data sets found in `data_dir`: name → sample rates in Hz."""
+    found: dict[str, list[int]] = {}
+    for passport in sorted(Path(data_dir).glob(f"*/*hz/{VERSION}/passport.json")):
+        found.setdefault(passport.parts[-4], []).append(int(passport.parts[-3].removesuffix("hz")))
+    return found
+
+
+def read_passport(folder: Path) -> dict:
+    """The `passport.json` of a prepared data set."""
+    return json.loads((folder / "passport.json").read_text())
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, start, end) of each length-delimited field of a protobuf message."""
+    while at < end:
+        tag, at = _varint(data, at)
+        if tag & 7 != 2:
+            raise ValueError(f"wire type {tag & 7}")
+        size, at = _varint(data, at)
+        yield tag >> 3, at, at + size
+        at += size
+
+
+def _parse_example(data: mmap.mmap, at: int, end: int) -> dict[str, tuple[int, int, int]]:
+    """Feature name → (kind, start, end) of its list, in a serialised `tf.train.Example`."""
+    found = {}
+    for _, features_at, features_end in _fields(data, at, end):
+        for _, entry_at, entry_end in _fields(data, features_at, features_end):
+            (_, key_at, key_end), (_, value_at, value_end) = _fields(data, entry_at, entry_end)
+            for kind, list_at, list_end in _fields(data, value_at, value_end):
+                found[data[key_at:key_end].decode()] = (kind, list_at, list_end)
+    return found
+
+
+def _bytes_span(data: mmap.mmap, where: tuple[int, int, int]) -> tuple[int, int]:
+    for _, at, end in _fields(data, where[1], where[2]):
+        return at, end
+    return where[1], where[1]
+
+
+def _text(data: mmap.mmap, where: tuple[int, int, int]) -> str:
+    at, end = _bytes_span(data, where)
+    return data[at:end].decode()
+
+
+def _floats(data: mmap.mmap, where: tuple[int, int, int]) -> list[float]:
+    return [v for _, at, end in _fields(data, where[1], where[2]) for v in np.frombuffer(data[at:end], "<f4").tolist()]
+
+
+def _integers(data: mmap.mmap, where: tuple[int, int, int]) -> list[int]:
+    values = []
+    for _, at, end in _fields(data, where[1], where[2]):
+        while at < end:
+            value, at = _varint(data, at)
+            values.append(value)
+    return values
+
+
+def _scan(shard: Path) -> Iterator[tuple[str, str, list[int], float, int, int]]:
+    """(name, track, labels, maximum, byte offset, samples) of each record of a shard; the audio is not touched."""
+    if shard.stat().st_size == 0:
+        return
+    with open(shard, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")
+            end = at + 12 + size
+            if end + 4 > len(data):
+                raise UserError(f"shard {shard} is cut off inside the record at byte {at}: prepare the data set again")
+            example = _parse_example(data, at + 12, end)
+            start, stop = _bytes_span(data, example["audio"])
+            maximum = _floats(data, example["maximum"])[0]
+            labels = _integers(data, example["labels"]) if "labels" in example else []
+            yield _text(data, example["name"]), _text(data, example["track"]), labels, maximum, start, (stop - start) // 2
+            at = end + 4
+
+
+def load_index(folder: Path, split: str) -> Index:
+    """The index of one split: from its cached file where that matches the shards, else by reading their framing."""
+    passport = read_passport(folder)
+    shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
+    if not shards:
+        raise UserError(
+            f"data set {passport['name']!r} has no split {split!r}: choose one of {', '.join(sorted(passport['splits']))}"
+        )
+    sizes = np.array([path.stat().st_size for path in shards], np.int64)
+    cache = folder / f"index-{split}.npz"
+    columns = _read_cache(cache, sizes)
+    if columns is None:
+        columns = _build_columns(shards, passport["labels"]) | {"sizes": sizes}
+        _write_cache(cache, columns)
+    names, tracks = (tuple(bytes(columns.pop(key)).decode().split("\0")) for key in ("names", "tracks"))
+    columns.pop("sizes")
+    return Index(
+        data_set=passport["name"],
+        split=split,
+        sample_rate=passport["sample_rate"],
+        classes=tuple(passport["labels"]),
+        shards=tuple(shards),
+        names=names,
+        tracks=tracks,
+        **columns,
+    )
+
+
+def _build_columns(shards: list[Path], classes: list[str]) -> dict[str, np.ndarray]:
+    rows = sorted((row[0], number, row) for number, path in enumerate(shards) for row in _scan(path))
+    tracks = sorted({row[1] for _, _, row in rows})
+    track_row = {track: i for i, track in enumerate(tracks)}
+    labels = np.zeros((len(rows), len(classes)), np.uint8)
+    for i, (_, _, row) in enumerate(rows):
+        labels[i, row[2]] = 1
+    return {
+        "names": np.frombuffer("\0".join(name for name, _, _ in rows).encode(), np.uint8),
+        "tracks": np.frombuffer("\0".join(tracks).encode(), np.uint8),
+        "track": np.array([track_row[row[1]] for _, _, row in rows], np.int32),
+        "shard": np.array([number for _, number, _ in rows], np.int32),
+        "offset": np.array([row[4] for _, _, row in rows], np.int64),
+        "length": np.array([row[5] for _, _, row in rows], np.int32),
+        "maximum": np.array([row[3] for _, _, row in rows], np.float32),
+        "labels": labels,
+        "first_label": np.array([row[2][0] if row[2] else -1 for _, _, row in rows], np.int32),
+    }
+
+
+def _read_cache(cache: Path, sizes: np.ndarray) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(cache) as file:
+            columns = dict(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return columns if np.array_equal(columns.get("sizes"), sizes) else None
+
+
+def _write_cache(cache: Path, columns: dict[str, np.ndarray]) -> None:
+    partial = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
+    try:
+        np.savez(partial, **columns)
+        os.replace(partial, cache)
+    except OSError:  # a read-only data set works too, only slower to open
+        partial.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- writing, where tensorflow-datasets is not installed
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_CRC_TABLE = _crc_table()
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of TFRecord framing (Castagnoli polynomial, rotated and offset)."""
+    crc, table = 0xFFFFFFFF, _CRC_TABLE
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _encode_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _delimited(field: int, payload: bytes) -> bytes:
+    return _encode_varint(field << 3 | 2) + _encode_varint(len(payload)) + payload
+
+
+def encode_example(clip: Clip) -> bytes:
+    """A clip as a serialised `tf.train.Example`."""
+    values = {
+        "audio": (_BYTES, _delimited(1, clip.audio.astype("<i2").tobytes())),
+        "labels": (_INT64, _delimited(1, b"".join(map(_encode_varint, clip.labels)))),
+        "name": (_BYTES, _delimited(1, clip.name.encode())),
+        "track": (_BYTES, _delimited(1, clip.track.encode())),
+        "maximum": (_FLOAT, _delimited(1, struct.pack("<f", clip.maximum))),
+    }
+    entries = (
+        _delimited(1, _delimited(1, key.encode()) + _delimited(2, _delimited(kind, value)))
+        for key, (kind, value) in values.items()
+    )
+    return _delimited(1, b"".join(entries))
+
+
+def write_shards(folder: Path, data_set: str, split: str, clips: Iterable[Clip], num_shards: int = 1) -> None:
+    """Write the clips of one split round robin into `num_shards` shards named as tensorflow-datasets names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{data_set}-{split}.tfrecord-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
+    files = [open(path, "wb") for path in paths]
+    try:
+        for number, clip in enumerate(clips):
+            record = encode_example(clip)
+            size = struct.pack("<Q", len(record))
+            framed = (size, struct.pack("<I", masked_crc32c(size)), record, struct.pack("<I", masked_crc32c(record)))
+            files[number % num_shards].write(b"".join(framed))
+    finally:
+        for file in files:
+            file.close()
