@@ -1,0 +1,45 @@
+"""ResNet34 on log-mel spectrograms, after document 000 (Pollack 2018), section 3.1.1.
+
+    python -m genre_jax.main --config=configs/resnet34_spectrogram.py --config.data.name=my_music    your own data
+    python -m genre_jax.main --config=configs/resnet34_spectrogram.py:demo                          embedded data
+
+Source: the thesis and its code: 3-s cuts at 16 kHz, n_fft 600, hop 300, 112 mels in dB below the maximum, resized to
+224 × 224 with aligned corners, AMSGrad at 1e-4, batches of 100 (96 here, to divide over devices). The published runs
+start from ImageNet weights with a frozen trunk; this one starts from scratch.
+Hardware, time, score: full run not measured here; the demo's are in README.md.
+"""
+
+from genre_jax.config import base, choose, with_argument
+
+
+def get_config(argument: str = ""):
+    config = base("resnet34_spectrogram")
+    config.data.update(name="audioset_music", train="unbalanced", validation="balanced", test="eval", samples=48_000)
+    config.loss.name = "sigmoid"
+    config.augment.gain_cap = 0.7
+    config.train.update(batch_size=96, duration="50 epochs", checkpoint_every="1000 steps")
+    config.evaluate.batch_size = 96
+    choose(config, "frontend", "log_mel_image")
+    choose(config, "model", "resnet34")
+    choose(config, "optimizer", "amsgrad")
+    choose(config, "schedule", "multistep", learning_rate=1e-4, boundaries=["25 epochs", "40 epochs"], gamma=0.4)
+    return with_argument(config, argument, demo=demo, single=single)
+
+
+def single(config):
+    """A prepared folder with one label a clip."""
+    config.data.update(train="train", validation="validation", test="test", labels="first")
+    config.loss.name = "softmax"
+    config.train.update(batch_size=32, duration="30 epochs", checkpoint_every="1 epochs")
+    config.evaluate.batch_size = 32
+    choose(config, "schedule", "cosine", learning_rate=1e-3, warmup="1 epochs")
+
+
+def demo(config):
+    """Small images, embedded data."""
+    single(config)
+    config.data.name = "synthetic"
+    config.augment.gain_cap = 0.0
+    config.train.update(batch_size=16, duration="10 epochs")
+    choose(config, "frontend", "log_mel_image", height=64, width=128)
+    choose(config, "model", "resnet34", width=32)

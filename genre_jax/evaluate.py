@@ -1,0 +1,70 @@
+"""Exact evaluation: a table of per-window scores, and everything that is computed from it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from genre_jax import metrics
+from genre_jax.input_pipeline import EvalBatches, prefetch
+from genre_jax.parallel import Devices
+from genre_jax.records import Index
+
+Table = dict[str, np.ndarray]
+
+
+def predict(eval_step: Any, variables: Any, constants: Any, batches: EvalBatches, devices: Devices, config: ConfigDict) -> Table:
+    """Scores of every window, in order of (clip, start).
+
+    Returns {"logits" (rows, classes), "labels" (rows, classes), "loss", "weight", "clip", "track", "start" (rows,)}. The
+    rows that pad the last batch are dropped, so the table is the same for every batch size and number of devices.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in prefetch(batches, 0, len(batches), config.data.reader, config.data.prefetch):
+        outputs = devices.gather(eval_step(variables, constants, devices.shard(batch)))
+        rows = devices.gather({key: batch[key][None] for key in ("labels", "clip", "track", "start", "mask")})
+        valid = rows.pop("mask") > 0
+        for key, values in (outputs | rows).items():
+            columns.setdefault(key, []).append(values[valid])
+    table = {key: np.concatenate(values) for key, values in columns.items()}
+    order = np.lexsort((table["start"], table["clip"]))  # with several hosts rows come interleaved
+    return {key: values[order] for key, values in table.items()}
+
+
+def task(config: ConfigDict) -> str:
+    """"single" where each clip has one label (softmax), "multi" where it has many (sigmoid)."""
+    return "single" if config.loss.name == "softmax" else "multi"
+
+
+def scores(table: Table, config: ConfigDict) -> dict[str, Any]:
+    """The loss and the raw, clip and track scores of a table, as results.json holds them."""
+    summary = metrics.summarise(*(table[key] for key in ("logits", "labels", "loss", "clip", "track")), task(config))
+    return summary | {"loss": float(np.average(table["loss"].astype(np.float64), weights=table["weight"]))}
+
+
+def headline(summary: dict[str, Any]) -> dict[str, float]:
+    """The few numbers of a validation line; "score" is what the best checkpoint is chosen by.
+
+    Single label: accuracy of windows and, by summed probability, of tracks (the score). Many labels: the thesis's top-k
+    accuracy of windows and the mean average precision of clips (the score).
+    """
+    if "accuracy" in summary["raw"]:
+        track = summary["track"]["max_probability"]["accuracy"]
+        return {"loss": summary["loss"], "accuracy": summary["raw"]["accuracy"], "track_accuracy": track, "score": track}
+    precision = summary["clip"]["mean_average_precision"] or 0.0  # None where no class has a positive
+    accuracy = summary["raw"]["top_k_accuracy"]
+    return {"loss": summary["loss"], "accuracy": accuracy, "mean_average_precision": precision, "score": precision}
+
+
+def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict) -> None:
+    """Write the table with the names of classes, clips and tracks as `predictions.npz`."""
+    np.savez_compressed(
+        path,
+        **{key: table[key] for key in ("logits", "labels", "loss", "clip", "track", "start")},
+        classes=np.array(index.classes),
+        clip_names=np.array(index.names),
+        track_names=np.array(index.tracks),
+        sample_rate=index.sample_rate,
+        samples=config.data.samples,
+    )

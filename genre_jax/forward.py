@@ -1,0 +1,63 @@
+"""The forward pass: front end + network as one pure function of (variables, audio)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from genre_jax import frontends, models
+from genre_jax.config import component_options
+
+
+def to_waveform(audio: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """int16 PCM as floats in [-1, 1): divided by 32768."""
+    return audio.astype(dtype) / 32768
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A front end and a network; a teacher is another one of these with variables of its own."""
+
+    frontend: Callable[[jax.Array], jax.Array]
+    model: nn.Module
+    wide: jnp.dtype  # of waveform, front end and loss: float32, or float64 in a float64 run
+
+    def init(self, key: jax.Array, samples: int) -> Any:
+        """Variables {"params", and "batch_stats" where the network has them} for inputs of `samples`."""
+
+        def init(key):
+            return self.model.init(key, self.frontend(jnp.zeros((1, samples), self.wide)))
+
+        return jax.jit(init)(key)
+
+    def __call__(
+        self,
+        variables: Any,
+        waveform: jax.Array,
+        *,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        keys: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+        """Logits (batch, classes) of waveforms (batch, samples), intermediates, and the batch statistics after it."""
+        features = self.frontend(waveform)
+        (logits, intermediates), updated = self.model.apply(
+            variables, features, train=train, mask=mask, keys=keys, mutable=["batch_stats"] if train else []
+        )
+        return logits.astype(self.wide), intermediates, updated.get("batch_stats", variables.get("batch_stats", {}))
+
+
+def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Forward:
+    """The forward pass that a config describes."""
+    return Forward(
+        frontend=frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend)),
+        model=models.build(
+            config.model.name, num_classes=num_classes, dtype=config.dtype, axis_name=axis_name,
+            **component_options(config.model),
+        ),  # fmt: skip
+        wide=jnp.dtype("float64" if config.dtype == "float64" else "float32"),
+    )

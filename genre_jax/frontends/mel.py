@@ -1,0 +1,120 @@
+"""Mel filterbank, mel spectrogram and decibels with librosa's arguments and numbers."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre_jax import console
+from genre_jax.console import UserError
+from genre_jax.frontends.stft import spectrogram
+
+# Slaney's Auditory Toolbox: linear to 1 kHz (200/3 Hz a mel), logarithmic above (27 steps for a factor of 6.4).
+_HZ_PER_MEL = 200.0 / 3
+_LOG_FROM_HZ = 1000.0
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+def hz_to_mel(frequencies, *, htk: bool = False) -> np.ndarray:
+    """Hz to mel, on Slaney's scale or HTK's (2595 log10(1 + f / 700))."""
+    frequencies = np.asarray(frequencies, np.float64)
+    if htk:
+        return 2595.0 * np.log10(1.0 + frequencies / 700.0)
+    logarithmic = _LOG_FROM_HZ / _HZ_PER_MEL + np.log(np.maximum(frequencies, 1e-10) / _LOG_FROM_HZ) / _LOG_STEP
+    return np.where(frequencies >= _LOG_FROM_HZ, logarithmic, frequencies / _HZ_PER_MEL)
+
+
+def mel_to_hz(mels, *, htk: bool = False) -> np.ndarray:
+    """The inverse of `hz_to_mel`."""
+    mels = np.asarray(mels, np.float64)
+    if htk:
+        return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    knee = _LOG_FROM_HZ / _HZ_PER_MEL
+    return np.where(mels >= knee, _LOG_FROM_HZ * np.exp(_LOG_STEP * (mels - knee)), mels * _HZ_PER_MEL)
+
+
+@functools.lru_cache
+def mel_filterbank(
+    *,
+    sr: float,
+    n_fft: int,
+    n_mels: int = 128,
+    fmin: float = 0.0,
+    fmax: float | None = None,
+    htk: bool = False,
+    norm: str = "slaney",
+) -> np.ndarray:
+    """Triangular filters `(1 + n_fft // 2, n_mels)` in float64, the transpose of `librosa.filters.mel`.
+
+    Args:
+      sr: sample rate in Hz.
+      n_fft: FFT length of the spectrogram to be multiplied.
+      n_mels: number of filters, evenly spaced in mel between `fmin` and `fmax` (Hz; default sr / 2).
+      htk: HTK's mel scale instead of Slaney's.
+      norm: "slaney" (each filter divided by half its width in Hz: equal area) or "none" (peak 1).
+
+    Raises UserError where a range is not legal; warns with the numbers of filters that catch no FFT bin.
+    """
+    fmax = sr / 2 if fmax is None else fmax
+    if not 0 <= fmin < fmax <= sr / 2:
+        raise UserError(f"fmin and fmax must satisfy 0 <= fmin < fmax <= sr / 2 = {sr / 2} Hz, and were given {fmin}, {fmax}")
+    if norm not in ("slaney", "none"):
+        raise console.unknown("norm", norm, ("slaney", "none"))
+    edges = mel_to_hz(np.linspace(hz_to_mel(fmin, htk=htk), hz_to_mel(fmax, htk=htk), n_mels + 2), htk=htk)
+    bins = np.fft.rfftfreq(n_fft, 1.0 / sr)[:, None]
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    weights = np.maximum(0.0, np.minimum(rising, falling))
+    if norm == "slaney":
+        weights *= 2.0 / (edges[2:] - edges[:-2])
+    empty = np.flatnonzero(weights.max(0) == 0)
+    if empty.size:
+        warnings.warn(
+            f"mel filters {empty.tolist()} are empty: fewer than {n_mels} mels or a longer n_fft than {n_fft}", stacklevel=2
+        )
+    weights.setflags(write=False)
+    return weights
+
+
+def mel_spectrogram(
+    y: jax.Array,
+    *,
+    sr: float = 22050,
+    n_fft: int = 2048,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    center: bool = True,
+    pad_mode: str = "constant",
+    power: float = 2.0,
+    n_mels: int = 128,
+    fmin: float = 0.0,
+    fmax: float | None = None,
+    htk: bool = False,
+    norm: str = "slaney",
+) -> jax.Array:
+    """Mel spectrogram `(..., frames, n_mels)`: `librosa.feature.melspectrogram`, bins last.
+
+    `hop_length` defaults to 512, as librosa's does here; the other arguments are those of `stft` and `mel_filterbank`.
+    """
+    spectrum = spectrogram(
+        y, power=power, n_fft=n_fft, hop_length=512 if hop_length is None else hop_length, win_length=win_length,
+        center=center, pad_mode=pad_mode,
+    )  # fmt: skip
+    filters = mel_filterbank(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
+    return jnp.matmul(spectrum, filters.astype(spectrum.dtype), precision=jax.lax.Precision.HIGHEST)
+
+
+def power_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-10, top_db: float | None = 80.0) -> jax.Array:
+    """Power to decibels, 10 log10(s / ref): `librosa.power_to_db`.
+
+    Args:
+      s: (..., frames, bins), power ≥ 0.
+      ref: a power, or "max" for the maximum of each clip (over frames and bins).
+      amin: floor under s and ref.
+      top_db: floor below each clip's maximum, in dB; None for none.
+    """
+    reference = s.max((-2, -1), keepdims=True) if ref == "max" else jnp.asarray(ref, s.dtype)
+    decibels = 10.0 * (jnp.log10(jnp.maximum(s, amin)) - jnp.log10(jnp.maximum(reference, amin)))
+    return decibels if top_db is None else jnp.maximum(decibels, decibels.max((-2, -1), keepdims=True) - top_db)

@@ -1,0 +1,107 @@
+"""Layers that several networks share: the one BatchNorm, instance norm, dropout with a key per example, initialisers."""
+
+import zlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genre_jax import parallel
+
+# PyTorch's default for convolutions and linear layers: U(±1 / sqrt(fan in)).
+torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# He et al. 2015 for ReLU networks, over outputs, as torchvision's ResNets have it.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for biases: U(±1 / sqrt(fan_in))."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
+
+    return init
+
+
+def _statistics_dtype(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis, with PyTorch's conventions.
+
+    Statistics are those of the whole batch over all devices (`axis_name`), the variance in two passes; examples with
+    `mask` 0 do not count. The running variance is the unbiased one; running = (1 - momentum) · running + momentum · batch.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), self.param_dtype)
+        wide = x.astype(_statistics_dtype(x))
+        if train:
+            mean, var, count = self._batch_statistics(wide, mask)
+            if not self.is_initializing():
+                unbiased = var * (count / jnp.maximum(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        return ((wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(x.dtype)
+
+    def _batch_statistics(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        axes = tuple(range(x.ndim - 1))
+        weight = jnp.ones(x.shape[0], x.dtype) if mask is None else mask.astype(x.dtype)
+        weight = weight.reshape(-1, *[1] * (x.ndim - 1))
+        count = jnp.sum(jnp.broadcast_to(weight, (*x.shape[:-1], 1)))
+        total, count = parallel.sum((jnp.sum(x * weight, axes), count), self.axis_name)
+        mean = total / count
+        var = parallel.sum(jnp.sum(jnp.square(x - mean) * weight, axes), self.axis_name) / count
+        return mean, var, count
+
+
+class InstanceNorm(nn.Module):
+    """Normalisation of each example and channel over its other axes (biased variance), as `torch.nn.InstanceNorm1d/2d`."""
+
+    affine: bool = True
+    epsilon: float = 1e-5
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        axes = tuple(range(1, x.ndim - 1))
+        wide = x.astype(_statistics_dtype(x))
+        mean = wide.mean(axes, keepdims=True)
+        var = jnp.square(wide - mean).mean(axes, keepdims=True)
+        y = (wide - mean) * jax.lax.rsqrt(var + self.epsilon)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+            y = y * scale + self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        return y.astype(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask depends on the example's own key alone, so that it knows neither batch nor device."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """`x` (batch, …) and `keys` (batch,); without keys (evaluation) the identity."""
+        if keys is None or self.rate == 0:
+            return x
+        layer = zlib.crc32("/".join(self.path).encode())
+
+        def mask(key):
+            return jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.rate, x.shape[1:])
+
+        return jnp.where(jax.vmap(mask)(keys), x / (1 - self.rate), 0)

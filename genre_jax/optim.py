@@ -1,0 +1,142 @@
+"""Optimisers and learning-rate schedules by name.
+
+An optimiser here is an optax transform that gives the *ascent* direction at learning rate 1; the step multiplies it by
+minus the scheduled rate, so that one traced function of the step holds the whole schedule.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+Resolve = Callable[[str], int]  # a duration such as "25 epochs" → steps
+
+
+def sgd(*, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """SGD with momentum; `weight_decay` is added to the gradient (`torch.optim.SGD`)."""
+    trace = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    return optax.chain(_l2(weight_decay), trace)
+
+
+def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015); `weight_decay` is added to the gradient (`torch.optim.Adam`)."""
+    return optax.chain(_l2(weight_decay), optax.scale_by_adam(b1, b2, eps))
+
+
+def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019; `torch.optim.AdamW`)."""
+    return optax.chain(optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay))
+
+
+def amsgrad(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """AMSGrad as PyTorch has it: the maximum is of the raw second moment, which is then bias-corrected.
+
+    optax.amsgrad takes the maximum of the corrected moment, so that the first gradient's square stays for ever.
+    """
+    return optax.chain(_l2(weight_decay), _scale_by_amsgrad(b1, b2, eps))
+
+
+class AmsgradState(NamedTuple):
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+    nu_max: optax.Updates
+
+
+def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    def init(params):
+        def zeros():
+            return jax.tree.map(jnp.zeros_like, params)
+
+        return AmsgradState(jnp.zeros([], jnp.int32), zeros(), zeros(), zeros())
+
+    def update(gradients, state, params=None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, gradients)
+        nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
+
+        def direction(m, v):
+            t = count.astype(m.dtype)
+            return m / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + eps)
+
+        return jax.tree.map(direction, mu, nu_max), AmsgradState(count, mu, nu, nu_max)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _l2(weight_decay: float) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "amsgrad": amsgrad}
+
+
+def build(name: str, gradient_clip: float, **options) -> optax.GradientTransformation:
+    """The optimiser `name`, behind clipping by global norm where `gradient_clip` > 0."""
+    clip = optax.clip_by_global_norm(gradient_clip) if gradient_clip else optax.identity()
+    return optax.chain(clip, OPTIMIZERS[name](**options))
+
+
+def constant(resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmup: str = "0 steps") -> Schedule:
+    """The same rate throughout, after a linear `warmup`."""
+    del total
+    return _warm(resolve, warmup, lambda step: jnp.full((), learning_rate))
+
+
+def cosine(
+    resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmup: str = "0 steps", final: float = 0.0
+) -> Schedule:
+    """Half a cosine from `learning_rate` after the linear `warmup` down to `final` times it at the last step."""
+    start = _count(resolve, warmup)
+
+    def rate(step):
+        progress = jnp.clip((step - start) / max(1, total - start), 0, 1)
+        return learning_rate * (final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+
+    return _warm(resolve, warmup, rate)
+
+
+def multistep(
+    resolve: Resolve,
+    total: int,
+    *,
+    learning_rate: float = 1e-4,
+    boundaries: tuple[str, ...] = ("20 epochs",),
+    gamma: float = 0.4,
+    warmup: str = "0 steps",
+) -> Schedule:
+    """The rate times `gamma` at each boundary (document 000's schedule)."""
+    del total
+    at = [_count(resolve, boundary) for boundary in boundaries]
+
+    def rate(step):
+        passed = sum(((step >= boundary).astype(jnp.float32) for boundary in at), jnp.zeros(()))
+        return learning_rate * gamma**passed
+
+    return _warm(resolve, warmup, rate)
+
+
+def exponential(
+    resolve: Resolve, total: int, *, learning_rate: float = 1e-3, decay: float = 0.9, every: str = "3000 steps"
+) -> Schedule:
+    """The rate times `decay`^(step / every), continuously (document 004's EXP)."""
+    del total
+    period = _count(resolve, every)
+    return lambda step: learning_rate * decay ** (step / period)
+
+
+def _count(resolve: Resolve, duration: str) -> int:
+    return 0 if duration.startswith("0 ") else resolve(duration)
+
+
+def _warm(resolve: Resolve, warmup: str, rate: Schedule) -> Schedule:
+    length = _count(resolve, warmup)
+    return (lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / length)) if length else rate
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "multistep": multistep, "exponential": exponential}

@@ -1,0 +1,436 @@
+"""The training state, the pure train and eval steps, and the run around them, in reading order."""
+
+import functools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from genre_jax import augment, evaluate, forward, input_pipeline, losses, models, optim, parallel, records
+from genre_jax import config as configs
+from genre_jax.checkpoint import Checkpoints
+from genre_jax.console import UserError, say
+from genre_jax.datasets.locate import locate
+from genre_jax.logbook import Logbook, clock, environment, progress, write_json
+
+# Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
+FREE_ON_RESUME = ("devices", "data.data_dir", "data.reader", "data.prefetch")
+
+
+class TrainState(struct.PyTreeNode):
+    """All that a step changes. `ema` is empty unless the config asks for a moving average."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    ema: Any
+    opt_state: Any
+
+    def variables(self) -> dict[str, Any]:
+        """What evaluation and prediction use: the moving average where there is one."""
+        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
+
+
+# ---------------------------------------------------------------- the steps
+
+
+def train_step(
+    state: TrainState,
+    constants: dict[str, jax.Array],
+    batch: dict[str, jax.Array],
+    *,
+    network: forward.Forward,
+    optimizer: optax.GradientTransformation,
+    schedule: optim.Schedule,
+    config: ConfigDict,
+    axis_name: str | None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from this device's share of the batch; losses and gradients are those of the whole batch.
+
+    Returns the new state and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices.
+    """
+    weight = batch["mask"] * losses.LOSSES[config.loss.name](
+        jnp.zeros(batch["labels"].shape), batch["labels"], constants["class_weights"]
+    )[1].astype(batch["mask"].dtype)
+    total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), axis_name)
+
+    def loss_of(params, batch_stats, part):
+        logits, batch_stats = _training_pass(params, batch_stats, constants, part, network, config)
+        loss, weights = losses.LOSSES[config.loss.name](logits, part["labels"], constants["class_weights"])
+        share = (loss * weights * part["mask"]).sum() / total_weight
+        hits = (losses.hits(logits, part["labels"]) * part["mask"]).sum() / count
+        return share, (batch_stats, {"loss": share, "accuracy": hits})
+
+    gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
+    gradients, metrics = parallel.sum((gradients, sums), axis_name)
+    rate = schedule(state.step)
+    directions, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)
+    ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params) if config.ema else state.ema
+    state = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
+    return state, metrics | {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
+
+
+def _training_pass(params, batch_stats, constants, batch, network: forward.Forward, config: ConfigDict):
+    """Augmented forward pass of (micro-)batch → (logits, batch statistics). Every random number comes from the clip's keys."""
+    draw = functools.partial(augment.example_keys, clip=batch["clip"], variant=batch["variant"])
+    waveform = condition(batch, network, config)
+    waveform = augment.augment(
+        waveform, draw(constants["augment_key"], batch["visit"] // config.data.refresh_epochs), config.augment
+    )
+    logits, _, batch_stats = network(
+        {"params": params, "batch_stats": batch_stats}, waveform, train=True, mask=batch["mask"],
+        keys=draw(constants["dropout_key"], batch["visit"]),
+    )  # fmt: skip
+    return logits, batch_stats
+
+
+def condition(batch: dict[str, jax.Array], network: forward.Forward, config: ConfigDict) -> jax.Array:
+    """Waveforms of a batch with their gain capped, as training and evaluation both see them."""
+    waveform = forward.to_waveform(batch["audio"], network.wide)
+    cap = config.augment.gain_cap
+    return augment.cap_gain(waveform, batch["maximum"], cap) if cap else waveform
+
+
+def _accumulate(loss_of, state: TrainState, batch: dict[str, jax.Array], parts: int):
+    """Gradient, batch statistics and sums over `parts` micro-batches, one after the other; sums of shares are the whole."""
+    gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+    if parts == 1:
+        (_, (batch_stats, sums)), gradients = gradient_of(state.params, state.batch_stats, batch)
+        return gradients, batch_stats, sums
+    micro = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
+
+    def body(carry, part):
+        gradients, batch_stats, sums = carry
+        (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
+        return (jax.tree.map(jnp.add, gradients, gradient), batch_stats, jax.tree.map(jnp.add, sums, more)), None
+
+    shapes = jax.eval_shape(gradient_of, state.params, state.batch_stats, jax.tree.map(lambda x: x[0], micro))
+    (_, (_, sum_shapes)), gradient_shapes = shapes
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient_shapes, sum_shapes))
+    (gradients, batch_stats, sums), _ = jax.lax.scan(body, (zeros[0], state.batch_stats, zeros[1]), micro)
+    return gradients, batch_stats, sums
+
+
+def eval_step(
+    variables: Any,
+    constants: dict[str, jax.Array],
+    batch: dict[str, jax.Array],
+    *,
+    network: forward.Forward,
+    config: ConfigDict,
+) -> dict[str, jax.Array]:
+    """Scores of each example: {"logits" (batch, classes), "loss", "weight" (batch,)}."""
+    logits, _, _ = network(variables, condition(batch, network, config))
+    loss, weight = losses.LOSSES[config.loss.name](logits, batch["labels"], constants["class_weights"])
+    return {"logits": logits, "loss": loss, "weight": weight}
+
+
+# ---------------------------------------------------------------- the run
+
+
+class Run:
+    """A config brought to its data and devices: splits, compiled steps, first state. Reads and writes no workdir."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.devices = parallel.Devices(config.devices)
+        self.devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
+        self.devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
+        self.folder = locate(config)
+        splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
+        self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
+        classes = self.splits["train"].classes
+        self.batches = input_pipeline.TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count())
+
+        def count(duration, key):
+            return configs.steps(duration, config.train.batch_size, len(self.splits["train"]), key)
+
+        self.total = count(config.train.duration, "train.duration")
+        self.every = {key: count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
+        network = forward.build(config, len(classes), parallel.AXIS)
+        optimizer = optim.build(
+            config.optimizer.name, config.gradient_clip, **configs.component_options(config.optimizer)
+        )
+        schedule = optim.SCHEDULES[config.schedule.name](
+            lambda text: count(text, "schedule"), self.total, **configs.component_options(config.schedule)
+        )
+        self.network, self._optimizer = network, optimizer
+        self.train_step = self.devices.train_step(
+            functools.partial(
+                train_step, network=network, optimizer=optimizer, schedule=schedule, config=config, axis_name=parallel.AXIS
+            )
+        )
+        self.eval_step = self.devices.eval_step(functools.partial(eval_step, network=network, config=config))
+        key = jax.random.key(config.seed)
+        self._init_key = jax.random.fold_in(key, 0)
+        self.constants = self.devices.replicate(
+            {
+                "augment_key": jax.random.fold_in(key, 1),
+                "dropout_key": jax.random.fold_in(key, 2),
+                "class_weights": _class_weights(self.batches.labels, config.loss.class_weights),
+            }
+        )
+
+    def initial_state(self) -> TrainState:
+        """The state at step 0, on the devices."""
+        variables = self.network.init(self._init_key, self.config.data.samples)
+        params = variables["params"]
+        return self.devices.replicate(
+            TrainState(
+                step=jnp.zeros((), jnp.int32),
+                params=params,
+                batch_stats=variables.get("batch_stats", {}),
+                ema=jax.tree.map(jnp.copy, params) if self.config.ema else {},
+                opt_state=self._optimizer.init(params),
+            )
+        )
+
+    def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
+        """The table of predictions for one part: validation or test."""
+        index = self.splits[part]
+        batches = input_pipeline.EvalBatches(index, self.config, jax.process_index(), jax.process_count())
+        variables = state.variables()
+        return evaluate.predict(self.eval_step, variables, self.constants, batches, self.devices, self.config)
+
+
+def _load_split(folder: Path, split: str, config: ConfigDict) -> records.Index:
+    index = records.load_index(folder, split)
+    counts = input_pipeline.label_matrix(index, config.data.labels).sum(1)
+    if config.loss.name == "softmax" and len(index) and not (counts == 1).all():
+        row = int(np.flatnonzero(counts != 1)[0])
+        raise UserError(
+            f"loss 'softmax' needs one label a clip, and {index.names[row]!r} has {counts[row]}: "
+            "set data.labels to 'first' or loss.name to 'sigmoid'"
+        )
+    return index
+
+
+def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
+    """(classes,) float32: ones, or clips / (classes · clips of the class) over the training split."""
+    counts = labels.sum(0, dtype=np.int64)
+    if how == "none":
+        return np.ones(len(counts), np.float32)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
+    """Train from the workdir's last checkpoint (or from scratch) to the end, evaluate on test, write results.
+
+    Returns what `results.json` holds. A workdir whose run is finished is left as it is.
+    """
+    results = workdir / "results.json"
+    _claim(workdir, config)
+    if results.exists():
+        say(f"{workdir} holds a finished run: its results stand (another --workdir starts a new one)")
+        return json.loads(results.read_text())
+    run = Run(config)
+    write_json(workdir / "environment.json", environment(reader=config.data.reader, data_set=str(run.folder)))
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, best="score")
+    state = run.initial_state()
+    start = checkpoints.latest() or 0
+    if start:
+        say(f"resuming {workdir} from its checkpoint at step {start}")
+        state = checkpoints.restore(run.devices.abstract(state), start)
+    parameters = models.count(state.params)
+    say(
+        f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(run.devices.all)} device(s), "
+        f"{run.total} steps of {config.train.batch_size} clips, {len(run.splits['train'])} clips a epoch"
+    )
+    logbook = Logbook(workdir, start)
+    state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
+    checkpoints.wait()
+    step = checkpoints.best() if config.evaluate.weights == "best" else checkpoints.latest()
+    if step != run.total:
+        state = checkpoints.restore(run.devices.abstract(state), step)
+    checkpoints.close()
+    summary = _final(run, state, step, workdir, {"parameters": parameters, "train_seconds": round(logbook.seconds, 1)})
+    logbook.close()
+    return summary
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Write config.json, or refuse a workdir whose run has another config."""
+    path = workdir / "config.json"
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        old = configs.flat(configs.from_json(json.loads(path.read_text())))
+        new = configs.flat(config)
+        changed = [key for key in new if old.get(key) != new[key] and key not in FREE_ON_RESUME]
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
+            )
+    write_json(path, configs.to_json(config))
+
+
+def _train(
+    run: Run, state: TrainState, start: int, checkpoints: Checkpoints, logbook: Logbook, profile: Path | None
+) -> TrainState:
+    """The loop: step, and at their times log, evaluate and save."""
+    config, total = run.config, run.total
+    meter = Meter(run, logbook, start, checkpoints)
+    batches = input_pipeline.prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
+    for step in range(start + 1, total + 1):
+        batch = meter.next(batches)
+        if profile and step == start + 10:
+            jax.profiler.start_trace(str(profile / "profile"))
+        state, metrics = run.train_step(state, run.constants, run.devices.shard(batch))
+        meter.add(step, metrics, batch["clip"])
+        if profile and step == min(start + 20, total) and step >= start + 10:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+        due = {key: step % every == 0 or step == total for key, every in run.every.items()}
+        if any(due.values()):
+            meter.flush(step)
+        scores = None
+        if due["evaluate"] and "validation" in run.splits:
+            scores = evaluate.headline(evaluate.scores(run.evaluate(state, "validation"), config))
+            logbook.metrics(step, "validation", scores)
+            say(f"validation at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in scores.items()))
+            meter.restart()
+        if scores or due["checkpoint"]:
+            checkpoints.save(step, state, scores)
+    return state
+
+
+class Meter:
+    """Collects the metrics of each step, and at `flush` checks, averages, writes and shows them.
+
+    A log line averages the steps since the last line; lines fall on log, evaluation and checkpoint steps, so that a resumed
+    run averages over the same steps.
+    """
+
+    IN_FLIGHT = 2  # steps that may run behind the host
+
+    def __init__(self, run: Run, logbook: Logbook, step: int, checkpoints: Checkpoints):
+        self.run, self.logbook, self.checkpoints = run, logbook, checkpoints
+        self.pending: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
+        self.speeds: list[float] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock anew, so that evaluation counts in no speed."""
+        self.started, self.waited = time.perf_counter(), 0.0
+
+    def next(self, batches: Iterator[input_pipeline.Batch]) -> input_pipeline.Batch:
+        before = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - before
+        return batch
+
+    def add(self, step: int, metrics: dict[str, jax.Array], clips: np.ndarray) -> None:
+        self.pending.append((step, metrics, clips))
+        if len(self.pending) > self.IN_FLIGHT:
+            jax.block_until_ready(self.pending[-1 - self.IN_FLIGHT][1])
+
+    def flush(self, step: int) -> None:
+        rows = [(at, jax.device_get(metrics), clips) for at, metrics, clips in self.pending]
+        self.pending = []
+        for at, metrics, clips in rows:
+            if not all(np.isfinite(value) for value in metrics.values()):
+                self._stop(at, metrics, clips)
+        values = {key: float(np.mean([row[1][key] for row in rows], dtype=np.float64)) for key in rows[0][1]}
+        values["learning_rate"] = float(rows[-1][1]["learning_rate"])
+        self.logbook.metrics(step, "train", values)
+        seconds = time.perf_counter() - self.started
+        speed = len(rows) * self.run.config.train.batch_size / seconds
+        waiting = self.waited / seconds
+        self.logbook.timing(step, speed, waiting)
+        self.speeds.append(speed)
+        recent = self.speeds[1:][-10:] or self.speeds  # the first holds the compilation
+        left = (self.run.total - step) * self.run.config.train.batch_size / float(np.median(recent))
+        progress(step, self.run.total, {key: values[key] for key in ("loss", "accuracy")}, speed, waiting, left)
+        self.restart()
+
+    def _stop(self, step: int, metrics: dict[str, Any], clips: np.ndarray) -> None:
+        self.checkpoints.wait()
+        good = self.checkpoints.latest()
+        names = [self.run.splits["train"].names[clip] for clip in clips]
+        raise UserError(
+            f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {step} are not finite; "
+            f"the last good checkpoint is {f'of step {good}' if good else 'none'}; the clips of the batch: {', '.join(names)}"
+        )
+
+
+def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate on test and write predictions.npz and results.json."""
+    index, config = run.splits["test"], run.config
+    started = time.perf_counter()
+    table = run.evaluate(state, "test")
+    seconds = time.perf_counter() - started
+    evaluate.save_predictions(workdir / "predictions.npz", table, index, config)
+    summary = {
+        "schema": 1,
+        "run": config.name,
+        "step": step,
+        "split": index.split,
+        "data_set": index.data_set,
+        "sample_rate": index.sample_rate,
+        "directory": str(run.folder),
+        "windows": len(table["clip"]),
+        "clips": len(np.unique(table["clip"])),
+        "tracks": len(np.unique(table["track"])),
+        "task": evaluate.task(config),
+        "clips_per_second": round(len(table["clip"]) / seconds, 2),
+        **known,
+        **evaluate.scores(table, config),
+    }
+    write_json(workdir / "results.json", summary)
+    values = evaluate.headline(summary)
+    say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
+    return summary
+
+
+# ---------------------------------------------------------------- checks that train nothing to keep
+
+
+def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
+    """Print parameters, memory, steps per epoch and ETA of a run, from its compiled step and a few timed steps."""
+    run = Run(config)
+    state = run.initial_state()
+    batch = run.devices.shard(run.batches(0))
+    parameters = models.count(state.params)
+    compiled = run.train_step.lower(state, run.constants, batch).compile()
+    memory = compiled.memory_analysis()
+    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    state, _ = run.train_step(state, run.constants, batch)
+    jax.block_until_ready(state)
+    started = time.perf_counter()
+    for _ in range(timed_steps):
+        state, _ = run.train_step(state, run.constants, batch)
+    jax.block_until_ready(state)
+    seconds = (time.perf_counter() - started) / timed_steps
+    clips, size = len(run.splits["train"]), config.train.batch_size
+    say(f"{'parameters':<22}{parameters:,}")
+    say(f"{'memory a device':<22}{total / 1e6:,.0f} MB ({memory.temp_size_in_bytes / 1e6:,.0f} MB of it temporary)")
+    say(f"{'steps an epoch':<22}{clips / size:,.1f} ({clips:,} clips in batches of {size})")
+    say(f"{'steps in all':<22}{run.total:,}")
+    say(f"{'speed':<22}{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
+    say(f"{'ETA':<22}{clock(run.total * seconds)}")
+
+
+def overfit_one_batch(config: ConfigDict) -> None:
+    """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of where it started."""
+    run = Run(config)
+    state = run.initial_state()
+    batch = run.devices.shard(run.batches(0))
+    first = loss = float("nan")
+    for step in range(1, run.total + 1):
+        state, metrics = run.train_step(state, run.constants, batch)
+        if step == 1:
+            first = float(metrics["loss"])
+        if step % run.every["log"] == 0 or step == run.total:
+            loss = float(metrics["loss"])
+            say(f"step {step}/{run.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
+    if not loss < 0.1 * first:
+        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {run.total} steps")
+    say(f"one batch was learned: its loss went from {first:.4g} to {loss:.4g}")
