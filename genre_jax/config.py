@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from genre_jax import console, frontends, losses, models, optim
@@ -268,3 +270,16 @@ def validate(config: ConfigDict) -> None:
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
     check_name(config.data.name, config.data.data_dir)
+    _check_pairing(config)
+
+
+def _check_pairing(config: ConfigDict) -> None:
+    """The front end must take a cut, and give as many axes a clip as the network reads."""
+    model = models.build(config.model.name, num_classes=2, **component_options(config.model))
+    frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
+    features = jax.eval_shape(frontend, jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)).shape[1:]
+    if len(features) != len(model.input_shape):
+        raise UserError(
+            f"model {config.model.name!r} reads {len(model.input_shape)} axes a clip, as in {model.input_shape}, "
+            f"and front end {config.frontend.name!r} gives {features}"
+        )

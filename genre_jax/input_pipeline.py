@@ -179,6 +179,7 @@ def _through_tfdata(batch: Callable[[int], Batch], start: int, stop: int, ahead:
 def import_tensorflow():
     """TensorFlow, quiet and kept off the accelerators: it would take their memory."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences four lines at the start
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):

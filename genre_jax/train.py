@@ -243,7 +243,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     parameters = models.count(state.params)
     say(
         f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(run.devices.all)} device(s), "
-        f"{run.total} steps of {config.train.batch_size} clips, {len(run.splits['train'])} clips a epoch"
+        f"{run.total} steps of {config.train.batch_size} clips, {len(run.splits['train'])} clips an epoch"
     )
     logbook = Logbook(workdir, start)
     state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
@@ -375,7 +375,7 @@ def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[st
         "split": index.split,
         "data_set": index.data_set,
         "sample_rate": index.sample_rate,
-        "directory": str(run.folder),
+        "directory": str(run.folder.resolve()),
         "windows": len(table["clip"]),
         "clips": len(np.unique(table["clip"])),
         "tracks": len(np.unique(table["track"])),

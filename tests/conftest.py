@@ -67,7 +67,7 @@ def small_config(data_dir: Path, model: str = "bytenet", **changes):
     config.train.update(batch_size=8, duration="6 steps", log_every="2 steps", evaluate_every="3 steps", checkpoint_every="2 steps")
     config.evaluate.batch_size = 8
     if model == "bytenet":
-        configs.choose(config, "model", "bytenet", width=4, max_dilation=4, strides=[8, 4], decoder_sets=1, head="pooled")
+        configs.choose(config, "model", "bytenet", width=4, max_dilation=2, strides=[16], decoder_sets=1, head="pooled")
     else:
         configs.choose(config, "frontend", "log_mel_image", n_fft=256, hop_length=128, n_mels=16, height=16, width=16)
         configs.choose(config, "model", "resnet18", width=4, stages=[1, 1])

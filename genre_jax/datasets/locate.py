@@ -24,7 +24,7 @@ def locate(config: ConfigDict) -> Path:
     if data.name in datasets.EMBEDDED:
         from genre_jax import prepare  # decoding libraries, not needed where the data lies ready
 
-        return prepare.prepare(data.name, data.data_dir, data.sample_rate)
+        return prepare.prepare_apart(data.name, data.data_dir, data.sample_rate)
     rates = records.prepared(data.data_dir).get(data.name)
     command = (
         f"python -m genre_jax.prepare --dataset={data.name if data.name in datasets.DATASETS else 'folder'} "

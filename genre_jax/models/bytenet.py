@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.console import UserError
+from genre_jax import console
 from genre_jax.models.layers import Dropout, InstanceNorm, torch_bias, torch_kernel
 
 HEADS = ("fixed", "pooled")
@@ -59,6 +59,7 @@ class ByteNet(nn.Module):
 
     Attributes:
       width: half-width d of the blocks; the residual stream has 2 d channels.
+      stem_kernel, stem_stride: of the first convolution (1, 1 in the thesis; more lowers the rate of all that follows).
       strides: one entry a set: after it the time axis is right-padded by r zeros and reduced r-fold (1: kept).
       max_dilation: each set has dilations 1, 2, 4, … up to this.
       decoder_sets: sets at the encoder's last rate.
@@ -70,6 +71,8 @@ class ByteNet(nn.Module):
     width: int = 112
     kernel: int = 3
     max_dilation: int = 16
+    stem_kernel: int = 1
+    stem_stride: int = 1
     strides: tuple[int, ...] = (8, 4, 1, 2, 1, 4)
     decoder_sets: int = 6
     head: str = "fixed"
@@ -80,6 +83,11 @@ class ByteNet(nn.Module):
     param_dtype: Any = jnp.float32
 
     input_shape = (57_344, 1)
+
+    def __post_init__(self):
+        if self.head not in HEADS:
+            raise console.unknown("model.head", self.head, HEADS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -92,14 +100,12 @@ class ByteNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits `(batch, num_classes)` of waveforms `(batch, samples, 1)`, and intermediates; `keys` (batch,) for dropout."""
         del train, mask  # no batch statistics
-        if self.head not in HEADS:
-            raise UserError(f"unknown ByteNet head {self.head!r}: choose one of {', '.join(HEADS)}")
-        x = self._conv(2 * self.width, x, "encoder_in")
+        x = self._conv(2 * self.width, x, "encoder_in", self.stem_kernel, self.stem_stride)
         for s, stride in enumerate(self.strides):
             x = self._set(x, f"encoder{s}", False, keys)
             if stride > 1:
                 x = jnp.pad(x, ((0, 0), (0, stride), (0, 0)))
-                x = self._conv(2 * self.width, x, f"reduce{s}", kernel=stride)
+                x = self._conv(2 * self.width, x, f"reduce{s}", stride, stride)
         x = encoded = nn.relu(self._conv(2 * self.width, x, "encoder_out"))
         for s in range(self.decoder_sets):
             x = self._set(x, f"decoder{s}", True, keys)
@@ -113,10 +119,10 @@ class ByteNet(nn.Module):
         )  # fmt: skip
         return fc(features), {"encoded": encoded, "embedding": embedding}
 
-    def _conv(self, features: int, x: jax.Array, name: str, kernel: int = 1) -> jax.Array:
-        """A biased convolution whose stride is its kernel."""
+    def _conv(self, features: int, x: jax.Array, name: str, kernel: int = 1, stride: int = 1) -> jax.Array:
+        """A convolution with bias and without padding."""
         return nn.Conv(
-            features, (kernel,), kernel, padding="VALID", kernel_init=torch_kernel,
+            features, (kernel,), stride, padding="VALID", kernel_init=torch_kernel,
             bias_init=torch_bias(kernel * x.shape[-1]), dtype=self.dtype, param_dtype=self.param_dtype, name=name,
         )(x)  # fmt: skip
 

@@ -1,0 +1,44 @@
+# Everything on a fresh machine with Python ≥ 3.11: `make demo` and `make test`.
+# PYTHON=… chooses the interpreter, EXTRAS=dev,cuda the extras, VENV=… the place of the environment.
+
+SHELL := /bin/bash
+VENV ?= .venv
+EXTRAS ?= dev
+DEMO ?= runs/demo
+DEMO_ARGUMENTS ?=
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
+
+.PHONY: venv demo test test-all lint sabotage clean
+
+venv: $(STAMP)
+
+$(STAMP): setup.py constraints.txt launch/find_python.sh
+	bash launch/find_python.sh "$(PYTHON)" > .python-found
+	test -x $(RUN) || "$$(cat .python-found)" -m venv $(VENV)
+	rm -f .python-found
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	touch $@
+
+demo: venv
+	rm -rf $(DEMO)
+	$(RUN) -m genre_jax.prepare --dataset=synthetic --sample_rate=8000 --data_dir=data
+	$(RUN) -m genre_jax.main --config=configs/bytenet.py:demo --workdir=$(DEMO) $(DEMO_ARGUMENTS)
+	$(RUN) -m genre_jax.tag --workdir=$(DEMO) $(DEMO)/report/mistakes/example.wav
+
+lint: venv
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(RUN) -m pytest -m "not slow"
+
+test-all: lint
+	$(RUN) -m pytest
+
+sabotage: venv
+	$(RUN) tests/sabotage/run.py
+
+clean:
+	rm -rf $(VENV) runs data build *.egg-info

@@ -1,0 +1,245 @@
+"""Audio files as mono float32 at the rate wanted: decode, down-mix, resample, in blocks of bounded memory.
+
+soundfile reads wav, flac, ogg, mp3, aiff and Ogg Opus; what it cannot open goes to PyAV (m4a, webm, wma and whatever
+else FFmpeg knows). Both libraries and soxr are imported where they are used: training does not need them.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+_OF_SOUNDFILE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf")
+_OF_FFMPEG = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
+EXTENSIONS = frozenset(_OF_SOUNDFILE + _OF_FFMPEG)  # what is taken for audio in a folder; decoding goes by content
+RATES = (1_000, 768_000)  # Hz, what is taken for a sample rate
+_BLOCK_SECONDS = 2.0
+_PROMISE_SLACK = 0.5  # seconds a header may promise too much: codec delay and padding are no damage
+_INDEXED = ("mp4", "matroska")  # containers with an index of times; others are decoded from the start
+_SEEK_MISSES = ("MP3", "OGG")  # libsndfile's seek does not land on the sample: decode from the start
+_UNKNOWN_SIZE = 0x7FFF0000  # programs that write wav to a pipe put such a size or more
+
+
+class AudioError(Exception):
+    """A file that cannot be decoded; its text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How the file holds its audio: `codec` such as "wav/pcm_16" or "aac", `rate` in Hz, `channels`."""
+
+    codec: str
+    rate: int
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """Mono `samples` float32 (samples,), nominally in [-1, 1], at `sample_rate` Hz, and the `format` they came in."""
+
+    samples: np.ndarray
+    sample_rate: int
+    format: Format
+
+
+def decode(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, Format]:
+    """The file as it is: float32 (channels, samples) at its own rate, from `start` for `duration` seconds.
+
+    Raises `AudioError` where it cannot be decoded, is cut off, or ends before `start`.
+    """
+    form, blocks = _open(path, start, duration)
+    return np.concatenate([np.zeros((0, form.channels), np.float32), *blocks]).T, form
+
+
+def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
+    """Float32 (samples,) or (samples, channels) from one rate to another in Hz, by soxr at high quality."""
+    if source_rate == sample_rate:
+        return samples
+    import soxr
+
+    return soxr.resample(samples, source_rate, sample_rate, quality="HQ")
+
+
+def load(path: str | Path, sample_rate: int, start: float = 0.0, duration: float | None = None) -> Audio:
+    """Mono audio at `sample_rate` Hz, from `start` for `duration` seconds; shorter where the file ends sooner.
+
+    Channels are averaged. Only the result is held in memory, whatever the rate and channels of the file.
+    """
+    form, blocks = _mono(path, sample_rate, start, duration)
+    return Audio(np.concatenate([np.zeros(0, np.float32), *blocks]), sample_rate, form)
+
+
+def stream(
+    path: str | Path, sample_rate: int, block: int, start: float = 0.0, duration: float | None = None
+) -> Iterator[np.ndarray]:
+    """The samples of `load` in blocks of `block` samples, the last one shorter; memory does not grow with the file."""
+    _, parts = _mono(path, sample_rate, start, duration)
+    held: list[np.ndarray] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size < block:
+            continue
+        joined = np.concatenate(held)
+        whole = size - size % block
+        yield from joined[:whole].reshape(-1, block)
+        held, size = [joined[whole:]], size - whole
+    if size:
+        yield np.concatenate(held)
+
+
+def _mono(path: str | Path, sample_rate: int, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+    """The format of a file and its down-mixed, resampled samples in blocks (samples,) of any size."""
+    form, blocks = _open(path, start, duration)
+    mono = (_down_mix(block) for block in blocks)
+    return form, mono if form.rate == sample_rate else _resample_blocks(mono, form.rate, sample_rate)
+
+
+def _down_mix(block: np.ndarray) -> np.ndarray:
+    channels = block.shape[1]
+    # A product with a constant column is several times faster than mean(axis=1) on interleaved channels.
+    return block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
+
+
+def _resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    import soxr
+
+    resampler = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+# ---------------------------------------------------------------- decoders
+
+
+def _open(path: str | Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+    """The format of a file and its blocks, float32 (samples, channels)."""
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError("no such file")
+    if path.stat().st_size == 0:
+        raise AudioError("the file has zero bytes")
+    form, blocks = _open_soundfile(path, start, duration) or _open_av(path, start, duration)
+    if not RATES[0] <= form.rate <= RATES[1] or form.channels < 1:
+        raise AudioError(f"not audio: claims {form.channels} channels at {form.rate} Hz")
+    return form, blocks
+
+
+def _check_promise(held: float, promised: float) -> None:
+    if promised - held > _PROMISE_SLACK:
+        raise AudioError(f"cut off: {held:.1f} s of the {promised:.1f} s that its header promises")
+
+
+def _after_end(start: float, seconds: float) -> AudioError:
+    return AudioError(f"ends at {seconds:.1f} s, before the start of the cut at {start:.1f} s")
+
+
+def _open_soundfile(path: Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]] | None:
+    import soundfile
+
+    class Sequential(soundfile.SoundFile):
+        """Else soundfile seeks after every read, and libsndfile's mp3 and Ogg decoders do not land on the sample."""
+
+        def seekable(self) -> bool:
+            return False
+
+    try:
+        file = Sequential(os.fsencode(path))
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: an extension that stands for headerless audio
+        return None
+    form = Format(f"{file.format}/{file.subtype}".lower(), file.samplerate, file.channels)
+    return form, _read_soundfile(file, start, duration)
+
+
+def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.ndarray]:
+    import soundfile
+
+    with file:
+        rate, frames = file.samplerate, file.frames
+        # libsndfile mends these two silently and tells only its log.
+        size = re.search(r"^ *data *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+        if size and int(size[1]) < _UNKNOWN_SIZE:
+            _check_promise(frames / rate, frames / rate * int(size[1]) / max(1, int(size[2])))
+        if "lacks an end-of-stream bit" in file.extra_info:
+            raise AudioError(f"cut off: {frames / rate:.1f} s, then the end of the Ogg stream is missing")
+        first = round(start * rate)
+        if start and first >= frames:
+            raise _after_end(start, frames / rate)
+        last = frames if duration is None else min(frames, first + round(duration * rate))
+        at = 0 if file.format in _SEEK_MISSES else file.seek(first)
+        try:
+            while at < last:
+                block = file.read(min(round(_BLOCK_SECONDS * rate), last - at), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                begin, at = at, at + len(block)
+                if at > first:
+                    yield block[max(0, first - begin) :]
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"decoding stopped after {at / rate:.1f} s: {error.error_string}") from error
+        _check_promise(at / rate, last / rate)
+
+
+def _open_av(path: Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+    import av
+
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioError(f"not audio that soundfile or FFmpeg can read: {_reason(error)}") from error
+    if not container.streams.audio:
+        container.close()
+        raise AudioError("the file holds no audio stream")
+    context = container.streams.audio[0].codec_context
+    return Format(context.name, context.sample_rate, context.channels), _read_av(container, start, duration)
+
+
+def _read_av(container, start: float, duration: float | None) -> Iterator[np.ndarray]:
+    """Blocks between the two times, cut by the time stamps of the frames (exact in mp4, to 1 ms in webm)."""
+    import av
+
+    with container:
+        source = container.streams.audio[0]
+        rate = source.codec_context.sample_rate
+        first = round(start * rate)
+        last = None if duration is None else first + round(duration * rate)
+        at: int | None = None
+        indexed = any(name in container.format.name for name in _INDEXED)
+        seek = indexed and start > 1
+        to_float = av.AudioResampler(format="fltp")
+        try:
+            if seek:  # a second early, because decoders need some frames to settle
+                container.seek(int((start - 1) / source.time_base), stream=source)
+            for frame in container.decode(source):
+                if at is None:
+                    at = round(frame.pts * frame.time_base * rate) if seek else 0
+                block = np.concatenate([part.to_ndarray() for part in to_float.resample(frame)], axis=1).T
+                begin, at = at, at + len(block)
+                block = block[max(0, first - begin) : None if last is None else max(0, last - begin)]
+                if len(block):
+                    yield block
+                if last is not None and at >= last:
+                    return
+        except (av.FFmpegError, ValueError) as error:
+            raise AudioError(f"decoding stopped after {(at or 0) / rate:.1f} s: {_reason(error)}") from error
+        held = (at or 0) / rate
+        if indexed:
+            _check_promise(held, _promised_seconds(container, source))
+        if start and held <= start:
+            raise _after_end(start, held)
+
+
+def _promised_seconds(container, source) -> float:
+    if source.duration is not None:
+        return float(source.duration * source.time_base)
+    only_audio = len(container.streams) == len(container.streams.audio)  # a picture may outlast the sound
+    return container.duration / 1e6 if only_audio and container.duration else 0.0
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

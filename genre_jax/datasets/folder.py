@@ -1,0 +1,148 @@
+"""Your own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`."""
+
+import collections
+import csv
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from genre_jax.audio import EXTENSIONS
+from genre_jax.console import UserError
+from genre_jax.datasets.source import Item, Source
+
+REQUIRED = ("path", "labels")
+OPTIONAL = ("track", "split", "start", "duration")
+SPLITS = ("train", "validation", "test")
+
+
+def folder(source: Path | None) -> Source:
+    """The clips of a folder of class sub-folders, or of a CSV whose paths are relative to the CSV's own folder."""
+    if source is None:
+        raise UserError("data set 'folder' needs --source=PATH: a folder with one sub-folder per class, or a .csv file")
+    if source.is_dir():
+        return _class_folders(source)
+    if source.suffix.lower() == ".csv" and source.is_file():
+        return _table(source)
+    found = "is neither" if source.exists() else "does not exist"
+    raise UserError(f"--source={source} {found}: give a folder with one sub-folder per class, or a .csv file")
+
+
+def cut_name(path: str, start: float, cut: bool) -> str:
+    """The unique name of a clip: its path, with the start in seconds where it is cut from a longer file."""
+    return f"{path}@{start:.3f}".rstrip("0").rstrip(".") if cut else path
+
+
+def walk(top: Path) -> Iterator[Path]:
+    """Every file below `top` in sorted order, links followed but no folder twice, hidden ones left out."""
+    seen = set()
+    for where, folders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _class_folders(top: Path) -> Source:
+    items = []
+    ignored: collections.Counter[str] = collections.Counter()
+    outside = 0
+    for path in walk(top):
+        inner = path.relative_to(top)
+        if path.suffix.lower() not in EXTENSIONS:
+            ignored[path.suffix.lower() or "no extension"] += 1
+        elif len(inner.parts) == 1:
+            outside += 1
+        else:
+            name = printable(inner.as_posix())
+            track = os.path.splitext(name)[0]  # one recording in two encodings is one track
+            items.append(Item(name, track, (name.split("/")[0],), path=str(path)))
+    if not items:
+        raise UserError(f"found no audio below {top}: expected {top}/CLASS/FILE with one of {' '.join(sorted(EXTENSIONS))}")
+    notes = []
+    if ignored:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common())
+        notes.append(f"{ignored.total()} files that are not audio were ignored ({kinds})")
+    if outside:
+        notes.append(f"{outside} audio files in no class folder were ignored")
+    labels = tuple(sorted({item.labels[0] for item in items}))
+    return Source("folder", labels, tuple(items), notes=tuple(notes))
+
+
+def printable(name: str) -> str:
+    """A file name as text: bytes that are not UTF-8 (old archives) become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _table(path: Path) -> Source:
+    items = []
+    rows: dict[str, int] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        columns = [column.strip() for column in next(reader, [])]
+        _check_columns(path, columns)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            where = f"{path}, row {reader.line_num}"
+            if len(cells) != len(columns):
+                raise UserError(f"{where}: {len(cells)} cells where the header has {len(columns)} columns")
+            item = _parse_row(where, path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
+            if item.name in rows:
+                raise UserError(f"{where}: repeats {item.name!r} of row {rows[item.name]}")
+            rows[item.name] = reader.line_num
+            items.append(item)
+    if not items:
+        raise UserError(f"{path} has a header and no rows")
+    labels = tuple(sorted({label for item in items for label in item.labels}))
+    return Source("folder", labels, tuple(items))
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    legal = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
+    for column in REQUIRED:
+        if column not in columns:
+            raise UserError(f"{path} has no column {column!r} in its first row {','.join(columns)!r}: expected {legal}")
+    for column in columns:
+        if column not in REQUIRED + OPTIONAL or columns.count(column) > 1:
+            kind = "unknown" if column not in REQUIRED + OPTIONAL else "repeated"
+            raise UserError(f"{path} has the {kind} column {column!r}: expected {legal}")
+
+
+def _parse_row(where: str, base: Path, row: dict[str, str]) -> Item:
+    if not row["path"]:
+        raise UserError(f"{where}: the path is empty")
+    labels = tuple(dict.fromkeys(label.strip() for label in row["labels"].split("|") if label.strip()))
+    if not labels:
+        raise UserError(f"{where}: no label in {row['labels']!r}, expected names separated by '|'")
+    split = row.get("split") or None
+    if split not in (None, *SPLITS):
+        raise UserError(f"{where}: unknown split {split!r}, choose one of {', '.join(SPLITS)} or leave it empty")
+    start = _seconds(where, "start", row.get("start", ""))
+    duration = _seconds(where, "duration", row.get("duration", ""))
+    if duration == 0:
+        raise UserError(f"{where}: duration is '{row['duration']}', expected seconds above 0 or nothing")
+    return Item(
+        name=cut_name(row["path"], start or 0.0, cut=start is not None or duration is not None),
+        track=row.get("track") or os.path.splitext(row["path"])[0],
+        labels=labels,
+        split=split,
+        path=str(base / row["path"]),
+        start=start or 0.0,
+        duration=duration,
+    )
+
+
+def _seconds(where: str, column: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UserError(f"{where}: {column} is {text!r}, expected seconds, 0 or more, such as 12.5")
+    return value

@@ -1,0 +1,290 @@
+"""The figures of a report, drawn with matplotlib without a display, each once for a light and once for a dark page.
+
+Every `draw` function returns a `Draw`: a function of the theme that makes a fresh `matplotlib.figure.Figure`. Those
+belong to no window manager, so nothing has to be closed. Colours are Okabe and Ito's, which colour-blind readers tell
+apart, and lines differ in style or marker too.
+"""
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+DPI = 160  # of the files; the page shows 100 pixels an inch, so that they stay sharp on dense screens
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours of one appearance of the page."""
+
+    suffix: str
+    paper: str
+    ink: str
+    grid: str
+    colours: tuple[str, ...]
+
+    @property
+    def ramp(self) -> LinearSegmentedColormap:
+        """Paper to accent, lightness monotonous."""
+        return LinearSegmentedColormap.from_list("ramp", [self.paper, self.colours[0]])
+
+    @property
+    def settings(self) -> dict:
+        """Matplotlib's settings for this theme."""
+        return {
+            "figure.facecolor": self.paper,
+            "axes.facecolor": self.paper,
+            "savefig.facecolor": self.paper,
+            "axes.edgecolor": self.grid,
+            "axes.labelcolor": self.ink,
+            "axes.titlecolor": self.ink,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.labelsize": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "grid.color": self.grid,
+            "grid.linewidth": 0.6,
+            "xtick.color": self.ink,
+            "ytick.color": self.ink,
+            "xtick.labelsize": 8.5,
+            "ytick.labelsize": 8.5,
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "legend.frameon": False,
+            "legend.labelcolor": self.ink,
+            "legend.fontsize": 8.5,
+            "text.color": self.ink,
+            "text.parse_math": False,  # a class may be called "$"
+        }
+
+
+LIGHT = Theme("", "#ffffff", "#30343b", "#d9dce1", ("#0072B2", "#D55E00", "#009E73", "#B8578F", "#B97F00", "#444444"))
+DARK = Theme(
+    "-dark", "#191c22", "#d5d9e0", "#3a3f49", ("#56B4E9", "#F0903C", "#2CC79A", "#E39AC4", "#F0E442", "#bbbbbb")
+)
+STYLES = ("-", "--", "-.", ":")
+Draw = Callable[[Theme], Figure]
+Metrics = Sequence[Mapping]
+
+
+def save(path: Path, draw: Draw) -> dict[str, str | int]:
+    """Draw `path` (NAME.png) and NAME-dark.png; gives both file names and the size on the page in pixels."""
+    width = height = 0
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    for theme in (LIGHT, DARK):
+        with matplotlib.rc_context(theme.settings), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a class name in a script without font
+            figure = draw(theme)
+            width, height = (round(100 * inches) for inches in figure.get_size_inches())
+            figure.savefig(path.with_name(path.stem + theme.suffix + ".png"), dpi=DPI)
+    return {"light": path.name, "dark": f"{path.stem}-dark.png", "width": width, "height": height}
+
+
+def series(lines: Metrics, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values `(lines,)` float64 of one key of metrics.jsonl, NaN where a value is missing or no number."""
+    chosen = [(line["step"], line[key]) for line in lines if line.get("split") == split and key in line]
+    values = [value if isinstance(value, int | float) else float("nan") for _, value in chosen]
+    return np.array([step for step, _ in chosen], np.float64), np.array(values, np.float64)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """A Gaussian running mean over about a fortieth of the points that passes over what is not finite."""
+    width = len(values) // 40
+    if width < 1:
+        return values
+    kernel = np.exp(-0.5 * (np.arange(-3 * width, 3 * width + 1) / width) ** 2)
+    known = np.isfinite(values)
+    weight = np.convolve(known, kernel, "same")
+    total = np.convolve(np.where(known, values, 0), kernel, "same")
+    return np.where(known, total / np.maximum(weight, 1e-9), np.nan)
+
+
+def shorten(name: str, most: int = 26) -> str:
+    """A class name for an axis."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+# ---------------------------------------------------------------- over the steps
+
+
+def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
+    """One panel for each of `keys` (key → title): training raw and smoothed, validation with markers, against the step.
+
+    With several runs the colour tells the run and the raw training values are left out.
+    """
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(11, 3.6 if len(runs) == 1 else 4.2), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, len(keys)))
+        for axes, (key, title) in zip(panels, keys.items(), strict=True):
+            for number, (run, lines) in enumerate(runs.items()):
+                _curve(axes, theme, lines, key, number, run if len(runs) > 1 else "")
+            axes.set(title=title, xlabel="step")
+            axes.grid(True)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if key != "loss":
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            _limits(axes, [series(lines, split, key) for lines in runs.values() for split in ("train", "validation")])
+        handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 4))
+        return figure
+
+    return draw
+
+
+def _curve(axes, theme: Theme, lines: Metrics, key: str, number: int, run: str) -> None:
+    """The lines of one run on one panel; `run` is its name among several, "" if it is alone."""
+    colour = theme.colours[number % len(theme.colours)]
+    dash = STYLES[number // len(theme.colours) % len(STYLES)]
+    steps, values = series(lines, "train", key)
+    single = {"marker": "o", "markersize": 4} if np.isfinite(values).sum() == 1 else {}
+    if run:
+        axes.plot(steps, smooth(values), dash, color=colour, alpha=0.45, linewidth=1.2, **single)
+    elif len(steps):
+        axes.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8, label="training, raw")
+        axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label="training, smoothed", **single)
+    steps, values = series(lines, "validation", key)
+    if len(steps):
+        style = {"color": colour if run else theme.colours[1], "linewidth": 1.8, "markersize": 4}
+        axes.plot(steps, values, dash, marker="o" if len(steps) < 60 else None, label=run or "validation", **style)
+    elif run:
+        axes.plot([], [], dash, color=colour, label=run)
+
+
+def _limits(axes, found: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Keep a few raw spikes from flattening everything else."""
+    values = [smooth(values) for _, values in found]
+    finite = np.concatenate([v[np.isfinite(v)] for v in values])
+    if finite.size > 1 and (spread := finite.max() - finite.min()) > 0:
+        raw = np.concatenate([v[np.isfinite(v)] for _, v in found])
+        low, high = np.percentile(raw, [0.5, 99.5])
+        axes.set_ylim(min(finite.min(), low) - 0.04 * spread, max(finite.max(), high) + 0.04 * spread)
+
+
+def panels(columns: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, percent: Sequence[str] = ()) -> Draw:
+    """One line a panel: title → (x, y); those named in `percent` run from 0 to 100 %."""
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(11, 2.7), layout="constrained")
+        for axes, (title, (x, y)) in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns.items(), strict=True):
+            single = {"marker": "o", "markersize": 4} if len(x) == 1 else {}
+            axes.plot(x, y, color=theme.colours[0], linewidth=1.5, **single)
+            axes.set(title=title, xlabel=xlabel)
+            axes.grid(True)
+            if title in percent:
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                axes.set_ylim(0, 1)
+            elif np.isfinite(y).any():
+                axes.set_ylim(0, 1.08 * np.nanmax(y[np.isfinite(y)]) or 1)
+        return figure
+
+    return draw
+
+
+# ---------------------------------------------------------------- over the classes
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], rates: bool) -> Draw:
+    """A confusion matrix (rows = true) of counts, or with `rates` each row over its sum, in per cent."""
+    count = len(classes)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    values = shares if rates else matrix
+    names = [shorten(name) for name in classes]
+    margin = 0.5 + 0.075 * max(map(len, names), default=0)
+    cell = min(40.0, max(10.7 if count > 12 else 5.25, 0.15 * count + margin) - margin) / max(count, 1)
+    letters = min(8.5, 60 * cell)
+    digits = min(8.5, 72 * cell * (0.42 if rates or matrix.max(initial=0) < 100 else 0.34))
+
+    def draw(theme: Theme) -> Figure:
+        side = cell * count + margin
+        figure = Figure(figsize=(side + 0.1, side + 0.3), layout="constrained")
+        axes = figure.add_subplot()
+        largest = max(float(values.max(initial=0)), 1e-9)
+        axes.imshow(values, cmap=theme.ramp, vmin=0, vmax=1 if rates else largest)
+        axes.set(title="Share of each true class (%)" if rates else "Clips", xlabel="predicted", ylabel="true")
+        axes.set_xticks(range(count), names, rotation=90, fontsize=letters)
+        axes.set_yticks(range(count), names, fontsize=letters)
+        axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
+        axes.grid(which="minor", linewidth=0.4)
+        axes.tick_params(which="minor", length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(True)
+        for row, column in zip(*np.nonzero(matrix), strict=True) if digits > 3.4 else ():
+            value = values[row, column]
+            strong = value > 0.55 * (1 if rates else largest)
+            text = f"{100 * value:.0f}" if rates else str(value)
+            colour = theme.paper if strong else theme.ink
+            axes.text(column, row, text, ha="center", va="center_baseline", fontsize=digits, color=colour)
+        return figure
+
+    return draw
+
+
+def per_class(scores: Mapping[str, np.ndarray], classes: Sequence[str], support: np.ndarray, order: np.ndarray) -> Draw:
+    """A dot plot: one line a class in the given `order`, one marker for each of `scores` (name → `(classes,)`)."""
+    columns = 1 + (len(classes) > 18) + (len(classes) > 90)
+    rows = -(-len(classes) // columns)
+    markers = ("o", "D", "|")
+
+    def draw(theme: Theme) -> Figure:
+        width = 11 if columns > 1 else 7.5
+        figure = Figure(figsize=(width, 0.9 + 0.22 * rows), layout="constrained")
+        for column, axes in enumerate(np.atleast_1d(figure.subplots(1, columns))):
+            part = order[column * rows : (column + 1) * rows]
+            place = np.arange(len(part))
+            drawn = np.array([scores[name][part] for name in scores])
+            low, high = np.nanmin(drawn, axis=0, initial=1), np.nanmax(drawn, axis=0, initial=0)
+            axes.hlines(place, low, high, color=theme.grid, linewidth=2.5, zorder=1)
+            for number, name in enumerate(scores):
+                style = {"s": 70 if markers[number] == "|" else 26, "zorder": 3 - 0.1 * number}
+                colour = theme.colours[number]
+                axes.scatter(scores[name][part], place, color=colour, marker=markers[number], label=name, **style)
+            axes.set_yticks(place, [f"{shorten(classes[i], 30)}  ({support[i]})" for i in part])
+            axes.set(xlim=(-0.02, 1.02), ylim=(rows - 0.4, -0.6))
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.grid(axis="x")
+            axes.spines["left"].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(scores))
+        return figure
+
+    return draw
+
+
+# ---------------------------------------------------------------- over a clip
+
+
+def spectrogram(path: Path, audio: np.ndarray, sr: int) -> None:
+    """A mel spectrogram of `audio` (float, `(samples,)`) as a PNG whose grey axes are legible on light and dark."""
+    from librosa import feature, hz_to_mel, power_to_db
+
+    n_fft = 2048 if sr >= 16_000 else 1024
+    hop = max(64, len(audio) // 900)
+    padded = np.pad(audio.astype(np.float32), (0, max(0, n_fft - len(audio))))
+    power = feature.melspectrogram(y=padded, sr=sr, n_fft=n_fft, hop_length=hop, n_mels=64)
+    decibels = power_to_db(power, ref=max(float(power.max()), 1e-10), top_db=70)
+    ticks = [hertz for hertz in (500, 2000, 5000, 10_000) if hertz < 0.45 * sr]
+    with matplotlib.rc_context({"text.color": "#808080", "xtick.color": "#808080", "ytick.color": "#808080"}):
+        figure = Figure(figsize=(3.5, 1.45), layout="constrained")
+        axes = figure.add_subplot()
+        seconds = max(len(audio), 1) / sr
+        axes.imshow(decibels, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 64))
+        places = [64 * hz_to_mel(hertz) / hz_to_mel(sr / 2) for hertz in ticks]
+        axes.set_yticks(places, [f"{hertz / 1000:g} kHz" for hertz in ticks])
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:g} s")
+        axes.tick_params(labelsize=7, length=0)
+        axes.spines[:].set_visible(False)
+        figure.savefig(path, dpi=DPI, transparent=True)

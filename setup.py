@@ -1,0 +1,43 @@
+"""Package set-up; `make venv` installs it under constraints.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="genre_jax",
+    version="0.1.0",
+    description="JAX/Flax research code for musical genre recognition on raw audio",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["genre_jax", "genre_jax.*"]),
+    package_data={"genre_jax": ["*.j2"]},
+    install_requires=[
+        "absl-py",
+        "av",
+        "flax",
+        "jax>=0.10.2",
+        "jinja2",
+        "librosa>=0.11",
+        "matplotlib",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "scikit-learn",
+        "scipy",
+        "soundfile",
+        "soxr",
+        "tensorboardX",
+        "tensorflow-cpu; platform_machine == 'x86_64' and sys_platform != 'darwin'",
+        "tensorflow; platform_machine != 'x86_64' or sys_platform == 'darwin'",
+        "tensorflow-datasets",
+        "importlib_resources; python_version < '3.12'",  # tensorflow-datasets 4.9.10 needs it there and does not say so
+        "tqdm",
+    ],
+    extras_require={
+        "dev": ["pytest", "ruff", "mypy", "jaxtyping", "beartype"],
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "beam": ["apache-beam"],
+        "peers": ["torch==2.13.0"],
+    },
+)

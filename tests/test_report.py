@@ -1,0 +1,290 @@
+"""The report of fabricated runs: what is on the page, what is left out, what is escaped, and that nothing breaks it."""
+
+import html.parser
+import json
+import os
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genre_jax import figures, metrics, records, report
+from genre_jax.console import UserError
+
+for package in (*report.NEEDED, "sklearn"):
+    pytest.importorskip(package)
+
+RATE, WINDOW = 8_000, 2_000
+EVIL = "<script>alert(1)</script>.wav"
+CLASSES = ("rock & roll", 'so "called" jazz', "$cost$ <b>", "blues")
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """A tiny prepared data set, two clips a track; the first test clip has a name to escape."""
+    folder = records.directory(tmp_path / "data", "toy", RATE)
+    rng = np.random.default_rng(0)
+    for split, count in (("learn", 16), ("exam", 24)):
+        clips = []
+        for i in range(count):
+            audio = np.int16(3_000 * rng.normal(size=4_000 + 100 * i))
+            name = EVIL if (split, i) == ("exam", 0) else f"{split}/{i:02d}.wav"
+            clips.append(records.Clip(name, f"{split}/{i // 8}/{i % 4}", (i % 4,), audio, 0.5))
+        records.write_shards(folder, "toy", split, clips)
+    passport = {"name": "toy", "sample_rate": RATE, "labels": CLASSES, "splits": {"learn": {}, "exam": {}}}
+    (folder / "passport.json").write_text(json.dumps(passport))
+    return folder
+
+
+def write_run(workdir: Path, folder: Path, task: str = "single", right: int = 20) -> Path:
+    """A finished run on the data set's "exam" split, two windows a clip, in which `right` of 24 clips are right."""
+    workdir.mkdir(parents=True)
+    index = records.load_index(folder, "exam")
+    clip = np.repeat(np.arange(len(index), dtype=np.int32), 2)
+    labels, track = index.labels[clip], index.track[clip]
+    answers = (labels.argmax(axis=1) + (clip < 24 - right)) % len(CLASSES)
+    logits = np.eye(len(CLASSES), dtype=np.float32)[answers] * (1 + clip[:, None] / 4)
+    logits += np.random.default_rng(1).normal(size=logits.shape).astype(np.float32) * 0.01
+    loss = -np.log(metrics.softmax(logits)[labels > 0]).astype(np.float32)
+    names = {"classes": CLASSES, "clip_names": index.names, "track_names": index.tracks}
+    np.savez(
+        workdir / "predictions.npz",
+        **{key: np.array(value) for key, value in names.items()},
+        **{"logits": logits, "labels": labels, "loss": loss, "clip": clip, "track": track},
+        **{"start": np.tile(np.array([0, WINDOW], np.int32), len(index)), "sample_rate": RATE, "samples": WINDOW},
+    )
+    results = {"schema": 1, "run": workdir.name, "step": 40, "split": "exam", "data_set": "toy", "task": task}
+    results |= {"sample_rate": RATE, "directory": str(folder), "windows": 48, "clips": 24, "tracks": len(index.tracks)}
+    results |= {"parameters": 8_041_219, "train_seconds": 75.0, "clips_per_second": 10.0}
+    results |= metrics.summarise(logits, labels, loss, clip, track, task)
+    write(workdir / "results.json", results)
+    write(workdir / "config.json", {"name": workdir.name, "seed": right, "data": {"train": "learn", "samples": WINDOW}})
+    write(workdir / "environment.json", {"jax": "0.12.0", "devices": "2 x <cpu>"})
+    rest = {"learning_rate": 0.1, "gradient_norm": 1.0}
+    lines = [{"step": s, "split": "train", "loss": 2 - s / 40, "accuracy": s / 40} | rest for s in range(1, 41)]
+    lines += [{"step": s, "split": "validation", "loss": 2 - s / 50, "accuracy": s / 50} for s in (20, 40)]
+    write_lines(workdir / "metrics.jsonl", lines)
+    timings = [{"step": s, "seconds": 2.0 * s, "clips_per_second": 100.0, "waiting": 0.25} for s in range(1, 41)]
+    write_lines(workdir / "timings.jsonl", timings)
+    return workdir
+
+
+def write(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values))
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class Page(html.parser.HTMLParser):
+    """The page as a browser reads it: its text, tags and the files it refers to."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.folder, self.texts, self.tags, self.files = path.parent, [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.files += [value for key, value in attrs if key in ("src", "srcset", "href") and not value.startswith("#")]
+
+    def check_files(self):
+        assert self.files and all((self.folder / name).is_file() for name in self.files)
+
+
+def test_the_page_of_a_finished_run(data_set, tmp_path):
+    output = tmp_path / "report"
+    path = report.write_report([write_run(tmp_path / "runs" / "one", data_set)], output)
+    assert path == output / "index.html"
+    page = Page(path)
+    page.check_files()
+    assert "script" not in page.tags and not any("//" in name for name in page.files)
+    for text in (EVIL, *CLASSES, "8,041,219", "1 min 15 s", "2 x <cpu>", "toy at 8,000 Hz", "25.0 % of the time"):
+        assert text in page.text
+    for row in ("Per clip, majority of windows 83.3 % 64.1 % – 93.3 % 24", "Per window (raw) 83.3 %"):
+        assert row in page.text
+    for row in (*report.BASELINES.values(), "Always the most frequent class 25.0 %"):
+        assert row in page.text
+    for name in ("curves", "optimiser", "throughput", "confusion-rates", "confusion-counts", "classes"):
+        assert (output / f"{name}.png").read_bytes() != (output / f"{name}-dark.png").read_bytes()
+    assert (data_set / "baselines.json").exists()
+
+
+def test_mistakes_have_players_with_the_evaluated_audio(data_set, tmp_path):
+    workdir = write_run(tmp_path / "run", data_set)
+    report.write_report([workdir], tmp_path / "report")
+    names = sorted(path.name for path in (tmp_path / "report" / "mistakes").iterdir())
+    assert names == sorted(f"{i:02d}.{kind}" for i in range(1, 5) for kind in ("png", "wav"))
+    with np.load(workdir / "predictions.npz") as file:
+        worst = report.worst_clips(dict(file), "single")[0]
+    index = records.load_index(data_set, "exam")
+    with wave.open(str(tmp_path / "report" / "mistakes" / "01.wav")) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
+        audio = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    np.testing.assert_array_equal(audio, index.cut(index.names.index(worst["clip"]), 0, 2 * WINDOW))
+
+
+def test_worst_first():
+    labels = np.eye(3, dtype=np.uint8)[[0, 0, 1, 2, 2]]
+    probabilities = [[0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3], [0.1, 0.2, 0.7]]
+    table = {
+        "logits": np.log(probabilities),
+        "labels": labels,
+        "loss": np.array([1.0, 5.0, 9.0, 2.0, 3.0]),
+        "clip": np.array([4, 6, 7, 9, 9]),  # the two windows of clip 9 agree on the right class only together
+        "track": np.zeros(5, int),
+        "start": np.array([0, 0, 0, 0, 10]),
+        "samples": np.array(10),
+        "classes": np.array(["a", "b", "c"]),
+        "clip_names": np.array([f"clip {i}" for i in range(10)]),
+        "track_names": np.array(["t"]),
+    }
+    single = report.worst_clips(table, "single")
+    assert [mistake["clip"] for mistake in single] == ["clip 6", "clip 4"]
+    assert single[0]["score"] == pytest.approx(-np.log(0.1))
+    assert single[0]["truth"] == [("a", pytest.approx(0.1))] and single[0]["heard"] == [("c", pytest.approx(0.7))]
+    multi = report.worst_clips(table, "multi", most=3)
+    assert [(mistake["clip"], mistake["score"]) for mistake in multi] == [("clip 7", 9), ("clip 6", 5), ("clip 9", 2.5)]
+    assert multi[2]["heard_span"] == (0, 20)
+
+
+def test_the_page_of_a_multi_label_run(data_set, tmp_path):
+    page = Page(report.write_report([write_run(tmp_path / "run", data_set, task="multi")], tmp_path / "report"))
+    page.check_files()
+    for text in ("Mean average precision", "Top-k accuracy", "d′", "The clips with the highest loss"):
+        assert text in page.text
+    assert "Confusion matrix" not in page.text
+
+
+def test_several_runs_are_compared(data_set, tmp_path):
+    runs = [write_run(tmp_path / name, data_set, right=right) for name, right in (("a/net", 20), ("b/net", 24))]
+    output = tmp_path / "report"
+    page = Page(report.write_report(runs, output))
+    page.check_files()
+    for text in ("2 runs compared", "What differs in the configs Key", "seed 20 24"):
+        assert text in page.text
+    assert all(f"net ({run})" in page.text for run in runs)  # the same name twice
+    assert "None: every clip was heard rightly." in page.text
+    assert (output / "comparison.png").exists() and (output / "run-2" / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "left, text",
+    [
+        (("config.json",), "No metrics yet."),
+        (("config.json", "metrics.jsonl"), "its metrics reach step 40"),
+        (("results.json",), "No predictions yet."),
+        (("metrics.jsonl", "predictions.npz"), "No players: the run has no results yet."),
+    ],
+)
+def test_partial_runs(data_set, tmp_path, left, text):
+    workdir = write_run(tmp_path / "run", data_set)
+    for path in workdir.iterdir():
+        if path.name not in left:
+            path.unlink()
+    page = Page(report.write_report([workdir], tmp_path / "report"))
+    assert text in page.text
+    assert "No environment.json." in page.text
+
+
+def test_broken_files_and_undefined_values(data_set, tmp_path):
+    workdir = write_run(tmp_path / "run", data_set)
+    lines = '{"step": 1, "split": "train", "loss": NaN, "accuracy": null}\n{"step": 2, "split": "validation", "lo'
+    (workdir / "metrics.jsonl").write_text(lines)
+    (workdir / "timings.jsonl").write_text('{"step": 1, "seconds": 1.0, "clips_per_second": NaN}\n')
+    (workdir / "predictions.npz").write_bytes((workdir / "predictions.npz").read_bytes()[:100])
+    results = json.loads((workdir / "results.json").read_text())
+    write(workdir / "results.json", {"task": "single", "loss": float("nan"), "raw": {"accuracy": None}})
+    page = Page(report.write_report([workdir], tmp_path / "report"))
+    page.check_files()
+    assert "Median – clips/s" in page.text and "Per window (raw) –" in page.text
+    for task in ("single", "multi"):
+        write(workdir / "results.json", {"task": task, "directory": results["directory"]})
+        report.write_report([workdir], tmp_path / "report")
+
+
+def test_one_line_of_metrics_is_a_point(data_set, tmp_path):
+    workdir = write_run(tmp_path / "run", data_set)
+    write_lines(workdir / "metrics.jsonl", [{"step": 5, "split": "train", "loss": 1.5}])
+    Page(report.write_report([workdir], tmp_path / "report")).check_files()
+    lines = report.read_run(workdir).metrics
+    (axes,) = figures.curves({"run": lines}, {"loss": "Loss"})(figures.LIGHT).axes
+    assert [line.get_marker() for line in axes.lines] == ["None", "o"]
+
+
+def test_a_data_set_that_moved_leaves_no_players(data_set, tmp_path):
+    workdir = write_run(tmp_path / "run", data_set)
+    report.write_report([workdir], tmp_path / "report")
+    data_set.rename(tmp_path / "elsewhere")
+    page = Page(report.write_report([workdir], tmp_path / "report"))
+    assert f"No players: the data set is not at {data_set} any more." in page.text
+    assert "Some are missing: the data set is not there any more." in page.text
+    assert "audio" not in page.tags and EVIL in page.text
+    assert not list((tmp_path / "report" / "mistakes").iterdir())  # those of the page before are gone
+
+
+def test_many_classes_and_foreign_names_are_drawn_without_a_warning(tmp_path):
+    names = [f"class {i} 音楽 " + "long " * 9 for i in range(67)]
+    matrix = np.diag(np.arange(67))
+    size = figures.save(tmp_path / "confusion.png", figures.confusion(matrix, names, False))
+    assert 1000 <= size["width"] <= 1300  # the page shows 1100
+    axes = figures.confusion(matrix, names, True)(figures.LIGHT).axes[0]
+    assert min(label.get_fontsize() for label in axes.get_yticklabels()) >= 6
+    assert len(axes.get_yticklabels()) == 67
+    scores = metrics.precision_recall_f1(matrix)
+    support = scores.pop("support")
+    figures.save(tmp_path / "classes.png", figures.per_class(scores, names, support, np.arange(67)))
+
+
+def test_smoothing_passes_over_what_is_not_finite():
+    values = np.ones(200)
+    values[[3, 50]] = np.nan, np.inf
+    smoothed = figures.smooth(values)
+    assert np.isnan(smoothed[[3, 50]]).all()
+    np.testing.assert_allclose(np.delete(smoothed, [3, 50]), 1)
+    noisy = np.random.default_rng(0).normal(size=400)
+    assert figures.smooth(noisy).std() < 0.3
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(2.5, "2.5 s"), (42, "42 s"), (75, "1 min 15 s"), (5025, "1 h 23 min"), (200_000, "2 d 7 h"), (None, "–")],
+)
+def test_durations(seconds, text):
+    assert report.duration(seconds) == text
+
+
+def test_what_the_user_can_put_right(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    sentence = "no run in '.*empty': a workdir holds config.json, metrics.jsonl or results.json"
+    with pytest.raises(UserError, match=sentence):
+        report.write_report([tmp_path / "empty"], tmp_path / "report")
+    with pytest.raises(UserError, match="no run given: name at least one workdir"):
+        report.write_report([], tmp_path / "report")
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None if name == "jinja2" else True)
+    with pytest.raises(UserError, match="the report needs jinja2, which is not installed: pip install jinja2"):
+        report.write_report([tmp_path / "empty"], tmp_path / "report")
+
+
+def test_the_command_needs_neither_jax_nor_tensorflow(data_set, tmp_path):
+    workdir = write_run(tmp_path / "run", data_set)
+    root = Path(report.__file__).parents[1]
+    code = "import runpy, sys; sys.modules.update(jax=None, tensorflow=None)\n"
+    code += "runpy.run_module('genre_jax.report', run_name='__main__')"
+    run = [sys.executable, "-W", "error", "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    options = {"capture_output": True, "text": True, "env": environment}
+    done = subprocess.run([*run, f"--output={tmp_path / 'page'}", str(workdir)], check=False, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"report: {tmp_path / 'page' / 'index.html'}\n"
+    done = subprocess.run([*run, str(workdir)], check=False, **options)
+    assert done.returncode == 1
+    assert done.stderr == "error: --output is missing: name the directory for the page, as in --output=report\n"

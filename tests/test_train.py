@@ -1,0 +1,291 @@
+"""The step and the run: the same numbers on any number of devices, one trace, accumulation, masks, errors."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import CLASSES, small_config, write_tones
+
+from genre_jax import augment, forward, input_pipeline, losses, optim, parallel, records, train
+from genre_jax import config as configs
+from genre_jax.console import UserError
+
+AUGMENTED = {"augment__gain_db": 6.0, "augment__polarity": 0.5, "augment__shift": 0.5, "augment__gain_cap": 0.3}
+NETWORKS = {"bytenet": {"model__dropout": 0.2}, "resnet": {"model__stages": [1, 1]}}
+
+
+def run_steps(config, devices, steps):
+    """Losses, first gradient norm and final state of `steps` steps on `devices` CPU devices."""
+    config = configs.from_json(configs.to_json(config))
+    config.devices = devices
+    run = train.Run(config)
+    state = run.initial_state()
+    metrics = []
+    for step in range(steps):
+        state, values = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        metrics.append(jax.device_get(values))
+    return [float(m["loss"]) for m in metrics], metrics, jax.device_get(state)
+
+
+def largest_difference(one, other):
+    return max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_float64_is_the_same_on_1_2_4_8_devices(tones, model):
+    with jax.enable_x64(True):
+        config = small_config(tones, model, dtype="float64", optimizer__name="amsgrad", **NETWORKS[model], **AUGMENTED)
+        expected, _, state = run_steps(config, 1, 10)
+        for devices in (2, 4, 8):
+            losses_here, _, state_here = run_steps(config, devices, 10)
+            np.testing.assert_allclose(losses_here, expected, rtol=0, atol=1e-10)
+            assert largest_difference(state_here.batch_stats, state.batch_stats) < 1e-10 if state.batch_stats else True
+            assert largest_difference(state_here.params, state.params) < 1e-9
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model):
+    """After step 1 float32 batch-norm networks drift apart, so only the first loss and gradient are compared."""
+    config = small_config(tones, model, optimizer__name="sgd", schedule__learning_rate=1.0, **NETWORKS[model], **AUGMENTED)
+    expected, metrics, state = run_steps(config, 1, 1)
+    first = train.Run(config).initial_state()
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, jax.device_get(first.params), state.params)  # lr 1: the gradient
+    norm = float(metrics[0]["gradient_norm"])
+    for devices in (2, 4, 8):
+        losses_here, _, state_here = run_steps(config, devices, 1)
+        assert losses_here[0] == pytest.approx(expected[0], abs=1e-6)
+        moved_here = jax.tree.map(lambda a, b: np.asarray(a) - b, jax.device_get(first.params), state_here.params)
+        gap = np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(*map(jax.tree.leaves, (moved, moved_here)), strict=True)))
+        assert gap < 1e-4 * norm
+        if state.batch_stats:
+            assert largest_difference(state_here.batch_stats, state.batch_stats) < 1e-4
+
+
+def test_gradient_accumulation_equals_the_full_batch(tones):
+    """Class weights make the micro-batches weigh differently, which a mean of means would get wrong."""
+    with jax.enable_x64(True):
+        options = {"dtype": "float64", "train__batch_size": 16, "loss__class_weights": "balanced", **NETWORKS["bytenet"], **AUGMENTED}
+        whole, _, state = run_steps(small_config(tones, **options), 2, 3)
+        for parts in (2, 4):
+            split, _, split_state = run_steps(small_config(tones, train__accumulate=parts, **options), 2, 3)
+            np.testing.assert_allclose(split, whole, atol=1e-12)
+            assert largest_difference(split_state.params, state.params) < 1e-12
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_predictions_do_not_depend_on_batch_size_or_devices(tones, model):
+    tables = []
+    for devices, batch_size in ((1, 1), (1, 7), (2, 6), (8, 8)):
+        config = small_config(tones, model, devices=devices, evaluate__batch_size=batch_size)
+        run = train.Run(config)
+        tables.append(run.evaluate(run.initial_state(), "test"))
+    for table in tables[1:]:
+        for key in ("clip", "start", "track", "labels"):
+            np.testing.assert_array_equal(table[key], tables[0][key])
+        for key in ("logits", "loss"):
+            np.testing.assert_allclose(table[key], tables[0][key], atol=1e-6)
+
+
+def test_padding_rows_count_in_no_score(tones):
+    """24 windows in batches of 16: 8 rows of the last batch are padding."""
+    run = train.Run(small_config(tones, evaluate__batch_size=16))
+    table = run.evaluate(run.initial_state(), "test")
+    rows = [input_pipeline.window_starts(int(n), 2000) for n in run.splits["test"].length]
+    assert len(table["clip"]) == sum(map(len, rows)) == 24
+
+
+def test_masked_examples_change_nothing(tones):
+    """A training batch padded with masked rubbish gives the loss, statistics and update of the batch alone."""
+    for model in NETWORKS:
+        config = small_config(tones, model, devices=1)
+        run = train.Run(config)
+        batch = run.batches(0)
+        rubbish = {key: np.concatenate([value, value[::-1]]) for key, value in batch.items()}
+        rubbish["audio"][8:] = np.random.default_rng(0).integers(-20000, 20000, rubbish["audio"][8:].shape)
+        rubbish["mask"][8:] = 0
+        results = []
+        for each in (batch, rubbish):
+            state, metrics = run.train_step(run.initial_state(), run.constants, run.devices.shard(each))
+            results.append(jax.device_get((state, metrics)))
+        assert largest_difference(results[0][1], results[1][1]) < 1e-5
+        assert largest_difference(results[0][0].batch_stats, results[1][0].batch_stats) < 1e-5 if model == "resnet" else True
+
+
+def test_each_example_draws_its_own_dropout_and_augmentation():
+    keys = augment.example_keys(jax.random.key(0), *(jnp.array(x) for x in ([0, 0, 1], [5, 6, 5], [0, 0, 0])))
+    assert len({tuple(row) for row in np.asarray(jax.random.key_data(keys)).tolist()}) == 3
+    config = configs.base("x").augment
+    config.update(gain_db=12.0, shift=1.0)
+    rows = augment.augment(jnp.tile(jnp.linspace(-1, 1, 64), (3, 1)), keys, config)
+    assert len({float(jnp.abs(row).max()) for row in rows}) == 3
+    again = augment.augment(jnp.tile(jnp.linspace(-1, 1, 64), (1, 1)), keys[1:2], config)
+    np.testing.assert_array_equal(again[0], rows[1])
+
+
+def test_augmentation_does_what_it_says():
+    keys = jax.random.split(jax.random.key(1), 2000)
+    y = jnp.tile(jnp.array([0.5, -0.25, 0.1, 0.0]), (2000, 1))
+    config = configs.base("x").augment
+    config.update(gain_db=6.0, polarity=0.25, shift=0.0)
+    out = np.asarray(augment.augment(y, keys, config))
+    decibels = 20 * np.log10(np.abs(out[:, 0]) / 0.5)
+    assert -6 <= decibels.min() < -5.8 and 5.8 < decibels.max() <= 6.001
+    assert abs(np.mean(out[:, 0] < 0) - 0.25) < 0.04
+    config.update(gain_db=0.0, polarity=0.0, shift=1.0)
+    shifted = np.asarray(augment.augment(y, keys, config))
+    assert {tuple(row) for row in shifted.round(3).tolist()} == {tuple(np.roll(np.asarray(y[0]), k).round(3).tolist()) for k in range(4)}
+    capped = augment.cap_gain(jnp.array([[0.9, -1.0], [0.5, -1.0]]), jnp.array([0.9, 0.5]), 0.7)
+    np.testing.assert_allclose(capped, [[0.7, -0.7 / 0.9], [0.5, -1.0]], rtol=1e-6)
+
+
+def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypatch):
+    traces = {"train_step": 0, "eval_step": 0}
+    for name in traces:
+        original = getattr(train, name)
+
+        def counted(*args, _name=name, _original=original, **kwargs):
+            traces[_name] += 1
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(train, name, counted)
+    train.train_and_evaluate(small_config(tones, schedule__name="multistep"), tmp_path)
+    assert traces == {"train_step": 1, "eval_step": 1}
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+@pytest.mark.parametrize("frontend", ["waveform", "log_mel", "log_mel_image"])
+@pytest.mark.parametrize("model", ["bytenet", "resnet18", "resnet34"])
+def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, loss):
+    """A pairing that makes no sense (an image network on a sequence) is refused with a sentence by `validate`."""
+    config = small_config(tones, "bytenet" if model == "bytenet" else "resnet", devices=1, loss__name=loss)
+    if model != "bytenet":
+        configs.choose(config, "model", model, width=4, stages=[1, 1, 1])
+    if frontend != config.frontend.name:
+        configs.choose(config, "frontend", frontend)
+        for key, value in {"n_fft": 256, "hop_length": 128, "n_mels": 16, "height": 16, "width": 16}.items():
+            if key in config.frontend:
+                configs.override(config, f"frontend.{key}", value)
+    if (model == "bytenet") == (frontend == "log_mel_image"):
+        with pytest.raises(UserError, match=f"model '{model}' reads .*, and front end '{frontend}' gives"):
+            configs.validate(config)
+        return
+    configs.validate(config)
+    losses_seen, metrics, _ = run_steps(config, 1, 1)
+    assert np.isfinite(losses_seen[0])
+    assert metrics[0]["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_compute_types(tones, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        config = small_config(tones, "resnet", dtype=dtype)
+        network = forward.build(config, 4)
+        variables = network.init(jax.random.key(0), 2000)
+        wide = jnp.dtype("float64" if dtype == "float64" else "float32")
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {wide}
+        logits, intermediates, _ = network(variables, jnp.zeros((2, 2000), wide))
+        assert logits.dtype == wide
+        assert intermediates["embedding"].dtype == jnp.dtype(dtype)
+
+
+def test_moving_average_is_evaluated(tones):
+    config = small_config(tones, ema=0.5, devices=1)
+    run = train.Run(config)
+    state = run.initial_state()
+    ema = jax.device_get(state.params)
+    for step in range(3):
+        state, _ = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        ema = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * p, ema, jax.device_get(state.params))
+    assert largest_difference(jax.device_get(state.variables()["params"]), ema) < 1e-6
+    assert largest_difference(jax.device_get(state.params), ema) > 1e-4
+
+
+def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
+    config = small_config(tones, "resnet", train__duration="60 steps", train__evaluate_every="30 steps", devices=2)
+    summary = train.train_and_evaluate(config, tmp_path)
+    assert summary["track"]["max_probability"]["accuracy"] >= 0.75
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "config.json", "environment.json", "metrics.jsonl", "timings.jsonl", "results.json", "predictions.npz", "checkpoints",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "results.json").read_text()) == summary
+    table = np.load(tmp_path / "predictions.npz")
+    assert table["logits"].shape == (summary["windows"], 4)
+    assert table["classes"].tolist() == list(CLASSES)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert train.train_and_evaluate(config, tmp_path) == summary
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
+    train._claim(tmp_path, small_config(tones))
+    train._claim(tmp_path, small_config(tones, devices=4))
+    with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
+        train._claim(tmp_path, small_config(tones, seed=1, train__batch_size=16))
+
+
+def test_non_finite_loss_stops_with_step_clips_and_checkpoint(tones, tmp_path):
+    config = small_config(tones, optimizer__name="sgd", schedule__learning_rate=1e30, train__checkpoint_every="1 steps")
+    with pytest.raises(UserError, match=r"at step \d are not finite; the last good checkpoint is of step \d.*: train/\w+/0\d.wav"):
+        train.train_and_evaluate(config, tmp_path)
+
+
+def test_batch_must_divide_over_devices(tones):
+    with pytest.raises(UserError, match=r"'train.batch_size' must be a multiple of 24 \(8 devices × 3 micro-batches\).*given 32"):
+        train.Run(small_config(tones, train__batch_size=32, train__accumulate=3))
+    with pytest.raises(UserError, match="'evaluate.batch_size' must be a multiple of 8 .8 devices., and was given 4"):
+        train.Run(small_config(tones, evaluate__batch_size=4))
+    with pytest.raises(UserError, match="'devices' must be at most 8, the devices of this machine, not 9"):
+        train.Run(small_config(tones, devices=9))
+
+
+def test_missing_data_is_one_sentence_with_the_command(tmp_path, tones):
+    config = small_config(tones)
+    config.data.update(name="audioset_music", sample_rate=16000, data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"make it with `python -m genre_jax.prepare --dataset=audioset_music .*bytenet.py:demo"):
+        train.Run(config)
+    with pytest.raises(UserError, match="has 8000 Hz and the config asks for 16000 Hz"):
+        train.Run(small_config(tones, data__sample_rate=16000))
+    with pytest.raises(UserError, match="has no split 'dev': choose one of test, train, validation"):
+        train.Run(small_config(tones, data__train="dev"))
+
+
+def test_softmax_refuses_several_labels_a_clip(tmp_path):
+    folder = write_tones(tmp_path, "both")
+    clips = [records.Clip(f"c{i}", f"t{i}", (0, i % 4), np.ones(2500, np.int16), 0.1) for i in range(8)]
+    for split in ("train", "validation", "test"):
+        for old in folder.glob(f"*-{split}.tfrecord*"):
+            old.unlink()
+        records.write_shards(folder, "both", split, clips)
+    with pytest.raises(UserError, match="loss 'softmax' needs one label a clip, and 'c1' has 2: set data.labels to 'first'"):
+        train.Run(small_config(tmp_path, data__name="both"))
+    for options in ({"data__labels": "first"}, {"loss__name": "sigmoid"}):
+        run = train.Run(small_config(tmp_path, data__name="both", **options))
+        assert run.batches.labels.sum() == (8 if "data__labels" in options else 14)
+
+
+def test_class_weights_are_inverse_to_frequency():
+    labels = np.eye(3, dtype=np.uint8)[[0, 0, 0, 1, 1, 2]]
+    np.testing.assert_allclose(train._class_weights(labels, "balanced"), [6 / 9, 6 / 6, 6 / 3])
+    np.testing.assert_array_equal(train._class_weights(labels, "none"), [1, 1, 1])
+
+
+def test_collectives_under_vmap_equal_pmap(tones):
+    """`jit(vmap(step, axis_name=…))` is the cheap N-device test of any step."""
+    config = small_config(tones, "resnet", devices=4)
+    run = train.Run(config)
+    batch = run.devices.shard(run.batches(0))
+    state = jax.device_get(run.initial_state())
+    schedule = optim.SCHEDULES["constant"](lambda text: 0, 6, learning_rate=1e-3)
+    step = functools.partial(
+        train.train_step, network=run.network, optimizer=run._optimizer, schedule=schedule, config=config, axis_name=parallel.AXIS
+    )
+    virtual, metrics = jax.jit(jax.vmap(step, axis_name=parallel.AXIS, in_axes=(None, None, 0)))(
+        state, jax.device_get(run.constants), batch
+    )
+    real, real_metrics = run.train_step(run.initial_state(), run.constants, batch)
+    assert abs(float(metrics["loss"][0]) - float(real_metrics["loss"])) < 1e-6
+    gap = largest_difference(jax.tree.map(lambda x: x[0], virtual.batch_stats), jax.device_get(real.batch_stats))
+    assert gap < 1e-5
