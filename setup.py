@@ -30,7 +30,7 @@ setup(
         "tensorflow-cpu; platform_machine == 'x86_64' and sys_platform != 'darwin'",
         "tensorflow; platform_machine != 'x86_64' or sys_platform == 'darwin'",
         "tensorflow-datasets",
-        "importlib_resources; python_version < '3.12'",  # tensorflow-datasets 4.9.10 needs it there and does not say so
+        "importlib_resources",  # tensorflow-datasets 4.9.10 needs it and does not say so
         "tqdm",
     ],
     extras_require={

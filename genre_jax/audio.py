@@ -72,6 +72,15 @@ def load(path: str | Path, sample_rate: int, start: float = 0.0, duration: float
     return Audio(np.concatenate([np.zeros(0, np.float32), *blocks]), sample_rate, form)
 
 
+def to_pcm(samples: np.ndarray, peak: float) -> np.ndarray:
+    """Float samples to int16 by `round(x * 32768)`; a signal whose `peak` magnitude is over 1.0 is scaled to fit.
+
+    The device divides by 32768, so a 16-bit file at its own rate comes through bit for bit.
+    """
+    scaled = samples / np.float32(peak) if peak > 1.0 else samples
+    return np.clip(np.rint(scaled * np.float32(32768)), -32768, 32767).astype(np.int16)
+
+
 def stream(
     path: str | Path, sample_rate: int, block: int, start: float = 0.0, duration: float | None = None
 ) -> Iterator[np.ndarray]:

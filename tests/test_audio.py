@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from genre_jax import audio
-from genre_jax.datasets.rendering import to_pcm
 
 LOSSLESS = {"wav16": 2**-15, "wav24": 2**-22, "wav_float": 0.0, "flac": 2**-15}
 EXACT_CUTS = {"wav16", "wav24", "wav_float", "flac", "ogg", "mp3", "opus"}
@@ -88,16 +87,13 @@ def test_sixteen_bit_wav_comes_through_bit_for_bit(tmp_path):
     rng = np.random.default_rng(0)
     pcm = np.concatenate([[-32768, 32767, 0, 1, -1], rng.integers(-32768, 32768, 5000)]).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", pcm, 16000)
-    got, scaled = to_pcm(audio.load(tmp_path / "a.wav", 16000).samples)
+    got = audio.to_pcm(audio.load(tmp_path / "a.wav", 16000).samples, peak=1.0)
     np.testing.assert_array_equal(got, pcm)
-    assert not scaled
 
 
 def test_peaks_over_one_are_scaled_not_clipped():
-    pcm, scaled = to_pcm(np.array([0.0, 1.0, -2.0, 0.5], np.float32))
-    assert scaled and pcm.tolist() == [0, 16384, -32768, 8192]
-    pcm, scaled = to_pcm(np.array([1.0, -1.0], np.float32))
-    assert not scaled and pcm.tolist() == [32767, -32768]
+    assert audio.to_pcm(np.array([0.0, 1.0, -2.0, 0.5], np.float32), peak=2.0).tolist() == [0, 16384, -32768, 8192]
+    assert audio.to_pcm(np.array([1.0, -1.0], np.float32), peak=1.0).tolist() == [32767, -32768]
 
 
 def test_resample_keeps_tones_and_drops_what_would_alias():

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 
 import numpy as np
 
-from genre_jax.audio import AudioError
+from genre_jax.audio import AudioError, to_pcm
 from genre_jax.datasets.source import Item, Render
 
 SHORTEST = 0.1  # seconds; a shorter clip is quarantined
@@ -59,17 +59,6 @@ Result = Rendered | str  # or the reason why the clip goes to quarantine
 Renderer = Callable[[Iterable[Item]], Iterator[tuple[Item, Result]]]
 
 
-def to_pcm(samples: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Float (samples,) to int16 by `round(x * 32768)`, and whether it was scaled because its peak is over 1.0.
-
-    The device divides by 32768, so a 16-bit file at its own rate comes through bit for bit.
-    """
-    peak = float(np.abs(samples).max())
-    if peak > 1.0:
-        samples = samples / peak
-    return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16), peak > 1.0
-
-
 def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: int) -> Rendered:
     """Decode and convert one clip. Raises `AudioError` with the reason where it is no use."""
     made = render(item, sample_rate)
@@ -81,7 +70,8 @@ def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: 
         raise AudioError("holds samples that are not finite (NaN or infinity)")
     if seconds < SHORTEST:
         raise AudioError(f"too short: {seconds:.3f} s, the least is {SHORTEST} s")
-    pcm, scaled = to_pcm(audio.samples)
+    loudest = float(np.abs(audio.samples).max())
+    pcm = to_pcm(audio.samples, loudest)
     peak = max(int(pcm.max()), -int(pcm.min())) / 32768
     if peak < SILENT:
         raise AudioError(f"silent: no sample above {SILENT:g} of full scale")
@@ -94,7 +84,7 @@ def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: 
         maximum=int(pcm.max()) / 32768,
         peak=peak,
         rms=float(np.sqrt(np.mean(np.square(pcm, dtype=np.float32), dtype=np.float64))) / 32768,
-        scaled=scaled,
+        scaled=loudest > 1.0,
     )
     return Rendered(pcm, item.labels if made.labels is None else made.labels, facts)
 

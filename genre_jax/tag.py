@@ -1,0 +1,254 @@
+"""Tag audio files with a trained run: `python -m genre_jax.tag --workdir=DIR FILE… [--json] [--embeddings=FILE]`.
+
+A file of any length is read in a stream and cut into the windows that evaluation uses, so that memory does not grow with
+it. It is read twice: scaling to 16 bits and the gain cap need its largest sample first.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from genre_jax import audio, console
+from genre_jax.console import UserError, say
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run to tag with.")
+JSON = flags.DEFINE_bool("json", False, "One JSON object a file: whole-file and per-window probabilities.")
+EMBEDDINGS = flags.DEFINE_string("embeddings", None, "Write the windows' embeddings to this .npz file.")
+TOP = flags.DEFINE_integer("top", 5, "Labels shown for each file.")
+HOP = flags.DEFINE_float("hop", 0.0, "Seconds between windows; 0 as in the run's evaluation.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """What a run says of one signal: `starts` and `seconds` in s, `probabilities` (windows, classes), `embeddings` (windows, dim)."""
+
+    labels: tuple[str, ...]
+    starts: np.ndarray
+    window_seconds: float
+    seconds: float
+    probabilities: np.ndarray
+    embeddings: np.ndarray
+
+    def overall(self) -> dict[str, float]:
+        """Label → mean probability over the windows, the largest first."""
+        mean = self.probabilities.mean(0)
+        return {self.labels[i]: float(mean[i]) for i in np.argsort(-mean, kind="stable")}
+
+    def segments(self) -> list[tuple[float, float, str, float]]:
+        """(start, end, label, mean probability) of runs of windows with the same most probable label."""
+        best = self.probabilities.argmax(1)
+        cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
+        return [
+            (
+                float(self.starts[a]),
+                float(self.starts[b]) if b < len(best) else self.seconds,
+                self.labels[best[a]],
+                float(self.probabilities[a:b, best[a]].mean()),
+            )
+            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
+
+
+class Tagger:
+    """A trained run, ready to predict. `labels`, `sample_rate` (Hz) and `samples` (of a window) are the run's own."""
+
+    def __init__(self, workdir: str | Path):
+        """Load config, labels and the checkpoint that the run's evaluation uses. Raises `UserError` where one is missing."""
+        import jax
+
+        from genre_jax import config as configs
+        from genre_jax import evaluate, forward, train
+        from genre_jax.checkpoint import Checkpoints
+
+        folder = Path(workdir)
+        if not (folder / "labels.json").exists():
+            raise UserError(f"{str(workdir)!r} is not the workdir of a run: it holds no labels.json")
+        self.config = configs.from_json(json.loads((folder / "config.json").read_text()))
+        self.labels = tuple(json.loads((folder / "labels.json").read_text()))
+        self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples
+        self._task = evaluate.task(self.config)
+        jax.config.update("jax_enable_x64", self.config.dtype == "float64")
+        checkpoints = Checkpoints(folder / "checkpoints", self.config.train.keep)
+        step = checkpoints.best() if self.config.evaluate.weights == "best" else checkpoints.latest()
+        if step is None:
+            raise UserError(f"{str(workdir)!r} holds no checkpoint yet")
+        saved = checkpoints.restore_model(step)
+        checkpoints.close()
+        self._variables = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]}
+        network = forward.build(self.config, len(self.labels))
+
+        def scores(variables, batch):
+            logits, intermediates, _ = network(variables, train.condition(batch, network, self.config))
+            return logits, intermediates["embedding"]
+
+        self._scores = jax.jit(scores)
+
+    def predict(self, source: str | Path | np.ndarray, sample_rate: int | None = None) -> dict[str, float]:
+        """Label → probability of a file or waveform, the largest first; arguments as in `tags`."""
+        return self.tags(source, sample_rate).overall()
+
+    def tags(self, source: str | Path | np.ndarray, sample_rate: int | None = None, hop: float = 0.0) -> Tags:
+        """All that the run says of a signal.
+
+        Args:
+          source: a file, or a waveform (samples,) or (channels, samples), floats in [-1, 1] or int16.
+          sample_rate: of a waveform, in Hz; resampled to the run's.
+          hop: seconds between windows; 0 as in the run's evaluation.
+        """
+        step = round(hop * self.sample_rate) or self.config.evaluate.hop or self.samples
+        if isinstance(source, np.ndarray):
+            wave = self._waveform(source, sample_rate)
+            measured = _measure([wave])
+            blocks: Iterable[np.ndarray] = [wave]
+        else:
+            measured = _measure(audio.stream(source, self.sample_rate, 1 << 16))
+            blocks = audio.stream(source, self.sample_rate, 1 << 16)
+        if not measured.samples:
+            raise UserError(f"{source if not isinstance(source, np.ndarray) else 'the waveform'} holds no samples")
+        starts, logits, embeddings = self._run(windows(blocks, self.samples, step), measured)
+        return Tags(
+            labels=self.labels,
+            starts=starts / self.sample_rate,
+            window_seconds=self.samples / self.sample_rate,
+            seconds=measured.samples / self.sample_rate,
+            probabilities=_probabilities(logits, self._task),
+            embeddings=embeddings,
+        )
+
+    def _waveform(self, wave: np.ndarray, sample_rate: int | None) -> np.ndarray:
+        if sample_rate is None:
+            raise UserError("a waveform needs its sample_rate in Hz: predict(waveform, sample_rate=…)")
+        if wave.dtype == np.int16:
+            wave = wave / np.float32(32768)
+        elif not np.issubdtype(wave.dtype, np.floating):
+            raise UserError(f"a waveform must be floats in [-1, 1] or int16, and was given {wave.dtype}")
+        if wave.ndim not in (1, 2):
+            raise UserError(f"a waveform must be (samples,) or (channels, samples), and was given shape {wave.shape}")
+        mono = wave if wave.ndim == 1 else wave.mean(0)
+        return audio.resample(mono.astype(np.float32), sample_rate, self.sample_rate)
+
+    def _run(self, cuts: Iterator[tuple[int, np.ndarray]], measured: "Measured") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts, logits and embeddings of all windows, in batches of one size so that one program serves them all."""
+        size = self.config.evaluate.batch_size
+        maximum = np.full(size, measured.maximum / max(measured.peak, 1.0), np.float32)
+        starts: list[int] = []
+        logits, embeddings = [], []
+        done = False
+        while not done:
+            pcm = np.zeros((size, self.samples), np.int16)
+            count = 0
+            for start, cut in cuts:
+                pcm[count, : len(cut)] = audio.to_pcm(cut, measured.peak)
+                starts.append(start)
+                count += 1
+                if count == size:
+                    break
+            done = count < size
+            if count:
+                outputs = self._scores(self._variables, {"audio": pcm, "maximum": maximum})
+                for kept, output in zip((logits, embeddings), outputs, strict=True):
+                    kept.append(np.asarray(output, np.float32)[:count])
+        return np.array(starts), np.concatenate(logits), np.concatenate(embeddings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the first reading finds: length, largest sample, largest magnitude."""
+
+    samples: int
+    maximum: float
+    peak: float
+
+
+def _measure(blocks: Iterable[np.ndarray]) -> Measured:
+    samples, maximum, minimum = 0, 0.0, 0.0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise UserError("the signal holds samples that are not finite (NaN or infinity)")
+        samples += len(block)
+        maximum, minimum = max(maximum, float(block.max(initial=0))), min(minimum, float(block.min(initial=0)))
+    return Measured(samples, maximum, max(maximum, -minimum))
+
+
+def windows(blocks: Iterable[np.ndarray], samples: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, samples of the window), as `input_pipeline.window_starts` places them, from a stream of unknown length.
+
+    The last window ends flush with the signal; one shorter than a window comes whole.
+    """
+    held, first, start = np.zeros(0, np.float32), 0, 0  # `first`: position of held[0]
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while start + samples < first + len(held):
+            yield start, held[start - first : start - first + samples]
+            start += hop
+        spare = min(start - first, max(0, len(held) - samples))
+        held, first = held[spare:], first + spare
+    last = max(0, first + len(held) - samples)
+    yield last, held[last - first :]
+
+
+def _probabilities(logits: np.ndarray, task: str) -> np.ndarray:
+    from genre_jax import metrics
+
+    return metrics.softmax(logits) if task == "single" else metrics.sigmoid(logits)
+
+
+def as_text(name: str, tags: Tags, top: int) -> str:
+    """A file's labels with bars, and the stretches in which one label leads."""
+    from genre_jax.logbook import clock
+
+    overall = list(tags.overall().items())[:top]
+    width = max(len(label) for label, _ in overall)
+    lines = [f"{name}  ({clock(tags.seconds)}, {len(tags.starts)} windows of {tags.window_seconds:g} s)"]
+    lines += [f"  {label:<{width}}  {probability:6.1%}  {'█' * round(20 * probability)}" for label, probability in overall]
+    segments = tags.segments()
+    if len(segments) > 1:
+        lines += [f"    {clock(a)}-{clock(b)}  {label} {probability:.0%}" for a, b, label, probability in segments]
+    return "\n".join(lines)
+
+
+def as_json(name: str, tags: Tags) -> dict[str, Any]:
+    """A file's whole-file and per-window probabilities as plain JSON."""
+    ends = np.minimum(tags.starts + tags.window_seconds, tags.seconds)
+    return {
+        "file": name,
+        "seconds": round(tags.seconds, 3),
+        "labels": tags.overall(),
+        "windows": [
+            {"start": round(float(a), 3), "end": round(float(b), 3), "labels": dict(zip(tags.labels, row, strict=True))}
+            for a, b, row in zip(tags.starts, ends, tags.probabilities.tolist(), strict=True)
+        ],
+    }
+
+
+def main(argv: list[str]) -> int:
+    files = argv[1:]
+    if WORKDIR.value is None or not files:
+        raise UserError("--workdir=DIR and at least one audio file are needed: python -m genre_jax.tag --workdir=runs/NAME FILE…")
+    tagger = Tagger(WORKDIR.value)
+    collected: dict[str, list] = {"file": [], "start": [], "embedding": []}
+    failed = 0
+    for name in files:
+        try:
+            tags = tagger.tags(name, hop=HOP.value)
+        except (audio.AudioError, UserError) as error:
+            sys.stderr.write(f"error: {name}: {error}\n")
+            failed += 1
+            continue
+        say(json.dumps(as_json(name, tags)) if JSON.value else as_text(name, tags, TOP.value))
+        collected["file"] += [name] * len(tags.starts)
+        collected["start"] += tags.starts.tolist()
+        collected["embedding"] += list(tags.embeddings)
+    if EMBEDDINGS.value:
+        np.savez(EMBEDDINGS.value, **{key: np.array(values) for key, values in collected.items()})
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    console.run(main)
