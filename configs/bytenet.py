@@ -24,9 +24,7 @@ def get_config(argument: str = ""):
 
 def demo(config):
     """Small network on 3-s cuts at 8 kHz, embedded data. The strided stem takes the place of the first, costliest set."""
-    config.data.update(
-        name="synthetic", sample_rate=8_000, train="train", validation="validation", test="test", samples=24_576
-    )
+    config.data.update(name="synthetic", sample_rate=8_000, train="train", validation="validation", test="test", samples=24_576)
     config.augment.update(gain_cap=0.0, polarity=0.5, shift=0.5)
     config.train.update(duration="24 epochs", evaluate_every="4 epochs", checkpoint_every="4 epochs", log_every="25 steps")
     choose(

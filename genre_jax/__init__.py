@@ -1,7 +1,7 @@
 """genre_jax: musical genre recognition on raw audio in JAX.
 
-    tagger = genre_jax.load("runs/demo")
-    tagger.predict("song.mp3")            # {label: probability}
+tagger = genre_jax.load("runs/demo")
+tagger.predict("song.mp3")            # {label: probability}
 """
 
 __version__ = "0.1.0"

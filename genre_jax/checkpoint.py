@@ -1,6 +1,7 @@
 """Checkpoints of a run, through Orbax: written in the background, the best one and the last k kept.
 
-What a run starts from, in this order: (1) its own last checkpoint in the workdir, (2) fresh weights from the seed.
+What a run starts from, in this order: (1) its own last checkpoint in the workdir, (2) the weights of the run that
+`config.init_from` names, (3) fresh weights from the seed.
 
 A checkpoint has two items, "model" (parameters, batch statistics, moving average: all that prediction needs) and
 "training" (step, optimiser state). Orbax writes into a temporary folder and renames it, so that a killed run finds its
@@ -16,37 +17,37 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from genre_jax.console import UserError, say
+
 logging.set_verbosity(logging.ERROR)  # Orbax reports every save, and warns of each that has no metrics
 
 MODEL = ("params", "batch_stats", "ema")
 TRAINING = ("step", "opt_state")
 
 
-class Checkpoints:
-    """The checkpoints under `directory`; `best` names the validation metric whose largest value marks the best one."""
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
 
-    def __init__(self, directory: Path, keep: int = 2, best: str = "accuracy"):
-        self._best = best
+
+class Checkpoints:
+    """The checkpoints under `directory`: the last `keep`, and the one with the largest validation "score"."""
+
+    def __init__(self, directory: Path, keep: int = 2):
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                     [
                         checkpoint_managers.LatestN(n=keep),
-                        checkpoint_managers.BestN(
-                            get_metric_fn=self._metric, n=1, keep_checkpoints_without_metrics=False
-                        ),
+                        checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
                     ]
                 ),
-                best_fn=self._metric,
+                best_fn=_score,
                 best_mode="max",
                 cleanup_tmp_directories=True,
             ),
             item_names=("model", "training"),
         )
-
-    def _metric(self, metrics: dict[str, float]) -> float:
-        return metrics[self._best]
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
         """Write `state` in the background; `metrics` are those of the evaluation at this step, if there was one.
@@ -85,9 +86,47 @@ class Checkpoints:
         best = self._manager.best_step()
         return self.latest() if best is None else best
 
+    def final(self, which: str) -> int:
+        """Step of the checkpoint that is evaluated: the "best" or the "last". Raises `UserError` where there is none."""
+        step = self.best() if which == "best" else self.latest()
+        if step is None:
+            raise UserError(f"{self._manager.directory} holds no checkpoint yet")
+        return step
+
     def wait(self) -> None:
         """Return when all is written."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()
+
+
+def transplant(workdir: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """Fresh `variables` ({"params", "batch_stats"}) with the weights of a finished run, for `config.init_from`.
+
+    The classifier ("fc") stays fresh where its shape differs; any other leaf that is missing or of another shape is an
+    error that lists them.
+    """
+    folder = Path(workdir) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"config key 'init_from' must be the workdir of a run, and {workdir!r} holds no checkpoints")
+    checkpoints = Checkpoints(folder)
+    saved = checkpoints.restore_model(checkpoints.final("best"))
+    checkpoints.close()
+    donor = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]}
+    given = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(donor)}
+    wrong: list[str] = []
+    fresh: list[str] = []
+
+    def take(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in given and given[name].shape == leaf.shape:
+            return given[name].astype(leaf.dtype)
+        (fresh if name.startswith("params/fc/") and name in given else wrong).append(name)
+        return leaf
+
+    taken = jax.tree_util.tree_map_with_path(take, variables)
+    if wrong:
+        raise UserError(f"{workdir!r} has no weights of the same name and shape for {', '.join(wrong)}")
+    say(f"weights of {workdir}; fresh: {', '.join(fresh) or 'none'}")
+    return taken

@@ -50,6 +50,7 @@ def base(name: str) -> ConfigDict:
             "seed": 0,  # of weights, order, cuts, dropout and augmentation
             "dtype": "float32",  # of the network's compute; float64 also holds parameters and front end in float64
             "devices": 0,  # accelerators to use, 0 = all
+            "init_from": "",  # workdir of a run whose weights this one starts from, with a new head where classes differ
             "data": {
                 "name": "synthetic",  # a prepared data set, or an embedded one, which is made on first use
                 "data_dir": "data",
@@ -166,7 +167,7 @@ def _typed(key: str, old: Any, value: Any) -> Any:
 
 def flat(config: ConfigDict) -> dict[str, Any]:
     """Dotted key → value."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             out |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
@@ -257,9 +258,6 @@ def validate(config: ConfigDict) -> None:
     for key, legal in CHOICES.items():
         if values[key] not in legal:
             raise console.unknown(key, values[key], legal)
-    for kind, legal in COMPONENTS.items():
-        if config[kind].name not in legal:
-            raise console.unknown(kind, config[kind].name, legal)
     for key in DURATIONS:
         parse_duration(values[key], f"config key {key!r}")
     for key in ("train.batch_size", "train.accumulate", "evaluate.batch_size", "data.samples", "data.sample_rate",

@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from absl import app
 
@@ -34,9 +35,12 @@ def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None =
         except UserError as error:
             fail(error)
 
-    app.run(guarded, **({"flags_parser": flags_parser} if flags_parser else {}))
+    if flags_parser:
+        app.run(guarded, flags_parser=flags_parser)
+    app.run(guarded)
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
+    """Print an error on standard error and exit 1."""
     sys.stderr.write(f"error: {error}\n")
     sys.exit(1)

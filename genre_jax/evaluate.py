@@ -14,7 +14,9 @@ from genre_jax.records import Index
 Table = dict[str, np.ndarray]
 
 
-def predict(eval_step: Any, variables: Any, constants: Any, batches: EvalBatches, devices: Devices, config: ConfigDict) -> Table:
+def predict(
+    eval_step: Any, variables: Any, constants: Any, batches: EvalBatches, devices: Devices, config: ConfigDict
+) -> Table:
     """Scores of every window, in order of (clip, start).
 
     Returns {"logits" (rows, classes), "labels" (rows, classes), "loss", "weight", "clip", "track", "start" (rows,)}. The
@@ -33,13 +35,14 @@ def predict(eval_step: Any, variables: Any, constants: Any, batches: EvalBatches
 
 
 def task(config: ConfigDict) -> str:
-    """"single" where each clip has one label (softmax), "multi" where it has many (sigmoid)."""
+    """ "single" where each clip has one label (softmax), "multi" where it has many (sigmoid)."""
     return "single" if config.loss.name == "softmax" else "multi"
 
 
 def scores(table: Table, config: ConfigDict) -> dict[str, Any]:
     """The loss and the raw, clip and track scores of a table, as results.json holds them."""
-    summary = metrics.summarise(*(table[key] for key in ("logits", "labels", "loss", "clip", "track")), task(config))
+    logits, labels, loss, clip, track = (table[key] for key in ("logits", "labels", "loss", "clip", "track"))
+    summary = metrics.summarise(logits, labels, loss, clip, track, task(config))
     return summary | {"loss": float(np.average(table["loss"].astype(np.float64), weights=table["weight"]))}
 
 
@@ -61,6 +64,7 @@ def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict)
     """Write the table with the names of classes, clips and tracks as `predictions.npz`."""
     np.savez_compressed(
         path,
+        allow_pickle=False,
         **{key: table[key] for key in ("logits", "labels", "loss", "clip", "track", "start")},
         classes=np.array(index.classes),
         clip_names=np.array(index.names),

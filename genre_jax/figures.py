@@ -69,9 +69,7 @@ class Theme:
 
 
 LIGHT = Theme("", "#ffffff", "#30343b", "#d9dce1", ("#0072B2", "#D55E00", "#009E73", "#B8578F", "#B97F00", "#444444"))
-DARK = Theme(
-    "-dark", "#191c22", "#d5d9e0", "#3a3f49", ("#56B4E9", "#F0903C", "#2CC79A", "#E39AC4", "#F0E442", "#bbbbbb")
-)
+DARK = Theme("-dark", "#191c22", "#d5d9e0", "#3a3f49", ("#56B4E9", "#F0903C", "#2CC79A", "#E39AC4", "#F0E442", "#bbbbbb"))
 STYLES = ("-", "--", "-.", ":")
 Draw = Callable[[Theme], Figure]
 Metrics = Sequence[Mapping]

@@ -56,8 +56,11 @@ def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) ->
     return Forward(
         frontend=frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend)),
         model=models.build(
-            config.model.name, num_classes=num_classes, dtype=config.dtype, axis_name=axis_name,
+            config.model.name,
+            num_classes=num_classes,
+            dtype=config.dtype,
+            axis_name=axis_name,
             **component_options(config.model),
-        ),  # fmt: skip
+        ),
         wide=jnp.dtype("float64" if config.dtype == "float64" else "float32"),
     )

@@ -33,7 +33,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def random_starts(seed: int, clip: np.ndarray, draw: np.ndarray, span: np.ndarray) -> np.ndarray:
     """A start in [0, span] for each (clip, draw), uniform, from `seed` alone. All arrays (B,); int64 out."""
     with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
+        state = _mix(np.asarray(seed, np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         for part in (clip, draw):
             state = _mix(state ^ (part.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
     return (state % (span + 1).astype(np.uint64)).astype(np.int64)
@@ -138,9 +138,14 @@ def _read(
 
 def prefetch(batch: Callable[[int], Batch], start: int, stop: int, reader: str = "auto", ahead: int = 4) -> Iterator[Batch]:
     """`batch(n)` for n in [start, stop), in order, read `ahead` of need by `reader`: tfdata, threads or auto."""
-    if reader == "auto":
-        reader = "tfdata" if importlib.util.find_spec("tensorflow") else "threads"
-    return (_through_tfdata if reader == "tfdata" else _through_threads)(batch, start, stop, ahead)
+    return (_through_tfdata if resolve(reader) == "tfdata" else _through_threads)(batch, start, stop, ahead)
+
+
+def resolve(reader: str) -> str:
+    """The reader that "auto" stands for on this machine."""
+    if reader != "auto":
+        return reader
+    return "tfdata" if importlib.util.find_spec("tensorflow") else "threads"
 
 
 def _through_threads(batch: Callable[[int], Batch], start: int, stop: int, ahead: int) -> Iterator[Batch]:

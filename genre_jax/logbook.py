@@ -85,6 +85,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
+    """Write indented JSON, whole or not at all."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 

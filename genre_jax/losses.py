@@ -1,5 +1,7 @@
 """Losses by name: each gives one value and one weight an example, so that any grouping of examples sums to the same mean."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -41,4 +43,4 @@ def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return inside.sum(-1) / jnp.maximum(count, 1)
 
 
-LOSSES = {"softmax": softmax, "sigmoid": sigmoid}
+LOSSES: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {"softmax": softmax, "sigmoid": sigmoid}

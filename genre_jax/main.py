@@ -33,6 +33,7 @@ def overrides(arguments: list[str]) -> dict[str, str]:
 
 
 def main(argv: list[str]) -> None:
+    """Check the config, then train, evaluate and report."""
     import jax
 
     from genre_jax import config as configs

@@ -164,9 +164,7 @@ def group_labels(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return (group_sums(labels, groups)[1] > 0).astype(np.uint8)
 
 
-def summarise(
-    logits: np.ndarray, labels: np.ndarray, loss: np.ndarray, clip: np.ndarray, track: np.ndarray, task: str
-) -> dict:
+def summarise(logits: np.ndarray, labels: np.ndarray, loss: np.ndarray, clip: np.ndarray, track: np.ndarray, task: str) -> dict:
     """The `loss`, `raw`, `clip` and `track` entries of results.json from the rows of predictions.npz.
 
     `logits` and multi-hot `labels` are `(windows, classes)`; `loss`, `clip` and `track` `(windows,)`. Task "single"

@@ -31,7 +31,9 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay
     return optax.chain(optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay))
 
 
-def amsgrad(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def amsgrad(
+    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
     """AMSGrad as PyTorch has it: the maximum is of the raw second moment, which is then bias-corrected.
 
     optax.amsgrad takes the maximum of the corrected moment, so that the first gradient's square stays for ever.
@@ -40,7 +42,9 @@ def amsgrad(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_dec
 
 
 class AmsgradState(NamedTuple):
-    count: jax.Array
+    """Steps taken, first moment, second moment and its running maximum."""
+
+    steps: jax.Array
     mu: optax.Updates
     nu: optax.Updates
     nu_max: optax.Updates
@@ -55,16 +59,16 @@ def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 
     def update(gradients, state, params=None):
         del params
-        count = state.count + 1
+        steps = state.steps + 1
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, gradients)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
 
         def direction(m, v):
-            t = count.astype(m.dtype)
+            t = steps.astype(m.dtype)
             return m / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + eps)
 
-        return jax.tree.map(direction, mu, nu_max), AmsgradState(count, mu, nu, nu_max)
+        return jax.tree.map(direction, mu, nu_max), AmsgradState(steps, mu, nu, nu_max)
 
     return optax.GradientTransformation(init, update)
 
@@ -73,7 +77,12 @@ def _l2(weight_decay: float) -> optax.GradientTransformation:
     return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
 
 
-OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "amsgrad": amsgrad}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "amsgrad": amsgrad,
+}
 
 
 def build(name: str, gradient_clip: float, **options) -> optax.GradientTransformation:
@@ -139,4 +148,9 @@ def _warm(resolve: Resolve, warmup: str, rate: Schedule) -> Schedule:
     return (lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / length)) if length else rate
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "multistep": multistep, "exponential": exponential}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "multistep": multistep,
+    "exponential": exponential,
+}

@@ -17,7 +17,7 @@ from genre_jax.console import UserError
 AXIS = "devices"
 
 
-def sum(tree: Any, axis_name: str | None) -> Any:  # noqa: A001
+def sum(tree: Any, axis_name: str | None) -> Any:
     """The sum of every leaf over the devices; the tree itself where `axis_name` is None."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 

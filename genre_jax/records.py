@@ -14,6 +14,7 @@ tensorflow-datasets, and through `write_shards` where that is missing. Rows of a
 that a clip's number depends neither on the writer nor on the number of shards.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -236,7 +237,7 @@ def _read_cache(cache: Path, sizes: np.ndarray) -> dict[str, np.ndarray] | None:
 def _write_cache(cache: Path, columns: dict[str, np.ndarray]) -> None:
     partial = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
     try:
-        np.savez(partial, **columns)
+        np.savez(partial, allow_pickle=False, **columns)
         os.replace(partial, cache)
     except OSError:  # a read-only data set works too, only slower to open
         partial.unlink(missing_ok=True)
@@ -299,13 +300,10 @@ def write_shards(folder: Path, data_set: str, split: str, clips: Iterable[Clip],
     """Write the clips of one split round robin into `num_shards` shards named as tensorflow-datasets names them."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{data_set}-{split}.tfrecord-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
-    files = [open(path, "wb") for path in paths]
-    try:
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
         for number, clip in enumerate(clips):
             record = encode_example(clip)
             size = struct.pack("<Q", len(record))
             framed = (size, struct.pack("<I", masked_crc32c(size)), record, struct.pack("<I", masked_crc32c(record)))
             files[number % num_shards].write(b"".join(framed))
-    finally:
-        for file in files:
-            file.close()

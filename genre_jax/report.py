@@ -151,10 +151,7 @@ def _read_predictions(path: Path) -> dict[str, np.ndarray] | None:
 def _distinct(runs: list[Run]) -> list[Run]:
     """The same runs, those that share a name told apart by their workdir."""
     names = [run.name for run in runs]
-    return [
-        run if names.count(run.name) == 1 else dataclasses.replace(run, name=f"{run.name} ({run.workdir})")
-        for run in runs
-    ]
+    return [run if names.count(run.name) == 1 else dataclasses.replace(run, name=f"{run.name} ({run.workdir})") for run in runs]
 
 
 # ---------------------------------------------------------------- one run

@@ -5,6 +5,7 @@ it. It is read twice: scaling to 16 bits and the gain cap need its largest sampl
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,10 @@ HOP = flags.DEFINE_float("hop", 0.0, "Seconds between windows; 0 as in the run's
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
-    """What a run says of one signal: `starts` and `seconds` in s, `probabilities` (windows, classes), `embeddings` (windows, dim)."""
+    """What a run says of one signal.
+
+    `starts` (windows,), `window_seconds` and `seconds` in s, `probabilities` (windows, classes), `embeddings` (windows, dim).
+    """
 
     labels: tuple[str, ...]
     starts: np.ndarray
@@ -51,7 +55,7 @@ class Tags:
                 self.labels[best[a]],
                 float(self.probabilities[a:b, best[a]].mean()),
             )
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            for a, b in itertools.pairwise(cuts)
         ]
 
 
@@ -75,10 +79,7 @@ class Tagger:
         self._task = evaluate.task(self.config)
         jax.config.update("jax_enable_x64", self.config.dtype == "float64")
         checkpoints = Checkpoints(folder / "checkpoints", self.config.train.keep)
-        step = checkpoints.best() if self.config.evaluate.weights == "best" else checkpoints.latest()
-        if step is None:
-            raise UserError(f"{str(workdir)!r} holds no checkpoint yet")
-        saved = checkpoints.restore_model(step)
+        saved = checkpoints.restore_model(checkpoints.final(self.config.evaluate.weights))
         checkpoints.close()
         self._variables = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]}
         network = forward.build(self.config, len(self.labels))
@@ -138,7 +139,8 @@ class Tagger:
         size = self.config.evaluate.batch_size
         maximum = np.full(size, measured.maximum / max(measured.peak, 1.0), np.float32)
         starts: list[int] = []
-        logits, embeddings = [], []
+        logits: list[np.ndarray] = []
+        embeddings: list[np.ndarray] = []
         done = False
         while not done:
             pcm = np.zeros((size, self.samples), np.int16)
@@ -228,9 +230,12 @@ def as_json(name: str, tags: Tags) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
+    """Tag the files; those that cannot be read are named, and make the exit status 1."""
     files = argv[1:]
     if WORKDIR.value is None or not files:
-        raise UserError("--workdir=DIR and at least one audio file are needed: python -m genre_jax.tag --workdir=runs/NAME FILE…")
+        raise UserError(
+            "--workdir=DIR and at least one audio file are needed: python -m genre_jax.tag --workdir=runs/NAME FILE…"
+        )
     tagger = Tagger(WORKDIR.value)
     collected: dict[str, list] = {"file": [], "start": [], "embedding": []}
     failed = 0
@@ -246,7 +251,7 @@ def main(argv: list[str]) -> int:
         collected["start"] += tags.starts.tolist()
         collected["embedding"] += list(tags.embeddings)
     if EMBEDDINGS.value:
-        np.savez(EMBEDDINGS.value, **{key: np.array(values) for key, values in collected.items()})
+        np.savez(EMBEDDINGS.value, allow_pickle=False, **{key: np.array(values) for key, values in collected.items()})
     return 1 if failed else 0
 
 

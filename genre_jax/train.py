@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from genre_jax import augment, evaluate, forward, input_pipeline, losses, models, optim, parallel, records
 from genre_jax import config as configs
-from genre_jax.checkpoint import Checkpoints
+from genre_jax.checkpoint import Checkpoints, transplant
 from genre_jax.console import UserError, say
 from genre_jax.datasets.locate import locate
 from genre_jax.logbook import Logbook, clock, environment, progress, write_json
@@ -157,14 +157,12 @@ class Run:
         self.total = count(config.train.duration, "train.duration")
         self.every = {key: count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
         network = forward.build(config, len(classes), parallel.AXIS)
-        optimizer = optim.build(
-            config.optimizer.name, config.gradient_clip, **configs.component_options(config.optimizer)
-        )
+        optimizer = optim.build(config.optimizer.name, config.gradient_clip, **configs.component_options(config.optimizer))
         schedule = optim.SCHEDULES[config.schedule.name](
             lambda text: count(text, "schedule"), self.total, **configs.component_options(config.schedule)
         )
         self.network, self._optimizer = network, optimizer
-        self.train_step = self.devices.train_step(
+        self.train_step: Any = self.devices.train_step(
             functools.partial(
                 train_step, network=network, optimizer=optimizer, schedule=schedule, config=config, axis_name=parallel.AXIS
             )
@@ -183,6 +181,8 @@ class Run:
     def initial_state(self) -> TrainState:
         """The state at step 0, on the devices."""
         variables = self.network.init(self._init_key, self.config.data.samples)
+        if self.config.init_from:
+            variables = transplant(self.config.init_from, variables)
         params = variables["params"]
         return self.devices.replicate(
             TrainState(
@@ -234,8 +234,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
         return json.loads(results.read_text())
     run = Run(config)
     write_json(workdir / "labels.json", run.splits["train"].classes)
-    write_json(workdir / "environment.json", environment(reader=config.data.reader, data_set=str(run.folder)))
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, best="score")
+    write_json(
+        workdir / "environment.json", environment(reader=input_pipeline.resolve(config.data.reader), data_set=str(run.folder))
+    )
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
     state = run.initial_state()
     start = checkpoints.latest() or 0
     if start:
@@ -249,7 +251,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     logbook = Logbook(workdir, start)
     state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
     checkpoints.wait()
-    step = checkpoints.best() if config.evaluate.weights == "best" else checkpoints.latest()
+    step = checkpoints.final(config.evaluate.weights)
     if step != run.total:
         state = checkpoints.restore(run.devices.abstract(state), step)
     checkpoints.close()

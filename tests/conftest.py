@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -9,10 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 import numpy as np
 import pytest
+import small_run
 
 from genre_jax import config as configs
 from genre_jax import records
@@ -61,17 +63,27 @@ def tones(tmp_path_factory) -> Path:
 
 
 def small_config(data_dir: Path, model: str = "bytenet", **changes):
-    """A run of seconds on the tones; `changes` are dotted keys with `__` for the dot."""
-    config = configs.base(f"small_{model}")
-    config.data.update(name="tones", data_dir=str(data_dir), sample_rate=8000, samples=2000, reader="threads")
-    config.train.update(batch_size=8, duration="6 steps", log_every="2 steps", evaluate_every="3 steps", checkpoint_every="2 steps")
-    config.evaluate.batch_size = 8
-    if model == "bytenet":
-        configs.choose(config, "model", "bytenet", width=4, max_dilation=2, strides=[16], decoder_sets=1, head="pooled")
-    else:
-        configs.choose(config, "frontend", "log_mel_image", n_fft=256, hop_length=128, n_mels=16, height=16, width=16)
-        configs.choose(config, "model", "resnet18", width=4, stages=[1, 1])
-    for key, value in changes.items():
+    """The config of `small_run.py` on the tones in `data_dir`; `changes` are dotted keys with `__` for the dot."""
+    config = small_run.get_config(model)
+    for key, value in ({"data__data_dir": str(data_dir)} | changes).items():
         configs.override(config, key.replace("__", "."), value)
     configs.validate(config)
     return config
+
+
+def run_module(module: str, *arguments: str, devices: int = 1, hide: tuple[str, ...] = (), **options) -> subprocess.Popen:
+    """`python -m module arguments` from the repository root, on `devices` CPU devices, with the modules `hide` not installed."""
+    hiding = f"import sys; sys.modules.update(dict.fromkeys({list(hide)!r})); " if hide else ""
+    start = f"{hiding}import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-c", start, *arguments],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
+    """What a command printed, after it ended with `code`."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
+    return out, err

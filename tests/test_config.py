@@ -73,7 +73,10 @@ def test_typos_on_the_command_line(change, sentence):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("config.train.batchsize = 3", "unknown config key 'batchsize' .did you mean 'train.batch_size'..: choose one of augment"),
+        (
+            "config.train.batchsize = 3",
+            "unknown config key 'batchsize' .did you mean 'train.batch_size'..: choose one of augment",
+        ),
         ("config.train.batch_size = 'ten'", "batch_size.* ten is of original type"),
         ("config.optimiser = 3", "unknown config key 'optimiser'"),
         ("choose(config, 'model', 'bytnet')", "unknown model 'bytnet' .did you mean 'bytenet'."),
@@ -103,7 +106,9 @@ def test_argument_takes_presets_and_values():
 
 
 def test_another_component_brings_its_own_options():
-    config = configs.load(f"{ROOT}/configs/bytenet.py", DATA | {"frontend.name": "log_mel_image", "model.name": "resnet18", "model.width": "8"})
+    config = configs.load(
+        f"{ROOT}/configs/bytenet.py", DATA | {"frontend.name": "log_mel_image", "model.name": "resnet18", "model.width": "8"}
+    )
     assert config.model.to_dict() == {
         "name": "resnet18", "stages": [2, 2, 2, 2], "width": 8, "instance_norm": True, "train_stem": False,
     }  # fmt: skip
@@ -117,7 +122,15 @@ def test_old_runs_load_after_the_config_gains_keys():
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("7 steps", 7), ("1 step", 1), ("2 epochs", 25), ("0.5 epochs", 7), ("1e2 examples", 13), ("16 examples", 2), ("0 steps", 1)],
+    [
+        ("7 steps", 7),
+        ("1 step", 1),
+        ("2 epochs", 25),
+        ("0.5 epochs", 7),
+        ("1e2 examples", 13),
+        ("16 examples", 2),
+        ("0 steps", 1),
+    ],
 )
 def test_durations(text, steps):
     assert configs.steps(text, batch_size=8, examples=100) == steps

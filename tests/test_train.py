@@ -67,7 +67,13 @@ def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model):
 def test_gradient_accumulation_equals_the_full_batch(tones):
     """Class weights make the micro-batches weigh differently, which a mean of means would get wrong."""
     with jax.enable_x64(True):
-        options = {"dtype": "float64", "train__batch_size": 16, "loss__class_weights": "balanced", **NETWORKS["bytenet"], **AUGMENTED}
+        options = {
+            "dtype": "float64",
+            "train__batch_size": 16,
+            "loss__class_weights": "balanced",
+            **NETWORKS["bytenet"],
+            **AUGMENTED,
+        }
         whole, _, state = run_steps(small_config(tones, **options), 2, 3)
         for parts in (2, 4):
             split, _, split_state = run_steps(small_config(tones, train__accumulate=parts, **options), 2, 3)
@@ -136,7 +142,9 @@ def test_augmentation_does_what_it_says():
     assert abs(np.mean(out[:, 0] < 0) - 0.25) < 0.04
     config.update(gain_db=0.0, polarity=0.0, shift=1.0)
     shifted = np.asarray(augment.augment(y, keys, config))
-    assert {tuple(row) for row in shifted.round(3).tolist()} == {tuple(np.roll(np.asarray(y[0]), k).round(3).tolist()) for k in range(4)}
+    assert {tuple(row) for row in shifted.round(3).tolist()} == {
+        tuple(np.roll(np.asarray(y[0]), k).round(3).tolist()) for k in range(4)
+    }
     capped = augment.cap_gain(jnp.array([[0.9, -1.0], [0.5, -1.0]]), jnp.array([0.9, 0.5]), 0.7)
     np.testing.assert_allclose(capped, [[0.7, -0.7 / 0.9], [0.5, -1.0]], rtol=1e-6)
 
@@ -228,12 +236,16 @@ def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
 
 def test_non_finite_loss_stops_with_step_clips_and_checkpoint(tones, tmp_path):
     config = small_config(tones, optimizer__name="sgd", schedule__learning_rate=1e30, train__checkpoint_every="1 steps")
-    with pytest.raises(UserError, match=r"at step \d are not finite; the last good checkpoint is of step \d.*: train/\w+/0\d.wav"):
+    with pytest.raises(
+        UserError, match=r"at step \d are not finite; the last good checkpoint is of step \d.*: train/\w+/0\d.wav"
+    ):
         train.train_and_evaluate(config, tmp_path)
 
 
 def test_batch_must_divide_over_devices(tones):
-    with pytest.raises(UserError, match=r"'train.batch_size' must be a multiple of 24 \(8 devices × 3 micro-batches\).*given 32"):
+    with pytest.raises(
+        UserError, match=r"'train.batch_size' must be a multiple of 24 \(8 devices × 3 micro-batches\).*given 32"
+    ):
         train.Run(small_config(tones, train__batch_size=32, train__accumulate=3))
     with pytest.raises(UserError, match="'evaluate.batch_size' must be a multiple of 8 .8 devices., and was given 4"):
         train.Run(small_config(tones, evaluate__batch_size=4))
@@ -244,7 +256,9 @@ def test_batch_must_divide_over_devices(tones):
 def test_missing_data_is_one_sentence_with_the_command(tmp_path, tones):
     config = small_config(tones)
     config.data.update(name="audioset_music", sample_rate=16000, data_dir=str(tmp_path))
-    with pytest.raises(UserError, match=r"make it with `python -m genre_jax.prepare --dataset=audioset_music .*bytenet.py:demo"):
+    with pytest.raises(
+        UserError, match=r"make it with `python -m genre_jax.prepare --dataset=audioset_music .*bytenet.py:demo"
+    ):
         train.Run(config)
     with pytest.raises(UserError, match="has 8000 Hz and the config asks for 16000 Hz"):
         train.Run(small_config(tones, data__sample_rate=16000))
@@ -280,7 +294,12 @@ def test_collectives_under_vmap_equal_pmap(tones):
     state = jax.device_get(run.initial_state())
     schedule = optim.SCHEDULES["constant"](lambda text: 0, 6, learning_rate=1e-3)
     step = functools.partial(
-        train.train_step, network=run.network, optimizer=run._optimizer, schedule=schedule, config=config, axis_name=parallel.AXIS
+        train.train_step,
+        network=run.network,
+        optimizer=run._optimizer,
+        schedule=schedule,
+        config=config,
+        axis_name=parallel.AXIS,
     )
     virtual, metrics = jax.jit(jax.vmap(step, axis_name=parallel.AXIS, in_axes=(None, None, 0)))(
         state, jax.device_get(run.constants), batch

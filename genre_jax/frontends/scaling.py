@@ -32,7 +32,7 @@ def _interpolation(size: int, out: int, align_corners: bool) -> np.ndarray:
 
 
 def resize(image: jax.Array, height: int, width: int, *, align_corners: bool = False) -> jax.Array:
-    """Bilinear resize of `(..., rows, columns)` to `(..., height, width)`, as `torch.nn.functional.interpolate` (no antialias)."""
+    """Bilinear resize of `(..., rows, columns)` to `(..., height, width)`: `torch.nn.functional.interpolate`, no antialias."""
     rows = _interpolation(image.shape[-2], height, align_corners).astype(image.dtype)
     columns = _interpolation(image.shape[-1], width, align_corners).astype(image.dtype)
     return jnp.einsum("hr,...rc,wc->...hw", rows, image, columns, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,19 @@
+"""`python -m genre_jax.bench NAME [--flags]`."""
+
+import importlib
+import sys
+
+from genre_jax import console
+from genre_jax.bench import BENCHMARKS
+
+
+def main() -> None:
+    """Hand over to the benchmark that the first argument names."""
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in BENCHMARKS:
+        console.fail(console.unknown("benchmark", name, BENCHMARKS))
+    console.run(importlib.import_module(BENCHMARKS[name]).main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The command line: one sentence on standard error and exit 1, or exit 0; dry run, overfitting, profile."""
+
+import pytest
+from conftest import ROOT, finish, run_module
+
+from genre_jax import main as command
+from genre_jax.console import UserError
+
+SMALL = f"--config={ROOT}/tests/small_run.py:resnet"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "error: --config is missing: give a config file, such as --config=configs/bytenet.py:demo\n"),
+        (["--config=configs/bytenet.py"], "error: data set 'audioset_music' at 16000 Hz is not in 'data': make it with `python -m "
+         "genre_jax.prepare --dataset=audioset_music --source=DIR --name=audioset_music --data_dir=data --sample_rate=16000`, "
+         "or try --config=configs/bytenet.py:demo, which needs no data\n"),
+        ([SMALL, "--config.train.batchsize=3"], "error: unknown config key 'train.batchsize' (did you mean 'train.batch_size'?): "
+         "choose one of train.accumulate, train.batch_size, train.checkpoint_every, train.duration, train.evaluate_every, "
+         "train.keep, train.log_every\n"),
+        ([SMALL, "-config.seed"], "error: unknown argument '-config.seed': config keys are set as --config.KEY=VALUE\n"),
+    ],
+    ids=["no config", "no data", "typo", "malformed"],
+)  # fmt: skip
+def test_errors_are_one_sentence(arguments, sentence):
+    _, err = finish(run_module("genre_jax.main", *arguments), code=1)
+    assert err == sentence
+
+
+def test_config_keys_are_told_from_flags():
+    assert command.overrides(["--config.train.batch_size=8", "--config.name=a=b"]) == {"train.batch_size": "8", "name": "a=b"}
+    with pytest.raises(UserError, match="unknown argument 'stray': config keys are set as --config.KEY=VALUE"):
+        command.overrides(["stray"])
+
+
+def test_dry_run_tells_parameters_memory_steps_and_eta(tones):
+    out, _ = finish(run_module("genre_jax.main", SMALL, f"--config.data.data_dir={tones}", "--dry_run"))
+    for label in ("parameters", "memory a device", "steps an epoch", "steps in all", "speed", "ETA"):
+        assert label in out
+    assert "3.0 (24 clips in batches of 8)" in out
+
+
+def test_overfit_one_batch_says_whether_it_learned(tones):
+    arguments = [SMALL, f"--config.data.data_dir={tones}", "--overfit_one_batch", "--config.train.log_every=50 steps"]
+    learns = ["--config.train.duration=150 steps", "--config.schedule.learning_rate=0.01"]
+    out, _ = finish(run_module("genre_jax.main", *arguments, *learns))
+    assert "one batch was learned: its loss went from 1." in out
+    _, err = finish(run_module("genre_jax.main", *arguments, "--config.schedule.learning_rate=1e-9"), code=1)
+    assert "error: one batch was not learned: its loss went from 1." in err
+
+
+def test_profile_and_default_workdir(tones, tmp_path):
+    arguments = [SMALL, f"--config.data.data_dir={tones}", "--config.train.duration=14 steps", f"--workdir={tmp_path}", "--profile"]
+    finish(run_module("genre_jax.main", *arguments))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
