@@ -1,7 +1,8 @@
 """ResNet34 on log-mel spectrograms, after document 000 (Pollack 2018), section 3.1.1.
 
-    python -m genre_jax.main --config=configs/resnet34_spectrogram.py --config.data.name=my_music    your own data
-    python -m genre_jax.main --config=configs/resnet34_spectrogram.py:demo                          embedded data
+    python -m genre_jax.main --config=configs/resnet34_spectrogram.py              AudioSet's unbalanced music set
+    python -m genre_jax.main --config=configs/resnet34_spectrogram.py:demo         embedded data
+    python -m genre_jax.main --config=configs/resnet34_spectrogram.py:single --config.data.name=my_music    own data
 
 Source: the thesis and its code: 3-s cuts at 16 kHz, n_fft 600, hop 300, 112 mels in dB below the maximum, resized to
 224 × 224 with aligned corners, AMSGrad at 1e-4, batches of 100 (96 here, to divide over devices). The published runs
@@ -23,13 +24,19 @@ def get_config(argument: str = ""):
     choose(config, "model", "resnet34")
     choose(config, "optimizer", "amsgrad")
     choose(config, "schedule", "multistep", learning_rate=1e-4, boundaries=["25 epochs", "40 epochs"], gamma=0.4)
-    return with_argument(config, argument, demo=demo, single=single)
+    return with_argument(config, argument, demo=demo, single=single, multi=multi)
 
 
 def single(config):
-    """A prepared folder with one label a clip."""
-    config.data.update(train="train", validation="validation", test="test", labels="first")
+    """A prepared folder, one label a clip."""
+    multi(config)
+    config.data.labels = "first"
     config.loss.name = "softmax"
+
+
+def multi(config):
+    """A prepared folder, several labels a clip; batches that fit one device."""
+    config.data.update(train="train", validation="validation", test="test")
     config.train.update(batch_size=32, duration="30 epochs", checkpoint_every="1 epochs")
     config.evaluate.batch_size = 32
     choose(config, "schedule", "cosine", learning_rate=1e-3, warmup="1 epochs")

@@ -107,10 +107,7 @@ def transplant(workdir: str, variables: dict[str, Any]) -> dict[str, Any]:
     The classifier ("fc") stays fresh where its shape differs; any other leaf that is missing or of another shape is an
     error that lists them.
     """
-    folder = Path(workdir) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"config key 'init_from' must be the workdir of a run, and {workdir!r} holds no checkpoints")
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     saved = checkpoints.restore_model(checkpoints.final("best"))
     checkpoints.close()
     donor = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]}

@@ -267,6 +267,8 @@ def validate(config: ConfigDict) -> None:
     for key in ("augment.polarity", "augment.shift", "ema"):
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
+    if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
+        raise UserError(f"config key 'init_from' must be the workdir of a run, and {config.init_from!r} holds no checkpoints")
     check_name(config.data.name, config.data.data_dir)
     _check_pairing(config)
 

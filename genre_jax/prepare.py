@@ -189,9 +189,12 @@ def _empty_classes(passport: dict) -> list[str]:
 
 
 def _next_command(passport: dict, data_dir: str) -> str:
+    if passport["dataset"] == "audioset_music":
+        return f"python -m genre_jax.main --config=configs/bytenet.py --config.data.data_dir={data_dir}"
     options = {"name": passport["name"], "data_dir": data_dir, "sample_rate": passport["sample_rate"]}
     keys = " ".join(f"--config.data.{key}={value}" for key, value in options.items())
-    return f"python -m genre_jax.main --config=configs/resnet34_spectrogram.py {keys}"
+    several = any(sum(split["classes"].values()) != split["clips"] for split in passport["splits"].values())
+    return f"python -m genre_jax.main --config=configs/resnet34_spectrogram.py:{'multi' if several else 'single'} {keys}"
 
 
 if __name__ == "__main__":

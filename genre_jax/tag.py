@@ -18,12 +18,6 @@ from absl import flags
 from genre_jax import audio, console
 from genre_jax.console import UserError, say
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run to tag with.")
-JSON = flags.DEFINE_bool("json", False, "One JSON object a file: whole-file and per-window probabilities.")
-EMBEDDINGS = flags.DEFINE_string("embeddings", None, "Write the windows' embeddings to this .npz file.")
-TOP = flags.DEFINE_integer("top", 5, "Labels shown for each file.")
-HOP = flags.DEFINE_float("hop", 0.0, "Seconds between windows; 0 as in the run's evaluation.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
@@ -229,31 +223,41 @@ def as_json(name: str, tags: Tags) -> dict[str, Any]:
     }
 
 
+def define_flags() -> None:
+    """The flags of this command; not at import, because programs import this module beside flags of their own."""
+    flags.DEFINE_string("workdir", None, "The run to tag with.")
+    flags.DEFINE_bool("json", False, "One JSON object a file: whole-file and per-window probabilities.")
+    flags.DEFINE_string("embeddings", None, "Write the windows' embeddings to this .npz file.")
+    flags.DEFINE_integer("top", 5, "Labels shown for each file.", lower_bound=1)
+    flags.DEFINE_float("hop", 0.0, "Seconds between windows; 0 as in the run's evaluation.", lower_bound=0.0)
+
+
 def main(argv: list[str]) -> int:
     """Tag the files; those that cannot be read are named, and make the exit status 1."""
-    files = argv[1:]
-    if WORKDIR.value is None or not files:
+    args, files = flags.FLAGS, argv[1:]
+    if args.workdir is None or not files:
         raise UserError(
             "--workdir=DIR and at least one audio file are needed: python -m genre_jax.tag --workdir=runs/NAME FILE…"
         )
-    tagger = Tagger(WORKDIR.value)
+    tagger = Tagger(args.workdir)
     collected: dict[str, list] = {"file": [], "start": [], "embedding": []}
     failed = 0
     for name in files:
         try:
-            tags = tagger.tags(name, hop=HOP.value)
+            tags = tagger.tags(name, hop=args.hop)
         except (audio.AudioError, UserError) as error:
             sys.stderr.write(f"error: {name}: {error}\n")
             failed += 1
             continue
-        say(json.dumps(as_json(name, tags)) if JSON.value else as_text(name, tags, TOP.value))
+        say(json.dumps(as_json(name, tags)) if args.json else as_text(name, tags, args.top))
         collected["file"] += [name] * len(tags.starts)
         collected["start"] += tags.starts.tolist()
         collected["embedding"] += list(tags.embeddings)
-    if EMBEDDINGS.value:
-        np.savez(EMBEDDINGS.value, allow_pickle=False, **{key: np.array(values) for key, values in collected.items()})
+    if args.embeddings:
+        np.savez(args.embeddings, allow_pickle=False, **{key: np.array(values) for key, values in collected.items()})
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -401,24 +401,25 @@ def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
     run = Run(config)
     state = run.initial_state()
     batch = run.devices.shard(run.batches(0))
-    parameters = models.count(state.params)
-    compiled = run.train_step.lower(state, run.constants, batch).compile()
-    memory = compiled.memory_analysis()
-    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    state, _ = run.train_step(state, run.constants, batch)
-    jax.block_until_ready(state)
-    started = time.perf_counter()
-    for _ in range(timed_steps):
-        state, _ = run.train_step(state, run.constants, batch)
-    jax.block_until_ready(state)
-    seconds = (time.perf_counter() - started) / timed_steps
     clips, size = len(run.splits["train"]), config.train.batch_size
-    say(f"{'parameters':<22}{parameters:,}")
-    say(f"{'memory a device':<22}{total / 1e6:,.0f} MB ({memory.temp_size_in_bytes / 1e6:,.0f} MB of it temporary)")
-    say(f"{'steps an epoch':<22}{clips / size:,.1f} ({clips:,} clips in batches of {size})")
-    say(f"{'steps in all':<22}{run.total:,}")
-    say(f"{'speed':<22}{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
-    say(f"{'ETA':<22}{clock(run.total * seconds)}")
+    _row("parameters", f"{models.count(state.params):,}")
+    _row("steps an epoch", f"{clips / size:,.1f} ({clips:,} clips in batches of {size})")
+    _row("steps in all", f"{run.total:,}")
+    memory = run.train_step.lower(state, run.constants, batch).compile().memory_analysis()
+    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    _row("memory a device", f"{total / 1e6:,.0f} MB ({memory.temp_size_in_bytes / 1e6:,.0f} MB of it temporary)")
+    started = 0.0
+    for _ in range(timed_steps + 1):
+        state, _ = run.train_step(state, run.constants, batch)
+        jax.block_until_ready(state)
+        started = started or time.perf_counter()  # the first step warms up
+    seconds = (time.perf_counter() - started) / timed_steps
+    _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
+    _row("ETA", clock(run.total * seconds))
+
+
+def _row(label: str, value: str) -> None:
+    say(f"{label:<18}{value}")
 
 
 def overfit_one_batch(config: ConfigDict) -> None:

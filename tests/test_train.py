@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, small_config, write_tones
 
-from genre_jax import augment, forward, input_pipeline, losses, optim, parallel, records, train
+from genre_jax import augment, forward, input_pipeline, losses, optim, parallel, records, report, train
 from genre_jax import config as configs
 from genre_jax.console import UserError
 
@@ -308,3 +308,19 @@ def test_collectives_under_vmap_equal_pmap(tones):
     assert abs(float(metrics["loss"][0]) - float(real_metrics["loss"])) < 1e-6
     gap = largest_difference(jax.tree.map(lambda x: x[0], virtual.batch_stats), jax.device_get(real.batch_stats))
     assert gap < 1e-5
+
+
+def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
+    data_dir = tmp_path / "data"
+    folder = write_tones(data_dir, "both")
+    for split in ("train", "validation", "test"):
+        for old in folder.glob(f"*-{split}.tfrecord*"):
+            old.unlink()
+        clips = [records.Clip(f"{split}{i}", f"t{i}", (i % 4, (i + 1) % 4), np.full(2100 + i, 99 * i, np.int16), 0.1) for i in range(9)]
+        records.write_shards(folder, "both", split, clips)
+    config = small_config(data_dir, data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
+    summary = train.train_and_evaluate(config, tmp_path / "run")
+    assert summary["task"] == "multi"
+    assert 0 <= summary["clip"]["mean_average_precision"] <= 1
+    page = report.write_report([tmp_path / "run"], tmp_path / "run/report").read_text()
+    assert "Mean average precision" in page
