@@ -4,8 +4,8 @@
     python -m genre_jax.main --config=configs/bytenet.py:demo   embedded data, minutes on two CPU cores
 
 Source: the thesis and its code: 57,344 samples at 16 kHz, d = 112, kernel 3, dilations 1 … 16 in 6 + 6 sets, first label,
-softmax cross-entropy, AMSGrad at 1e-4 times 0.4 at epoch 20, 70 epochs, batches of 10 (16 here, to divide over devices), gain capped at 0.7. The printed
-accuracy (2.45 %, balanced set) is the mean over clips of hits among the top k, k = number of labels.
+softmax cross-entropy, AMSGrad at 1e-4 times 0.4 at epoch 20, 70 epochs, batches of 10 (16 here, to divide over devices), gain
+capped at 0.7. The printed accuracy (2.45 %, balanced set) counts hits among the top k, k = number of labels, over all labels.
 Hardware, time, score: full run not measured here; the demo's are in README.md.
 """
 

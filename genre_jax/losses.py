@@ -1,35 +1,47 @@
 """Losses by name: each gives one value and one weight an example, so that any grouping of examples sums to the same mean."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 
-def softmax(logits: jax.Array, labels: jax.Array, class_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of one label a clip.
+class Loss(NamedTuple):
+    """`values(logits, labels, class_weights)` and `weights(labels, class_weights)`, both (batch,).
 
-    Args:
-      logits: (batch, classes).
-      labels: (batch, classes), one-hot.
-      class_weights: (classes,).
-
-    Returns:
-      Losses (batch,) and weights (batch,): the mean is sum(loss · weight) / sum(weight), as in
-      `torch.nn.CrossEntropyLoss(weight=…)`.
+    `logits` and `labels` are (batch, classes), `class_weights` (classes,); the mean is sum(value · weight) / sum(weight).
     """
-    targets = labels.astype(logits.dtype)
-    return optax.softmax_cross_entropy(logits, targets), targets @ class_weights.astype(logits.dtype)
+
+    values: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    weights: Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def sigmoid(logits: jax.Array, labels: jax.Array, class_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Binary cross-entropy of every class, averaged over classes (`torch.nn.BCEWithLogitsLoss(weight=…)`).
+def _softmax_values(logits: jax.Array, labels: jax.Array, class_weights: jax.Array) -> jax.Array:
+    del class_weights
+    return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
 
-    Shapes as in `softmax`; class weights multiply each class's term, every example weighs 1.
-    """
+
+def _softmax_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
+    return labels.astype(class_weights.dtype) @ class_weights
+
+
+def _sigmoid_values(logits: jax.Array, labels: jax.Array, class_weights: jax.Array) -> jax.Array:
     terms = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
-    return (terms * class_weights.astype(logits.dtype)).mean(-1), jnp.ones(logits.shape[0], logits.dtype)
+    return (terms * class_weights.astype(logits.dtype)).mean(-1)
+
+
+def _sigmoid_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
+    return jnp.ones(labels.shape[0], class_weights.dtype)
+
+
+LOSSES = {
+    # Cross-entropy of one label a clip (one-hot), as `torch.nn.CrossEntropyLoss(weight=…)`.
+    "softmax": Loss(_softmax_values, _softmax_weights),
+    # Binary cross-entropy of every class, averaged over classes, as `torch.nn.BCEWithLogitsLoss(weight=…)`.
+    "sigmoid": Loss(_sigmoid_values, _sigmoid_weights),
+}
 
 
 def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -41,6 +53,3 @@ def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     count = labels.sum(-1, dtype=jnp.int32)
     inside = (rank < count[:, None]) & (labels > 0)
     return inside.sum(-1) / jnp.maximum(count, 1)
-
-
-LOSSES: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {"softmax": softmax, "sigmoid": sigmoid}

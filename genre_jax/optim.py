@@ -100,7 +100,7 @@ def constant(resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmu
 def cosine(
     resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmup: str = "0 steps", final: float = 0.0
 ) -> Schedule:
-    """Half a cosine from `learning_rate` after the linear `warmup` down to `final` times it at the last step."""
+    """Half a cosine from `learning_rate` after the linear `warmup` down to `final` times it at step `total`."""
     start = _count(resolve, warmup)
 
     def rate(step):

@@ -97,6 +97,8 @@ class Tagger:
           hop: seconds between windows; 0 as in the run's evaluation.
         """
         step = round(hop * self.sample_rate) or self.config.evaluate.hop or self.samples
+        if step < 1:
+            raise UserError(f"hop must be 0 or more seconds, and was given {hop:g}")
         if isinstance(source, np.ndarray):
             wave = self._waveform(source, sample_rate)
             measured = _measure([wave])
@@ -105,7 +107,7 @@ class Tagger:
             measured = _measure(audio.stream(source, self.sample_rate, 1 << 16))
             blocks = audio.stream(source, self.sample_rate, 1 << 16)
         if not measured.samples:
-            raise UserError(f"{source if not isinstance(source, np.ndarray) else 'the waveform'} holds no samples")
+            raise UserError("the signal holds no samples")
         starts, logits, embeddings = self._run(windows(blocks, self.samples, step), measured)
         return Tags(
             labels=self.labels,
@@ -117,13 +119,14 @@ class Tagger:
         )
 
     def _waveform(self, wave: np.ndarray, sample_rate: int | None) -> np.ndarray:
-        if sample_rate is None:
-            raise UserError("a waveform needs its sample_rate in Hz: predict(waveform, sample_rate=…)")
+        low, high = audio.RATES
+        if sample_rate is None or not low <= sample_rate <= high:
+            raise UserError(f"a waveform needs its sample_rate in Hz, {low} to {high}, and was given {sample_rate}")
         if wave.dtype == np.int16:
             wave = wave / np.float32(32768)
         elif not np.issubdtype(wave.dtype, np.floating):
             raise UserError(f"a waveform must be floats in [-1, 1] or int16, and was given {wave.dtype}")
-        if wave.ndim not in (1, 2):
+        if wave.ndim not in (1, 2) or (wave.ndim == 2 and not 0 < wave.shape[0] <= wave.shape[1]):
             raise UserError(f"a waveform must be (samples,) or (channels, samples), and was given shape {wave.shape}")
         mono = wave if wave.ndim == 1 else wave.mean(0)
         return audio.resample(mono.astype(np.float32), sample_rate, self.sample_rate)
@@ -227,7 +230,7 @@ def define_flags() -> None:
     """The flags of this command; not at import, because programs import this module beside flags of their own."""
     flags.DEFINE_string("workdir", None, "The run to tag with.")
     flags.DEFINE_bool("json", False, "One JSON object a file: whole-file and per-window probabilities.")
-    flags.DEFINE_string("embeddings", None, "Write the windows' embeddings to this .npz file.")
+    flags.DEFINE_string("embeddings", None, "Write path, start (s) and embedding of each window to this .npz file.")
     flags.DEFINE_integer("top", 5, "Labels shown for each file.", lower_bound=1)
     flags.DEFINE_float("hop", 0.0, "Seconds between windows; 0 as in the run's evaluation.", lower_bound=0.0)
 
@@ -240,7 +243,9 @@ def main(argv: list[str]) -> int:
             "--workdir=DIR and at least one audio file are needed: python -m genre_jax.tag --workdir=runs/NAME FILE…"
         )
     tagger = Tagger(args.workdir)
-    collected: dict[str, list] = {"file": [], "start": [], "embedding": []}
+    paths: list[str] = []
+    starts: list[float] = []
+    embeddings: list[np.ndarray] = []
     failed = 0
     for name in files:
         try:
@@ -250,11 +255,11 @@ def main(argv: list[str]) -> int:
             failed += 1
             continue
         say(json.dumps(as_json(name, tags)) if args.json else as_text(name, tags, args.top))
-        collected["file"] += [name] * len(tags.starts)
-        collected["start"] += tags.starts.tolist()
-        collected["embedding"] += list(tags.embeddings)
+        paths += [name] * len(tags.starts)
+        starts += tags.starts.tolist()
+        embeddings += list(tags.embeddings)
     if args.embeddings:
-        np.savez(args.embeddings, allow_pickle=False, **{key: np.array(values) for key, values in collected.items()})
+        np.savez(args.embeddings, path=np.array(paths), start=np.array(starts), embedding=np.array(embeddings))
     return 1 if failed else 0
 
 

@@ -57,15 +57,15 @@ def train_step(
 
     Returns the new state and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices.
     """
-    weight = batch["mask"] * losses.LOSSES[config.loss.name](
-        jnp.zeros(batch["labels"].shape), batch["labels"], constants["class_weights"]
-    )[1].astype(batch["mask"].dtype)
+    criterion = losses.LOSSES[config.loss.name]
+    weight = criterion.weights(batch["labels"], constants["class_weights"]) * batch["mask"]
     total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), axis_name)
 
     def loss_of(params, batch_stats, part):
         logits, batch_stats = _training_pass(params, batch_stats, constants, part, network, config)
-        loss, weights = losses.LOSSES[config.loss.name](logits, part["labels"], constants["class_weights"])
-        share = (loss * weights * part["mask"]).sum() / total_weight
+        values = criterion.values(logits, part["labels"], constants["class_weights"])
+        weight = criterion.weights(part["labels"], constants["class_weights"]) * part["mask"]
+        share = (values * weight).sum() / total_weight
         hits = (losses.hits(logits, part["labels"]) * part["mask"]).sum() / count
         return share, (batch_stats, {"loss": share, "accuracy": hits})
 
@@ -130,8 +130,9 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """Scores of each example: {"logits" (batch, classes), "loss", "weight" (batch,)}."""
     logits, _, _ = network(variables, condition(batch, network, config))
-    loss, weight = losses.LOSSES[config.loss.name](logits, batch["labels"], constants["class_weights"])
-    return {"logits": logits, "loss": loss, "weight": weight}
+    criterion, labels, class_weights = losses.LOSSES[config.loss.name], batch["labels"], constants["class_weights"]
+    loss = criterion.values(logits, labels, class_weights)
+    return {"logits": logits, "loss": loss, "weight": criterion.weights(labels, class_weights)}
 
 
 # ---------------------------------------------------------------- the run
@@ -215,11 +216,11 @@ def _load_split(folder: Path, split: str, config: ConfigDict) -> records.Index:
 
 
 def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
-    """(classes,) float32: ones, or clips / (classes · clips of the class) over the training split."""
+    """(classes,) float64: ones, or clips / (classes · clips of the class) over the training split."""
     counts = labels.sum(0, dtype=np.int64)
     if how == "none":
-        return np.ones(len(counts), np.float32)
-    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+        return np.ones(len(counts))
+    return counts.sum() / (len(counts) * np.maximum(counts, 1))
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
@@ -228,11 +229,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     Returns what `results.json` holds. A workdir whose run is finished is left as it is.
     """
     results = workdir / "results.json"
-    _claim(workdir, config)
+    _check_workdir(workdir, config)
     if results.exists():
         say(f"{workdir} holds a finished run: its results stand (another --workdir starts a new one)")
         return json.loads(results.read_text())
     run = Run(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
     write_json(
         workdir / "environment.json", environment(reader=input_pipeline.resolve(config.data.reader), data_set=str(run.folder))
@@ -260,19 +263,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     return summary
 
 
-def _claim(workdir: Path, config: ConfigDict) -> None:
-    """Write config.json, or refuse a workdir whose run has another config."""
+def _check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Raise `UserError` where the workdir holds the run of another config."""
     path = workdir / "config.json"
-    workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        old = configs.flat(configs.from_json(json.loads(path.read_text())))
-        new = configs.flat(config)
-        changed = [key for key in new if old.get(key) != new[key] and key not in FREE_ON_RESUME]
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
-            )
-    write_json(path, configs.to_json(config))
+    if not path.exists():
+        return
+    old = configs.flat(configs.from_json(json.loads(path.read_text())))
+    changed = [key for key, value in configs.flat(config).items() if old.get(key) != value and key not in FREE_ON_RESUME]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
+        )
 
 
 def _train(

@@ -61,7 +61,9 @@ def test_init_from_takes_the_weights_of_another_run(tones, tmp_path, capsys):
         np.testing.assert_array_equal(ours, theirs)
     assert jax.tree.leaves(state.batch_stats)
     other = small_config(tones, "resnet", init_from=str(tmp_path / "donor"), model__width=6)
-    with pytest.raises(UserError, match="has no weights of the same name and shape for batch_stats/bn1/mean, .*params/conv1/kernel"):
+    with pytest.raises(
+        UserError, match="has no weights of the same name and shape for batch_stats/bn1/mean, .*params/conv1/kernel"
+    ):
         train.Run(other).initial_state()
     with pytest.raises(UserError, match="'init_from' must be the workdir of a run, and '/nowhere' holds no checkpoints"):
         small_config(tones, init_from="/nowhere")

@@ -27,7 +27,7 @@ def affine(features: int):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("shape", [(7, 3), (5, 9, 3), (3, 5, 7, 2)])
+@pytest.mark.parametrize("shape", [(7, 3), (5, 9, 3), (3, 5, 7, 2)], ids=lambda shape: "x".join(map(str, shape)))
 def test_batch_norm_equals_its_definition(shape, masked):
     """PyTorch's: biased variance for normalising, unbiased in the running one, running = 0.9 running + 0.1 batch."""
     features, axes = shape[-1], tuple(range(len(shape) - 1))
@@ -235,15 +235,17 @@ def test_reductions_pad_at_the_end():
 def test_pooled_head_takes_any_length_and_the_fixed_one_does_not():
     pooled = ByteNet(num_classes=5, head="pooled", **SMALL)
     variables = jax.jit(pooled.init)(jax.random.key(0), jnp.zeros((1, 99, 1)))
-    for length in (1, 64, 1000):
+    for length in (1, 1000):
         logits, intermediates = jax.jit(pooled.apply)(variables, jnp.asarray(RNG.normal(size=(2, length, 1)), jnp.float32))
         assert logits.shape == (2, 5) and intermediates["embedding"].shape == (2, 4)
         assert np.isfinite(logits).all()
     fixed = ByteNet(num_classes=5, **SMALL)
-    variables = jax.jit(fixed.init)(jax.random.key(0), jnp.zeros((1, 99, 1)))
+    variables = jax.eval_shape(fixed.init, jax.random.key(0), jnp.zeros((1, 99, 1)))
     with pytest.raises(Exception, match=r'"kernel" in "/fc"'):
-        fixed.apply(variables, jnp.zeros((1, 120, 1)))
-    with pytest.raises(UserError, match=r"^unknown model.head 'pooling' \(did you mean 'pooled'\?\): choose one of fixed, pooled$"):
+        jax.eval_shape(fixed.apply, variables, jnp.zeros((1, 120, 1)))
+    with pytest.raises(
+        UserError, match=r"^unknown model.head 'pooling' \(did you mean 'pooled'\?\): choose one of fixed, pooled$"
+    ):
         ByteNet(num_classes=5, head="pooling")
 
 
@@ -281,7 +283,7 @@ def test_resnet34_stages_are_torchvisions():
 @pytest.mark.parametrize("train_stem", [False, True])
 def test_frozen_stem_gets_no_gradient(train_stem):
     x = jnp.asarray(RNG.normal(size=(2, 32, 32, 1)), jnp.float32)
-    net = models.build("resnet18", num_classes=3, width=4, stages=(1, 1), instance_norm=False, train_stem=train_stem)
+    net = models.build("resnet18", num_classes=3, width=4, stages=(1,), instance_norm=False, train_stem=train_stem)
     variables = jax.jit(net.init)(jax.random.key(0), x)
     assert variables["params"]["stem"]["kernel"][0, 0] == 1
 

@@ -51,6 +51,12 @@ def test_overfit_one_batch_says_whether_it_learned(tones):
 
 
 def test_profile_and_default_workdir(tones, tmp_path):
-    arguments = [SMALL, f"--config.data.data_dir={tones}", "--config.train.duration=14 steps", f"--workdir={tmp_path}", "--profile"]
+    arguments = [
+        SMALL,
+        f"--config.data.data_dir={tones}",
+        "--config.train.duration=14 steps",
+        f"--workdir={tmp_path}",
+        "--profile",
+    ]
     finish(run_module("genre_jax.main", *arguments))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -64,13 +64,14 @@ def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model):
             assert largest_difference(state_here.batch_stats, state.batch_stats) < 1e-4
 
 
-def test_gradient_accumulation_equals_the_full_batch(tones):
+def test_gradient_accumulation_equals_the_full_batch(tones, monkeypatch):
     """Class weights make the micro-batches weigh differently, which a mean of means would get wrong."""
+    weights = np.array([0.2, 1, 2, 4], np.float32)
+    monkeypatch.setattr(train, "_class_weights", lambda labels, how: weights)  # the tones are balanced
     with jax.enable_x64(True):
         options = {
             "dtype": "float64",
             "train__batch_size": 16,
-            "loss__class_weights": "balanced",
             **NETWORKS["bytenet"],
             **AUGMENTED,
         }
@@ -228,10 +229,17 @@ def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
 
 
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
-    train._claim(tmp_path, small_config(tones))
-    train._claim(tmp_path, small_config(tones, devices=4))
+    train.train_and_evaluate(small_config(tones, train__duration="1 steps"), tmp_path)
+    train._check_workdir(tmp_path, small_config(tones, train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
-        train._claim(tmp_path, small_config(tones, seed=1, train__batch_size=16))
+        train.train_and_evaluate(small_config(tones, train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
+
+
+def test_a_run_without_its_data_leaves_no_workdir(tmp_path):
+    config = small_config(tmp_path, data__name="folder")
+    with pytest.raises(UserError, match="data set 'folder' at 8000 Hz is not in"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_non_finite_loss_stops_with_step_clips_and_checkpoint(tones, tmp_path):
@@ -316,7 +324,10 @@ def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
     for split in ("train", "validation", "test"):
         for old in folder.glob(f"*-{split}.tfrecord*"):
             old.unlink()
-        clips = [records.Clip(f"{split}{i}", f"t{i}", (i % 4, (i + 1) % 4), np.full(2100 + i, 99 * i, np.int16), 0.1) for i in range(9)]
+        clips = [
+            records.Clip(f"{split}{i}", f"t{i}", (i % 4, (i + 1) % 4), np.full(2100 + i, 99 * i, np.int16), 0.1)
+            for i in range(9)
+        ]
         records.write_shards(folder, "both", split, clips)
     config = small_config(data_dir, data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
     summary = train.train_and_evaluate(config, tmp_path / "run")

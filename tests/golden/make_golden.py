@@ -1,0 +1,169 @@
+"""Golden values from PyTorch and torchvision: `python tests/golden/make_golden.py` rewrites the .npz beside this file.
+
+Needs the `peers` extra, and torchvision for the ResNet: `pip install torch==2.13.0` (a CPU build will do), then
+`pip install --no-deps torchvision==0.28.0` and pillow. Everything is float64. `tests/test_parity.py` reads the file.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from deterministic import GRADIENT_SCALES, parameter, tensor
+from torch import nn
+from torch.nn import functional as F
+
+torch.set_default_dtype(torch.float64)
+# torchvision without its compiled operators: it declares these two at import.
+library = torch.library.Library("torchvision", "DEF")
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import torchvision  # noqa: E402
+from torchvision.models.resnet import BasicBlock  # noqa: E402
+
+CLASSES = 5
+LABELS = torch.tensor([3, 1, 4])
+
+
+# ---------------------------------------------------------------- ByteNet, as document 000's code has it
+
+
+class ByteNetBlock(nn.Module):
+    def __init__(self, d: int, k: int, r: int, causal: bool):
+        super().__init__()
+        reach = r * (k - 1)
+        self.padding = (reach, 0) if causal else (reach // 2, reach // 2)
+        self.norm1, self.norm2, self.norm3 = (nn.InstanceNorm1d(c, affine=True) for c in (2 * d, d, d))
+        self.conv1 = nn.Conv1d(2 * d, d, 1, bias=False)
+        self.conv2 = nn.Conv1d(d, d, k, dilation=r, bias=False)
+        self.conv3 = nn.Conv1d(d, 2 * d, 1, bias=False)
+
+    def forward(self, x):
+        y = self.conv1(F.relu(self.norm1(x)))
+        y = self.conv2(F.pad(F.relu(self.norm2(y)), self.padding))
+        return x + self.conv3(F.relu(self.norm3(y)))
+
+
+class ByteNet(nn.Module):
+    """Width 4, kernel 3, dilations 1, 2, 4; two encoder sets (reductions 4 and 2), one decoder set; fixed head."""
+
+    def __init__(self, length: int, d: int = 4, dilations=(1, 2, 4), strides=(4, 2)):
+        super().__init__()
+
+        def blocks(causal):
+            return nn.Sequential(*(ByteNetBlock(d, 3, r, causal) for r in dilations))
+
+        self.encoder_in, self.encoder_out = nn.Conv1d(1, 2 * d, 1), nn.Conv1d(2 * d, 2 * d, 1)
+        self.encoder = nn.ModuleList(blocks(False) for _ in strides)
+        self.reduce = nn.ModuleList(nn.Conv1d(2 * d, 2 * d, r, stride=r) for r in strides)
+        self.decoder = nn.ModuleList([blocks(True)])
+        self.decoder_mid, self.decoder_out = nn.Conv1d(2 * d, 2 * d, 1), nn.Conv1d(2 * d, d, 1)
+        for stride in strides:
+            length = length // stride + 1
+        self.fc = nn.Linear(d * length, CLASSES)
+
+    def forward(self, x):
+        x = self.encoder_in(x)
+        for blocks, reduce in zip(self.encoder, self.reduce, strict=True):
+            x = reduce(F.pad(blocks(x), (0, reduce.stride[0])))
+        x = F.relu(self.encoder_out(x))
+        for blocks in self.decoder:
+            x = blocks(x)
+        x = self.decoder_out(F.relu(self.decoder_mid(F.relu(x))))
+        return self.fc(x.flatten(1))
+
+
+# ---------------------------------------------------------------- ResNet34, torchvision's, narrower
+
+
+def resnet34(width: int = 4) -> nn.Module:
+    """torchvision's ResNet34 with `width` channels in its first stage, behind the thesis's stem."""
+    net = torchvision.models.resnet34(num_classes=CLASSES)
+    net.inplanes = width
+    net.conv1, net.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+    for stage, count in enumerate((3, 4, 6, 3)):
+        layer = net._make_layer(BasicBlock, width * 2**stage, count, stride=2 if stage else 1)
+        setattr(net, f"layer{stage + 1}", layer)
+    net.fc = nn.Linear(8 * width, CLASSES)
+    stem = nn.Conv2d(1, 3, 1).requires_grad_(False)
+    return nn.Sequential(stem, nn.InstanceNorm2d(3), net)
+
+
+def network(name: str, net: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Evaluation outputs, then loss, outputs, gradient norms and running statistics of one training pass."""
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.from_numpy(np.asarray(parameter(key, tuple(value.shape)))))
+    out = {"evaluated": net.eval()(torch.from_numpy(x))}
+    out["trained"] = net.train()(torch.from_numpy(x))
+    out["loss"] = F.cross_entropy(out["trained"], LABELS)
+    out["loss"].backward()
+    out |= {f"gradient/{key}": p.grad.norm() for key, p in net.named_parameters() if p.grad is not None}
+    out |= {f"statistics/{key}": value for key, value in net.named_buffers() if "running" in key}
+    return {f"{name}/{key}": value.detach().numpy() for key, value in out.items()}
+
+
+# ---------------------------------------------------------------- losses, optimisers, resizing
+
+
+def loss_values() -> dict[str, np.ndarray]:
+    """Means and gradients of the two weighted losses."""
+    weight = torch.from_numpy(np.abs(tensor("class weights", (CLASSES,))))
+    multi = torch.from_numpy((tensor("multi labels", (3, CLASSES)) > 0).astype(float))
+    out = {}
+    for name, loss, labels in (
+        ("softmax", nn.CrossEntropyLoss(weight=weight), LABELS),
+        ("sigmoid", nn.BCEWithLogitsLoss(weight=weight), multi),
+    ):
+        logits = torch.from_numpy(tensor("logits", (3, CLASSES), 3.0)).requires_grad_()
+        value = loss(logits, labels)
+        value.backward()
+        out |= {f"loss/{name}": value.detach().numpy(), f"loss/{name}/gradient": logits.grad.numpy()}
+    return out
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "sgd_nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.05),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "adam_decay": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.05),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.05),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+}
+
+
+def optimizer_steps() -> dict[str, np.ndarray]:
+    """The parameters (steps, 7) along five steps; the gradients shrink in the middle, which AMSGrad's maximum remembers."""
+    out = {}
+    for name, make in OPTIMIZERS.items():
+        p = torch.from_numpy(tensor("p", (7,))).requires_grad_()
+        optimizer, path = make([p]), []
+        for step, scale in enumerate(GRADIENT_SCALES):
+            p.grad = torch.from_numpy(tensor(f"gradient{step}", (7,), scale))
+            optimizer.step()
+            path.append(p.detach().numpy().copy())
+        out[f"optimizer/{name}"] = np.stack(path)
+    return out
+
+
+def resized() -> dict[str, np.ndarray]:
+    """Bilinear interpolation of an image to a larger, a smaller and a mixed size."""
+    image = torch.from_numpy(tensor("image", (1, 1, 7, 5)))
+    return {
+        f"resize/{height}x{width}/{aligned}": F.interpolate(
+            image, (height, width), mode="bilinear", align_corners=aligned
+        ).numpy()[0, 0]
+        for height, width in ((13, 11), (3, 2), (4, 9))
+        for aligned in (True, False)
+    }
+
+
+if __name__ == "__main__":
+    np.savez_compressed(
+        Path(__file__).with_name("torch.npz"),
+        **network("bytenet", ByteNet(length=99), tensor("waveform", (3, 1, 99))),
+        **network("resnet34", resnet34(), tensor("image", (3, 1, 70, 45))),
+        **loss_values(),
+        **optimizer_steps(),
+        **resized(),
+    )

@@ -1,0 +1,44 @@
+"""The logs of a run: cut back where it resumes, whole lines only, seconds that add up."""
+
+import json
+
+import pytest
+
+from genre_jax.logbook import Logbook, clock, read_lines
+
+
+def steps(path):
+    return [line["step"] for line in read_lines(path)]
+
+
+def test_a_resumed_run_goes_on_from_its_checkpoint(tmp_path):
+    """Lines after the checkpoint at step 4 and a last one that the kill cut short are gone, and written again."""
+    metrics, timings = tmp_path / "metrics.jsonl", tmp_path / "timings.jsonl"
+    first = Logbook(tmp_path, 0)
+    for step in (2, 4, 6):
+        first.metrics(step, "train", {"loss": 1 / step})
+        first.timing(step, 100.0, 0.5)
+    first.close()
+    kept = metrics.read_text().splitlines()[:2]
+    with metrics.open("a") as file:
+        file.write('{"step": 8, "split": "tra')
+    with timings.open("a") as file:
+        file.write(json.dumps({"step": 7, "seconds": 1e6}) + "\n")
+    second = Logbook(tmp_path, 4)
+    assert metrics.read_text().splitlines() == kept
+    second.metrics(6, "train", {"loss": 0.25})
+    second.timing(6, 100.0, 0.5)
+    second.close()
+    assert steps(metrics) == steps(timings) == [2, 4, 6]
+    assert read_lines(metrics)[-1] == {"step": 6, "split": "train", "loss": 0.25}
+
+
+def test_seconds_add_up_over_restarts(tmp_path):
+    (tmp_path / "timings.jsonl").write_text('{"step": 4, "seconds": 1000.0}\n{"step": 6, "seconds": 1500.0}\n')
+    assert Logbook(tmp_path, 4).seconds == pytest.approx(1000, abs=30)
+    assert Logbook(tmp_path, 0).seconds == pytest.approx(0, abs=30)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (90061, "25:01:01")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text

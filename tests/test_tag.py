@@ -1,0 +1,268 @@
+"""Tagging: the windows, numbers and weights of the run's own evaluation, for any file, in bounded memory."""
+
+import json
+import shutil
+import tracemalloc
+
+import audio_files
+import jax
+import numpy as np
+import pytest
+import soundfile
+from conftest import CLASSES, ROOT, finish, run_module, small_config
+
+import genre_jax
+from genre_jax import audio, input_pipeline, metrics, records, tag, train
+from genre_jax.checkpoint import Checkpoints
+from genre_jax.console import UserError
+
+RATE, SAMPLES, HOP = 8000, 2000, 1300
+
+
+@pytest.fixture(scope="module")
+def workdir(tones, tmp_path_factory):
+    """A run that tells the tones apart; its windows overlap, and a capped gain needs the whole clip's maximum."""
+    folder = tmp_path_factory.mktemp("run")
+    options = {"devices": 1, "evaluate__hop": HOP, "augment__gain_cap": 0.3, "train__duration": "40 steps"}
+    train.train_and_evaluate(small_config(tones, "resnet", schedule__learning_rate=3e-3, **options), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tagger(workdir):
+    return genre_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def predictions(workdir):
+    with np.load(workdir / "predictions.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def clips(tones):
+    index = records.load_index(records.directory(tones, "tones", RATE), "test")
+    return [np.array(index.cut(row, 0, int(index.length[row]))) for row in range(len(index))]
+
+
+@pytest.fixture(scope="module")
+def wavs(clips, tmp_path_factory):
+    """The test clips as 16-bit files at their own rate."""
+    folder = tmp_path_factory.mktemp("wav")
+    for row, clip in enumerate(clips):
+        soundfile.write(folder / f"{row}.wav", clip, RATE, subtype="PCM_16")
+    return [folder / f"{row}.wav" for row in range(len(clips))]
+
+
+# ---------------------------------------------------------------- windows
+
+
+@pytest.mark.parametrize("block", [1, 7, 10, 64, 1000])
+@pytest.mark.parametrize("hop", [1, 3, 10, 25])
+def test_windows_of_a_stream_are_those_of_evaluation(block, hop):
+    samples = 10
+    for length in [*range(1, 45), 99, 100, 101]:
+        wave = np.arange(length, dtype=np.float32)
+        found = list(tag.windows((wave[i : i + block] for i in range(0, length, block)), samples, hop))
+        assert [start for start, _ in found] == input_pipeline.window_starts(length, samples, hop).tolist()
+        for start, cut in found:
+            np.testing.assert_array_equal(cut, wave[start : start + samples])
+
+
+# ---------------------------------------------------------------- the numbers of the run's own evaluation
+
+
+def test_a_test_clip_gets_the_probabilities_of_predictions(tagger, wavs, predictions):
+    """At the clip's own rate a file comes through bit for bit, the gain cap and the padding of short clips included."""
+    probabilities = metrics.softmax(predictions["logits"])
+    assert (probabilities.max(1) > 0.6).mean() > 0.5, "the run learned too little for this test to tell"
+    for clip, path in enumerate(wavs):
+        rows = predictions["clip"] == clip
+        tags = tagger.tags(path)
+        np.testing.assert_array_equal(np.rint(tags.starts * RATE), predictions["start"][rows])
+        np.testing.assert_allclose(tags.probabilities, probabilities[rows], atol=1e-5)
+        assert tags.embeddings.shape == (rows.sum(), 8)
+        overall = tags.overall()
+        assert list(overall.values()) == sorted(overall.values(), reverse=True)
+        assert overall == pytest.approx(dict(zip(CLASSES, probabilities[rows].mean(0), strict=True)), abs=1e-5)
+        assert tagger.predict(str(path)) == overall
+
+
+def test_the_checkpoint_is_the_one_that_was_evaluated(workdir, tagger, wavs, tmp_path):
+    """A later checkpoint without a score is passed over where the config says "best", and taken where it says "last"."""
+    folder = shutil.copytree(workdir, tmp_path / "run")
+    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
+    zeros = jax.tree.map(np.zeros_like, checkpoints.restore_model(checkpoints.final("best")))
+    checkpoints.save(99, train.TrainState(step=np.int32(99), opt_state={}, **zeros))
+    checkpoints.close()
+    assert genre_jax.load(folder).predict(wavs[3]) == tagger.predict(wavs[3])
+    config = json.loads((folder / "config.json").read_text())
+    config["evaluate"]["weights"] = "last"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert genre_jax.load(folder).predict(wavs[3]) == dict.fromkeys(CLASSES, 0.25)
+
+
+def test_another_rate_and_more_channels_change_little(tagger, clips, wavs, tmp_path):
+    for row in (0, 5, 8, 11):
+        doubled = audio.resample(clips[row].astype(np.float32) / 32768, RATE, 2 * RATE)
+        side = 0.1 * np.sin(np.arange(len(doubled)))
+        soundfile.write(tmp_path / "stereo.flac", np.stack([doubled + side, doubled - side], 1), 2 * RATE, subtype="PCM_24")
+        expected, found = tagger.tags(wavs[row]), tagger.tags(tmp_path / "stereo.flac")
+        assert found.seconds == pytest.approx(expected.seconds, abs=1e-3)
+        np.testing.assert_allclose(found.probabilities.mean(0), expected.probabilities.mean(0), atol=0.03)
+
+
+def test_waveforms(tagger, clips, wavs):
+    expected = tagger.predict(wavs[5])
+    wave = clips[5].astype(np.float32) / 32768
+    for same in (clips[5], wave, wave.astype(np.float64), np.stack([wave, wave]), np.stack([clips[5]] * 2)):
+        assert tagger.predict(same, RATE) == pytest.approx(expected, abs=1e-5)
+    assert tagger.predict(audio.resample(wave, RATE, 44100), 44100) == pytest.approx(expected, abs=0.03)
+    loud = tagger.predict(100 * wave, RATE)  # over 1.0: scaled to fit, as `prepare` does
+    assert loud == pytest.approx(tagger.predict(wave / np.abs(wave).max(), RATE), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate", "sentence"),
+    [
+        (np.zeros(9, np.float32), None, "a waveform needs its sample_rate in Hz, 1000 to 768000, and was given None"),
+        (np.zeros(9, np.float32), 1, "a waveform needs its sample_rate in Hz, 1000 to 768000, and was given 1"),
+        (np.array([0, np.nan, 0]), RATE, r"the signal holds samples that are not finite \(NaN or infinity\)"),
+        (np.zeros(0, np.float32), 16000, "the signal holds no samples"),
+        (np.zeros(9, np.int32), RATE, r"a waveform must be floats in \[-1, 1\] or int16, and was given int32"),
+        (np.zeros((900, 2)), RATE, r"a waveform must be \(samples,\) or \(channels, samples\), and was given shape \(900, 2\)"),
+        (np.zeros((1, 2, 3)), RATE, r"a waveform must be .* and was given shape \(1, 2, 3\)"),
+    ],
+)
+def test_waveforms_that_are_refused(tagger, wave, rate, sentence):
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        tagger.predict(wave, rate)
+
+
+def test_files_and_hops_that_are_refused(tagger, wavs, tmp_path):
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.inf, 0.0]), RATE, subtype="FLOAT")
+    with pytest.raises(UserError, match="the signal holds samples that are not finite"):
+        tagger.predict(tmp_path / "nan.wav")
+    with pytest.raises(audio.AudioError, match="no such file"):
+        tagger.predict(tmp_path / "none.wav")
+    with pytest.raises(UserError, match="hop must be 0 or more seconds, and was given -1"):
+        tagger.tags(wavs[0], hop=-1)
+    with pytest.raises(UserError, match="is not the workdir of a run: it holds no labels.json"):
+        genre_jax.load(tmp_path)
+
+
+def test_memory_does_not_grow_with_the_file(tagger, tmp_path):
+    """20 minutes at 8 kHz are 38 MB in float32."""
+    minute = audio_files.chord(60, RATE, 1)
+    peaks = {}
+    for minutes in (1, 20):
+        with soundfile.SoundFile(tmp_path / "long.wav", "w", RATE, 1, "PCM_16") as file:
+            for _ in range(minutes):
+                file.write(minute)
+        tracemalloc.start()
+        tags = tagger.tags(tmp_path / "long.wav", hop=1.0)
+        peaks[minutes] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert tags.seconds == 60 * minutes
+        assert len(tags.starts) == 60 * minutes + 1  # the last one is flush with the end
+    assert peaks[20] < 8e6
+    assert peaks[20] < peaks[1] + 2e6
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def test_segments_are_runs_of_one_leading_label():
+    probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
+    tags = tag.Tags(("a", "b"), np.array([0.0, 3.0, 5.0]), 3.0, 8.0, probabilities, np.zeros((3, 4)))
+    assert tags.segments() == [(0.0, 5.0, "a", pytest.approx(0.8)), (5.0, 8.0, "b", pytest.approx(0.8))]
+    assert tag.as_text("x.wav", tags, top=1).splitlines() == [
+        "x.wav  (0:08, 3 windows of 3 s)",
+        "  a   60.0%  ████████████",
+        "    0:00-0:05  a 80%",
+        "    0:05-0:08  b 80%",
+    ]
+    short = tag.Tags(("a", "b"), np.array([0.0]), 3.0, 1.23456, probabilities[:1], np.zeros((1, 4)))
+    assert tag.as_json("x.wav", short) == {
+        "file": "x.wav",
+        "seconds": 1.235,
+        "labels": {"a": 0.9, "b": 0.1},
+        "windows": [{"start": 0.0, "end": 1.235, "labels": {"a": 0.9, "b": 0.1}}],
+    }
+
+
+def test_the_command_tags_the_good_files_and_names_the_bad(tagger, workdir, wavs, tmp_path):
+    (tmp_path / "text.mp3").write_text("not music\n" * 300)
+    files = [wavs[0], tmp_path / "text.mp3", tmp_path / "none.wav", wavs[11]]
+    embeddings = tmp_path / "embeddings.npz"
+    arguments = (f"--workdir={workdir}", *map(str, files))
+    out, err = finish(run_module("genre_jax.tag", "--json", f"--embeddings={embeddings}", *arguments), code=1)
+    told = err.splitlines()[-2:]
+    assert told[0].startswith(f"error: {files[1]}: not audio that soundfile or FFmpeg can read: ")
+    assert told[1] == f"error: {files[2]}: no such file"
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["file"] for line in lines] == [str(files[0]), str(files[3])]
+    good = [tagger.tags(path) for path in (files[0], files[3])]
+    for line, tags in zip(lines, good, strict=True):
+        assert line["labels"] == pytest.approx(tags.overall(), abs=1e-5)
+        assert [window["start"] for window in line["windows"]] == pytest.approx(tags.starts, abs=1e-3)
+        assert line["windows"][-1]["end"] == pytest.approx(tags.seconds, abs=1e-3)
+    with np.load(embeddings) as table:
+        assert table["path"].tolist() == [str(files[0])] * len(good[0].starts) + [str(files[3])] * len(good[1].starts)
+        np.testing.assert_allclose(table["start"], np.concatenate([tags.starts for tags in good]), atol=1e-6)
+        np.testing.assert_allclose(table["embedding"], np.concatenate([tags.embeddings for tags in good]), atol=1e-4)
+    out, _ = finish(run_module("genre_jax.tag", "--top=2", *arguments[:2]))
+    best = next(iter(good[0].overall()))
+    assert out.splitlines()[0].startswith(f"{files[0]}  (0:00, {len(good[0].starts)} windows of 0.25 s)")
+    assert out.splitlines()[1].split()[0] == best
+    assert sum(line.startswith("  ") and line[2] != " " for line in out.splitlines()) == 2
+
+
+def test_the_command_needs_a_run_and_files(tmp_path):
+    _, err = finish(run_module("genre_jax.tag", f"--workdir={tmp_path}"), code=1)
+    assert err.startswith("error: --workdir=DIR and at least one audio file are needed")
+
+
+def test_importing_the_module_defines_no_flags():
+    """Programs with flags of their own, `genre_jax.main` too, import it."""
+    out, _ = finish(run_module("genre_jax.tag", "--helpshort"), code=1)
+    assert "--workdir" in out
+    from absl import flags
+
+    from genre_jax import main  # noqa: F401
+
+    assert "embeddings" not in flags.FLAGS
+
+
+# ---------------------------------------------------------------- a folder of every format, from start to end
+
+
+def test_prepare_train_and_tag_a_folder_of_every_format(tmp_path):
+    """Mixed rates and channels, and one broken file of each kind among them: the three commands of the README."""
+    kinds = ("mp3", "ogg", "flac", "m4a", "wav16")
+    music = tmp_path / "My Music"
+    for genre in ("jazz", "rock"):
+        for copy in range(5):
+            for kind in kinds:
+                audio_files.make(music / genre, kind, f"{kind} {copy}", 0.6, seed=2 * copy + (genre == "rock"))
+    for kind in kinds:
+        audio_files.cut_in_half(audio_files.make(music / "jazz", kind, f"broken {kind}", 4.0))
+    data = tmp_path / "data"
+    out, _ = finish(run_module(
+        "genre_jax.prepare", f"--source={music}", f"--data_dir={data}", "--sample_rate=8000", "--validation=0.2", "--test=0.2"
+    ))  # fmt: skip
+    assert "50 clips" in out and "5 quarantined" in out and "broken m4a.m4a" in out
+    run = tmp_path / "run"
+    out, _ = finish(run_module(
+        "genre_jax.main", f"--config={ROOT}/tests/small_run.py:resnet", f"--workdir={run}", "--config.data.name=my_music",
+        f"--config.data.data_dir={data}", "--config.data.labels=first",
+    ))  # fmt: skip
+    assert (run / "report" / "index.html").exists()
+    files = [next((music / "rock").glob(f"{kind} 0.*")) for kind in kinds]
+    out, _ = finish(run_module("genre_jax.tag", f"--workdir={run}", "--json", *map(str, files)))
+    tags = [json.loads(line) for line in out.splitlines()]
+    assert [line["file"] for line in tags] == list(map(str, files))
+    for line in tags:
+        assert set(line["labels"]) == {"jazz", "rock"}
+        assert sum(line["labels"].values()) == pytest.approx(1)
+        assert line["seconds"] == pytest.approx(0.6, abs=0.15)  # codecs pad
