@@ -2,6 +2,7 @@
 
     python -m genre_jax.main --config=configs/bytenet.py        AudioSet's unbalanced music set on all devices
     python -m genre_jax.main --config=configs/bytenet.py:demo   embedded data, minutes on two CPU cores
+    python -m genre_jax.main --config=configs/bytenet.py:single --config.data.name=my_music    own data, one label a clip
 
 Source: the thesis and its code: 57,344 samples at 16 kHz, d = 112, kernel 3, dilations 1 … 16 in 6 + 6 sets, first label,
 softmax cross-entropy, AMSGrad at 1e-4 times 0.4 at epoch 20, 70 epochs, batches of 10 (16 here, to divide over devices), gain
@@ -20,12 +21,25 @@ def get_config(argument: str = ""):
     choose(config, "model", "bytenet", remat=True)
     choose(config, "optimizer", "amsgrad")
     choose(config, "schedule", "multistep", learning_rate=1e-4, boundaries=["20 epochs"], gamma=0.4)
-    return with_argument(config, argument, demo=demo)
+    return with_argument(config, argument, demo=demo, single=single, multi=multi)
+
+
+def single(config):
+    """A prepared folder, one label a clip."""
+    config.data.update(train="train", validation="validation", test="test")
+
+
+def multi(config):
+    """A prepared folder, several labels a clip."""
+    single(config)
+    config.data.labels = "multi"
+    config.loss.name = "sigmoid"
 
 
 def demo(config):
     """Small network on 3-s cuts at 8 kHz, embedded data. The strided stem takes the place of the first, costliest set."""
-    config.data.update(name="synthetic", sample_rate=8_000, train="train", validation="validation", test="test", samples=24_576)
+    single(config)
+    config.data.update(name="synthetic", sample_rate=8_000, samples=24_576)
     config.augment.update(gain_cap=0.0, polarity=0.5, shift=0.5)
     config.train.update(duration="24 epochs", evaluate_every="4 epochs", checkpoint_every="4 epochs", log_every="25 steps")
     choose(

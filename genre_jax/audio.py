@@ -129,6 +129,8 @@ def _resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate
 def _open(path: str | Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
     """The format of a file and its blocks, float32 (samples, channels)."""
     path = Path(path)
+    if path.is_dir():
+        raise AudioError("is a folder: give audio files")
     if not path.is_file():
         raise AudioError("no such file")
     if path.stat().st_size == 0:

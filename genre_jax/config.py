@@ -55,7 +55,7 @@ def base(name: str) -> ConfigDict:
                 "name": "synthetic",  # a prepared data set, or an embedded one, which is made on first use
                 "data_dir": "data",
                 "sample_rate": 16_000,  # Hz; a data set of another rate is refused
-                "train": "train",  # the data set's splits that play each part; validation may be ""
+                "train": "train",  # the splits that play each part; validation may be ""
                 "validation": "validation",
                 "test": "test",
                 "samples": 57_344,  # length of a cut

@@ -50,7 +50,7 @@ def prepare(
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = records.directory(data_dir, name, sample_rate)
     if (folder / "passport.json").exists() and not overwrite:
-        say(f"{folder} is there already: nothing to do (--overwrite makes it again)")
+        say(f"{folder} is there already and stays as it is (--overwrite makes it again, with these flags)")
         return folder
     found = DATASETS[dataset](path)
     builder.build(
@@ -179,7 +179,10 @@ def summary(passport: dict, folder: Path) -> str:
 
 
 def _empty_classes(passport: dict) -> list[str]:
-    lines = [f"warning: no clip fell into {split!r}" for split in passport["empty_splits"]]
+    lines = [
+        f"warning: no clip fell into {split!r}: with so few tracks, place them by the split column of a CSV"
+        for split in passport["empty_splits"]
+    ]
     for split, content in passport["splits"].items():
         empty = [label for label, count in content["classes"].items() if not count]
         if empty:
@@ -193,6 +196,11 @@ def _next_command(passport: dict, data_dir: str) -> str:
         return f"python -m genre_jax.main --config=configs/bytenet.py --config.data.data_dir={data_dir}"
     options = {"name": passport["name"], "data_dir": data_dir, "sample_rate": passport["sample_rate"]}
     keys = " ".join(f"--config.data.{key}={value}" for key, value in options.items())
+    there = passport["splits"]
+    if not {"train", "test"} <= there.keys():
+        return "training needs a train and a test split: list the files in a CSV with a split column, and prepare that"
+    if "validation" not in there:
+        keys += " --config.data.validation="
     several = any(sum(split["classes"].values()) != split["clips"] for split in passport["splits"].values())
     return f"python -m genre_jax.main --config=configs/resnet34_spectrogram.py:{'multi' if several else 'single'} {keys}"
 

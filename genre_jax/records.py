@@ -183,7 +183,8 @@ def load_index(folder: Path, split: str) -> Index:
     shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
     if not shards:
         raise UserError(
-            f"data set {passport['name']!r} has no split {split!r}: choose one of {', '.join(sorted(passport['splits']))}"
+            f"data set {passport['name']!r} has no split {split!r}: choose one of {', '.join(sorted(passport['splits']))} "
+            "for --config.data.train, .validation (or nothing) and .test"
         )
     sizes = np.array([path.stat().st_size for path in shards], np.int64)
     cache = folder / f"index-{split}.npz"

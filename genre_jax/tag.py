@@ -95,7 +95,17 @@ class Tagger:
           source: a file, or a waveform (samples,) or (channels, samples), floats in [-1, 1] or int16.
           sample_rate: of a waveform, in Hz; resampled to the run's.
           hop: seconds between windows; 0 as in the run's evaluation.
+
+        Raises `UserError`, which names the file, where the signal cannot be read or used.
         """
+        if isinstance(source, str | Path):
+            try:
+                return self._tags(source, None, hop)
+            except (audio.AudioError, UserError) as error:
+                raise UserError(f"{source}: {error}") from error
+        return self._tags(np.asarray(source), sample_rate, hop)
+
+    def _tags(self, source: str | Path | np.ndarray, sample_rate: int | None, hop: float) -> Tags:
         step = round(hop * self.sample_rate) or self.config.evaluate.hop or self.samples
         if step < 1:
             raise UserError(f"hop must be 0 or more seconds, and was given {hop:g}")
@@ -250,8 +260,8 @@ def main(argv: list[str]) -> int:
     for name in files:
         try:
             tags = tagger.tags(name, hop=args.hop)
-        except (audio.AudioError, UserError) as error:
-            sys.stderr.write(f"error: {name}: {error}\n")
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
             failed += 1
             continue
         say(json.dumps(as_json(name, tags)) if args.json else as_text(name, tags, args.top))

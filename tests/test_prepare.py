@@ -176,7 +176,10 @@ def test_tensorflow_datasets_reads_it_back(made):
 def test_an_existing_data_set_is_kept_unless_overwritten(messy, made, capsys):
     data_dir, stamp = made.parents[2], (made / "passport.json").stat().st_mtime_ns
     prepare.prepare("folder", data_dir, RATE, messy, "messy", **OPTIONS)
-    assert capsys.readouterr().out == f"{made} is there already: nothing to do (--overwrite makes it again)\n"
+    assert (
+        capsys.readouterr().out
+        == f"{made} is there already and stays as it is (--overwrite makes it again, with these flags)\n"
+    )
     assert (made / "passport.json").stat().st_mtime_ns == stamp
 
 

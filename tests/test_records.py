@@ -104,7 +104,7 @@ def test_a_shard_that_is_cut_off_is_told(tmp_path):
 
 def test_an_unknown_split_is_told(tmp_path):
     write(tmp_path, clips())
-    with pytest.raises(UserError, match=r"^data set 'odd' has no split 'test': choose one of train$"):
+    with pytest.raises(UserError, match=r"^data set 'odd' has no split 'test': choose one of train for --config"):
         records.load_index(tmp_path, "test")
 
 

@@ -143,7 +143,7 @@ def test_files_and_hops_that_are_refused(tagger, wavs, tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.inf, 0.0]), RATE, subtype="FLOAT")
     with pytest.raises(UserError, match="the signal holds samples that are not finite"):
         tagger.predict(tmp_path / "nan.wav")
-    with pytest.raises(audio.AudioError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         tagger.predict(tmp_path / "none.wav")
     with pytest.raises(UserError, match="hop must be 0 or more seconds, and was given -1"):
         tagger.tags(wavs[0], hop=-1)

@@ -10,7 +10,7 @@ from genre_jax.console import UserError
 
 def check_name(name: str, data_dir: str) -> None:
     """Raise `UserError` unless `name` is prepared in `data_dir` or is a data set that `prepare` can make."""
-    legal = {*datasets.DATASETS, *records.prepared(data_dir)}
+    legal = {*datasets.DATASETS, *records.prepared(data_dir)} - {"folder"}  # which is a way to make one
     if name not in legal:
         raise console.unknown("data set", name, legal)
 
@@ -34,7 +34,7 @@ def locate(config: ConfigDict) -> Path:
         have = ", ".join(str(rate) for rate in rates)
         raise UserError(
             f"data set {data.name!r} in {data.data_dir!r} has {have} Hz and the config asks for {data.sample_rate} Hz: "
-            f"set --config.data.sample_rate, or make it with `{command}`"
+            f"set --config.data.sample_rate={rates[0]}, or make it with `{command}`"
         )
     raise UserError(
         f"data set {data.name!r} at {data.sample_rate} Hz is not in {data.data_dir!r}: make it with `{command}`, "
