@@ -236,8 +236,8 @@ def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
 
 
 def test_a_run_without_its_data_leaves_no_workdir(tmp_path):
-    config = small_config(tmp_path, data__name="folder")
-    with pytest.raises(UserError, match="data set 'folder' at 8000 Hz is not in"):
+    config = small_config(tmp_path, data__name="audioset_music")
+    with pytest.raises(UserError, match="data set 'audioset_music' at 8000 Hz is not in"):
         train.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
