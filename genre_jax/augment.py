@@ -1,10 +1,15 @@
 """Augmentation of waveforms on the device, inside the compiled step; each example draws from a key of its own."""
 
+import math
 import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
+
+LOBES = 4  # of the Lanczos kernel that resamples, each side
+OCTAVES = 8  # below Nyquist in which the random equaliser draws a gain
 
 
 def example_keys(base: jax.Array, visit: jax.Array, clip: jax.Array, variant: jax.Array) -> jax.Array:
@@ -31,6 +36,10 @@ def augment(y: jax.Array, keys: jax.Array, config: ConfigDict) -> jax.Array:
     def own(name: str) -> jax.Array:
         return jax.vmap(lambda key: jax.random.fold_in(key, zlib.crc32(name.encode())))(keys)
 
+    if config.speed:
+        y = jax.vmap(lambda key, row: _speed(key, row, config.speed))(own("speed"), y)
+    if config.equalise_db:
+        y = jax.vmap(lambda key, row: _equalise(key, row, config.equalise_db))(own("equalise"), y)
     if config.gain_db:
         decibels = jax.vmap(lambda key: jax.random.uniform(key, (), y.dtype, -1, 1))(own("gain")) * config.gain_db
         y = y * 10 ** (decibels / 20)[:, None]
@@ -40,6 +49,31 @@ def augment(y: jax.Array, keys: jax.Array, config: ConfigDict) -> jax.Array:
     if config.shift:
         y = jax.vmap(lambda key, row: _shift(key, row, config.shift))(own("shift"), y)
     return y
+
+
+def _speed(key: jax.Array, y: jax.Array, most: float) -> jax.Array:
+    """Play `y` (samples,) faster or slower, pitch and tempo together, by a factor between 1 / (1 + most) and 1 + most.
+
+    Uniform in log; the cut is read on from its start where it is too short. (Ko et al., "Audio augmentation for speech
+    recognition", Interspeech 2015.)
+    """
+    factor = jnp.exp(jax.random.uniform(key, (), y.dtype, -1, 1) * jnp.log1p(most))
+    at = jnp.arange(y.shape[0]) * factor
+    cutoff = jnp.minimum(1.0, 1.0 / factor)  # of the input's Nyquist frequency: what the faster signal can still carry
+    reach = math.ceil(LOBES * (1 + most))
+    near = jnp.floor(at).astype(jnp.int32)[:, None] + jnp.arange(1 - reach, reach + 1)
+    distance = (at[:, None] - near) * cutoff
+    kernel = jnp.where(jnp.abs(distance) < LOBES, jnp.sinc(distance) * jnp.sinc(distance / LOBES), 0.0)
+    return (y[near % y.shape[0]] * kernel).sum(-1) / kernel.sum(-1)
+
+
+def _equalise(key: jax.Array, y: jax.Array, most: float) -> jax.Array:
+    """Filter `y` (samples,) with a random curve: a gain within ± `most` dB an octave, straight lines in log frequency."""
+    spectrum = jnp.fft.rfft(y)
+    octave = np.log2(np.maximum(np.arange(len(spectrum)) / len(spectrum), 2.0 ** -(OCTAVES - 1)))  # 0 at Nyquist
+    decibels = jax.random.uniform(key, (OCTAVES,), y.dtype, -most, most)
+    gain = 10 ** (jnp.interp(octave.astype(y.dtype), np.arange(1 - OCTAVES, 1).astype(y.dtype), decibels) / 20)
+    return jnp.fft.irfft(spectrum * gain, n=y.shape[0])
 
 
 def _shift(key: jax.Array, y: jax.Array, probability: float) -> jax.Array:

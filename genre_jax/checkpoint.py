@@ -104,8 +104,8 @@ class Checkpoints:
 def transplant(workdir: str, variables: dict[str, Any]) -> dict[str, Any]:
     """Fresh `variables` ({"params", "batch_stats"}) with the weights of a finished run, for `config.init_from`.
 
-    The classifier ("fc") stays fresh where its shape differs; any other leaf that is missing or of another shape is an
-    error that lists them.
+    The classifier ("fc") stays fresh where its shape differs, and the front end's fitted statistics do, which are those of
+    the new training split; any other leaf that is missing or of another shape is an error that lists them.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     saved = checkpoints.restore_model(checkpoints.final("best"))
@@ -117,6 +117,8 @@ def transplant(workdir: str, variables: dict[str, Any]) -> dict[str, Any]:
 
     def take(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith("batch_stats/frontend/"):
+            return leaf
         if name in given and given[name].shape == leaf.shape:
             return given[name].astype(leaf.dtype)
         (fresh if name.startswith("params/fc/") and name in given else wrong).append(name)

@@ -66,6 +66,8 @@ def base(name: str) -> ConfigDict:
             },
             "augment": {  # on the device, redrawn by (seed, clip, visit); 0 = off
                 "gain_cap": 0.0,  # clips whose maximum exceeds this are scaled down to it (the thesis: 0.7); also in evaluation
+                "speed": 0.0,  # random speed (pitch and tempo), a factor of at most 1 + this either way
+                "equalise_db": 0.0,  # random equaliser, gains uniform in ± this many dB
                 "gain_db": 0.0,  # random gain, uniform in ± this many dB
                 "polarity": 0.0,  # probability of a sign flip
                 "shift": 0.0,  # probability of a circular shift by a uniform number of samples
@@ -277,7 +279,8 @@ def _check_pairing(config: ConfigDict) -> None:
     """The front end must take a cut, and give as many axes a clip as the network reads."""
     model = models.build(config.model.name, num_classes=2, **component_options(config.model))
     frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
-    features = jax.eval_shape(frontend, jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)).shape[1:]
+    waveform = jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)
+    features = jax.eval_shape(frontend.init_with_output, jax.random.key(0), waveform)[0].shape[1:]
     if len(features) != len(model.input_shape):
         raise UserError(
             f"model {config.model.name!r} reads {len(model.input_shape)} axes a clip, as in {model.input_shape}, "

@@ -1,7 +1,6 @@
 """The forward pass: front end + network as one pure function of (variables, audio)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from genre_jax import frontends, models
 from genre_jax.config import component_options
+from genre_jax.frontends import Frontend
 
 
 def to_waveform(audio: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -22,15 +22,22 @@ def to_waveform(audio: jax.Array, dtype: jnp.dtype) -> jax.Array:
 class Forward:
     """A front end and a network; a teacher is another one of these with variables of its own."""
 
-    frontend: Callable[[jax.Array], jax.Array]
+    frontend: Frontend
     model: nn.Module
     wide: jnp.dtype  # of waveform, front end and loss: float32, or float64 in a float64 run
 
     def init(self, key: jax.Array, samples: int) -> Any:
-        """Variables {"params", and "batch_stats" where the network has them} for inputs of `samples`."""
+        """Variables {"params", and "batch_stats" where front end or network have them} for inputs of `samples`.
+
+        The fitted statistics of a front end are batch_stats/frontend; they are fresh here.
+        """
 
         def init(key):
-            return self.model.init(key, self.frontend(jnp.zeros((1, samples), self.wide)))
+            features, fitted = self.frontend.init_with_output(key, jnp.zeros((1, samples), self.wide))
+            variables = self.model.init(key, features)
+            if fitted:
+                variables["batch_stats"] = variables.get("batch_stats", {}) | {"frontend": fitted["batch_stats"]}
+            return variables
 
         return jax.jit(init)(key)
 
@@ -44,11 +51,13 @@ class Forward:
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
         """Logits (batch, classes) of waveforms (batch, samples), intermediates, and the batch statistics after it."""
-        features = self.frontend(waveform)
+        statistics = variables.get("batch_stats", {})
+        fitted = {"frontend": statistics["frontend"]} if "frontend" in statistics else {}
+        features = self.frontend.apply({"batch_stats": fitted.get("frontend", {})}, waveform)
         (logits, intermediates), updated = self.model.apply(
             variables, features, train=train, mask=mask, keys=keys, mutable=["batch_stats"] if train else []
         )
-        return logits.astype(self.wide), intermediates, updated.get("batch_stats", variables.get("batch_stats", {}))
+        return logits.astype(self.wide), intermediates, updated.get("batch_stats", statistics) | fitted
 
 
 def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Forward:

@@ -19,6 +19,8 @@ from genre_jax import config as configs
 from genre_jax.checkpoint import Checkpoints, transplant
 from genre_jax.console import UserError, say
 from genre_jax.datasets.locate import locate
+from genre_jax.frontends import scaling
+from genre_jax.frontends.stft import resolve_engine
 from genre_jax.logbook import Logbook, clock, environment, progress, write_json
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
@@ -184,6 +186,8 @@ class Run:
         variables = self.network.init(self._init_key, self.config.data.samples)
         if self.config.init_from:
             variables = transplant(self.config.init_from, variables)
+        if self.network.frontend.scale == "standardise":
+            variables["batch_stats"]["frontend"] = self._fitted_scaler()
         params = variables["params"]
         return self.devices.replicate(
             TrainState(
@@ -194,6 +198,21 @@ class Run:
                 opt_state=self._optimizer.init(params),
             )
         )
+
+    def _fitted_scaler(self) -> dict[str, np.ndarray]:
+        """Mean and standard deviation (bins,) of the front end's features over all windows of the training split."""
+
+        def moments(variables, constants, batch):
+            del variables, constants
+            x = self.network.frontend.unscaled(condition(batch, self.network, self.config))
+            return {"mean": x.mean(-2), "var": x.var(-2)}
+
+        say(f"fitting mean and standard deviation of {self.config.frontend.name} on the training split")
+        batches = input_pipeline.EvalBatches(self.splits["train"], self.config, jax.process_index(), jax.process_count())
+        step = self.devices.eval_step(moments)
+        table = evaluate.predict(step, {}, {}, batches, self.devices, self.config)
+        mean, std = scaling.pooled_statistics(table["mean"], table["var"])
+        return {"mean": mean.astype(self.network.wide), "std": std.astype(self.network.wide)}
 
     def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
         """The table of predictions for one part: validation or test."""
@@ -237,9 +256,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
-    write_json(
-        workdir / "environment.json", environment(reader=input_pipeline.resolve(config.data.reader), data_set=str(run.folder))
-    )
+    chosen = {"reader": input_pipeline.resolve(config.data.reader), "data_set": str(run.folder)}
+    if "engine" in config.frontend:
+        chosen["fft_engine"] = resolve_engine(config.frontend.engine)
+    write_json(workdir / "environment.json", environment(**chosen))
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
     state = run.initial_state()
     start = checkpoints.latest() or 0

@@ -1,168 +1,172 @@
-"""Front ends against librosa over a grid with odd sizes, against the definition in float64, and their errors."""
+"""The front ends that a config can name: shapes of the published systems, gradients, precision, dtypes, options."""
 
-import itertools
-from pathlib import Path
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from signals import SAMPLES, batch, real_clips, worst
 
 from genre_jax import frontends
 from genre_jax.console import UserError
-from genre_jax.frontends import mel, scaling
 
 librosa = pytest.importorskip("librosa")
 RNG = np.random.default_rng(0)
-TIME = np.arange(9001) / 16000
-SIGNALS = {
-    "noise": RNG.normal(0, 0.3, 9001),
-    "tone": 0.5 * np.sin(2 * np.pi * 440.3 * TIME),
-    "sweep": 0.5 * np.sin(2 * np.pi * (50 + 4000 * TIME) * TIME),
-    "impulse": np.eye(1, 9001, 4001)[0],
-    "silence": np.zeros(9001),
+# name: (sample rate, samples of one clip, shape that shared/facts/seed_systems.md or the module's docstring states)
+PUBLISHED = {
+    "waveform": (16_000, 57_344, (57_344, 1)),
+    "log_mel": (16_000, 48_000, (161, 112)),
+    "log_mel_image": (16_000, 48_000, (224, 224, 1)),
+    "pollack_mfcc": (16_000, 48_000, (224, 224, 1)),
+    "schindler_log_mel": (22_050, 20_462, (80, 80, 1)),
+    "schindler_cqt": (22_050, 20_462, (80, 80, 1)),
+    "folmer_log_mel": (22_050, 661_500, (224, 224, 1)),
+    "burrows_mfcc": (44_100, 30 * 44_100, (2500, 80)),
+    "burrows_mfcc_mean": (22_050, 661_500, (80,)),
+    "burrows_melgram": (12_000, 349_440, (96, 1366, 1)),
+    "choi_stft": (11_025, 44_100, (257, 173, 1)),
+    "swishnet_mfcc": (16_000, 32_240, (200, 20)),
+    "swishnet_log_mel": (16_000, 32_240, (200, 64)),
 }
 
 
-def relative(ours, reference):
-    return np.abs(np.asarray(ours) - reference).max() / max(np.abs(reference).max(), 1e-30)
+def call(name: str, sr: float = 16_000, **options):
+    """The front end as a function, with its statistics fresh."""
+    front = frontends.build(name, sr, **options)
+    return lambda y: front.init_with_output(jax.random.key(0), y)[0]
 
 
-@pytest.mark.parametrize("center", [True, False])
-@pytest.mark.parametrize("pad_mode", ["constant", "reflect", "edge"])
-@pytest.mark.parametrize(("n_fft", "win_length"), [(400, 400), (511, 400), (512, 511), (600, 600), (1024, 401)])
-def test_stft_equals_librosa(n_fft, win_length, pad_mode, center):
-    for name, hop_length in itertools.product(SIGNALS, (100, 187, 300)):
-        y = SIGNALS[name].astype(np.float32)
-        options = {"n_fft": n_fft, "hop_length": hop_length, "win_length": win_length, "center": center, "pad_mode": pad_mode}
-        ours = frontends.stft(y, **options)
-        assert ours.shape[-1] == 1 + n_fft // 2
-        assert relative(ours, librosa.stft(y, **options).T) < 2e-6, (name, hop_length)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_systems_have_the_stated_shape(name):
+    sr, samples, shape = PUBLISHED[name]
+    assert jax.eval_shape(call(name, sr), jax.ShapeDtypeStruct((2, samples), jnp.float32)).shape == (2, *shape)
 
 
-@pytest.mark.parametrize("htk", [False, True])
-@pytest.mark.parametrize("norm", ["slaney", "none"])
-def test_mel_filterbank_equals_librosa(htk, norm):
-    for sr, n_fft, n_mels, fmin, fmax in [(16000, 600, 112, 0, None), (22050, 2047, 90, 30.5, 8000), (8000, 511, 20, 0, 3999)]:
-        ours = mel.mel_filterbank(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
-        reference = librosa.filters.mel(
-            sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=None if norm == "none" else norm,
-            dtype=np.float64,
-        )  # fmt: skip
-        assert relative(ours, reference.T) < 1e-12
+def test_images_before_their_resize_have_the_stated_shape():
+    sizes = {
+        ("folmer_log_mel", 661_500): (90, 646),
+        ("folmer_log_mel", 6 * 22_050): (90, 130),
+        ("log_mel_image", 48_000): (112, 161),
+    }
+    for (name, samples), shape in sizes.items():
+        front = call(name, 16_000 if name == "log_mel_image" else 22_050, height=0, width=0)
+        assert jax.eval_shape(front, jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape == (1, *shape, 1)
+    for samples, frames in ((20_223, 79), (20_224, 80), (20_479, 80), (20_480, 81)):  # the range the facts give
+        assert (
+            jax.eval_shape(call("schindler_log_mel", 22_050), jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape[2]
+            == frames
+        )
 
 
-def test_mel_scales_invert():
-    hertz = np.array([0.0, 20, 999, 1000, 1001, 8000])
-    for htk in (False, True):
-        np.testing.assert_allclose(mel.mel_to_hz(mel.hz_to_mel(hertz, htk=htk), htk=htk), hertz, rtol=1e-12, atol=1e-9)
-    assert mel.hz_to_mel(1000, htk=True) == pytest.approx(999.9855, abs=1e-3)  # HTK Book: 1000 Hz is 1000 mel
+def test_thesis_spectrogram_equals_librosa():
+    y = np.stack(list(real_clips().values())) if real_clips() else batch()[:1]
+    for clip in y:
+        power = librosa.feature.melspectrogram(y=clip, sr=16000, n_fft=600, hop_length=300, n_mels=112, pad_mode="reflect")
+        reference = librosa.power_to_db(power, ref=np.max).T
+        np.testing.assert_allclose(call("log_mel")(clip[None])[0], reference, atol=1e-3)
+        image = np.asarray(call("log_mel_image")(clip[None]))
+        assert -80 - 1e-4 <= image.min() < image.max() <= 1e-4
 
 
-def test_log_mel_equals_librosa():
-    for name, sr in itertools.product(("noise", "tone", "sweep"), (8000, 16000, 22050)):
-        y = SIGNALS[name].astype(np.float32)
-        power = librosa.feature.melspectrogram(y=y, sr=sr, n_fft=600, hop_length=300, n_mels=64, pad_mode="reflect")
-        reference = librosa.power_to_db(power, ref=np.max)
-        ours = frontends.log_mel(jnp.asarray(y), sr, n_mels=64)
-        loud = reference.T > -79
-        assert np.abs(np.asarray(ours) - reference.T)[loud].max() < 1e-3, (name, sr)
+def test_schindler_spectrogram_equals_its_recipe():
+    """|STFT| 512 / 256 with zero padding, librosa's 80 filters on the magnitude, ln(x + 1e-6), rows mel, columns time."""
+    y = RNG.normal(0, 0.2, 20_462).astype(np.float32)
+    magnitude = np.abs(librosa.stft(y, n_fft=512, hop_length=256, pad_mode="constant"))
+    expected = np.log(librosa.filters.mel(sr=22050, n_fft=512, n_mels=80) @ magnitude + 1e-6)
+    np.testing.assert_allclose(call("schindler_log_mel", 22050)(y[None])[0, :, :, 0], expected, atol=1e-4)
 
 
-def test_thesis_image_has_the_stated_shape_and_range():
-    y = jnp.asarray(RNG.normal(0, 0.2, (2, 48_000)), jnp.float32)
-    assert frontends.log_mel(y, 16000).shape == (2, 161, 112)
-    image = frontends.log_mel_image(y, 16000)
-    assert image.shape == (2, 224, 224, 1)
-    assert -80 <= float(image.min()) < float(image.max()) <= 0
+def test_crop_about_the_centre_and_padding():
+    y = RNG.normal(0, 0.2, (1, 9000)).astype(np.float32)
+    whole = np.asarray(call("mfcc")(y))
+    cropped = np.asarray(call("mfcc", frames=5)(y))
+    start = (whole.shape[1] - 5) // 2
+    np.testing.assert_array_equal(cropped, whole[:, start : start + 5])
+    padded = np.asarray(call("mfcc", frames=whole.shape[1] + 3)(y))
+    np.testing.assert_array_equal(padded[:, 1:-2], whole)
+    assert (padded[:, [0, -2, -1]] == 0).all()
 
 
-def test_gain_of_one_clip_leaves_the_others_alone():
-    y = jnp.asarray(RNG.normal(0, 0.2, (3, 9000)), jnp.float32)
-    alone = frontends.log_mel(y[1], 16000)
-    np.testing.assert_allclose(frontends.log_mel(y * jnp.array([[9], [1], [0.01]]), 16000)[1], alone, atol=1e-3)
+def test_deltas_and_statistics_are_appended():
+    y = RNG.normal(0, 0.2, (2, 9000)).astype(np.float32)
+    plain = call("mfcc")(y)
+    both = call("mfcc", deltas=2)(y)
+    np.testing.assert_allclose(both[..., 20:40], frontends.delta(plain), atol=1e-5)
+    np.testing.assert_allclose(both[..., 40:], frontends.delta(plain, order=2), atol=1e-5)
+    summary = call("mfcc", statistics=("mean", "std"))(y)
+    np.testing.assert_allclose(summary, np.concatenate([plain.mean(1), plain.std(1)], 1), rtol=1e-4, atol=1e-4)
 
 
-def test_real_clip_equals_librosa():
-    clips = sorted((Path(__file__).parents[2] / "shared/audio/music").glob("*.ogg"))
-    if not clips:
-        pytest.skip("no real clips here")
-    y, sr = librosa.load(clips[0], sr=16000, duration=3)
-    power = librosa.feature.melspectrogram(y=y, sr=sr, n_fft=600, hop_length=300, n_mels=112, pad_mode="reflect")
-    reference = librosa.power_to_db(power, ref=np.max).T
-    np.testing.assert_allclose(frontends.log_mel(jnp.asarray(y), sr), reference, atol=1e-3)
-
-
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_resize_is_bilinear(align_corners):
-    """Against the definition, point by point in float64 (PyTorch's `interpolate`, no antialias)."""
-    image = RNG.normal(size=(7, 5))
-    for height, width in [(7, 5), (13, 9), (3, 2), (1, 4)]:
-        expected = np.empty((height, width))
-        for i, j in np.ndindex(height, width):
-            if align_corners:
-                y = i * 6 / (height - 1) if height > 1 else 0.0
-                x = j * 4 / (width - 1) if width > 1 else 0.0
-            else:
-                y, x = np.clip((i + 0.5) * 7 / height - 0.5, 0, 6), np.clip((j + 0.5) * 5 / width - 0.5, 0, 4)
-            top, left = int(y), int(x)
-            rows, columns = (top, min(top + 1, 6)), (left, min(left + 1, 4))
-            fy, fx = y - top, x - left
-            expected[i, j] = sum(
-                (fy if a else 1 - fy) * (fx if b else 1 - fx) * image[rows[a], columns[b]] for a in (0, 1) for b in (0, 1)
-            )
-        ours = scaling.resize(jnp.asarray(image, jnp.float32), height, width, align_corners=align_corners)
-        np.testing.assert_allclose(ours, expected, atol=1e-6)
-
-
-def test_peak_normalise():
-    y = jnp.asarray([[0.1, 0.3, -0.1, 0.1], [0.0, 0, 0, 0]], jnp.float32)
-    np.testing.assert_allclose(scaling.peak_normalise(y), [[0, 1, -1, 0], [0, 0, 0, 0]], atol=1e-6)
+def test_conditioning_comes_first():
+    y = RNG.normal(0, 0.2, (1, 9000)).astype(np.float32)
+    expected = call("mfcc")(frontends.equalise_loudness(frontends.log_mmse(y, sr=16000), sr=16000))
+    np.testing.assert_allclose(call("mfcc", conditioning=("log_mmse", "equalise_loudness"))(y), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
-def test_gradient_is_finite_on_silence_and_one_program_serves_a_batch(name):
-    front = frontends.build(name, 16000)
-    gradient = jax.jit(jax.grad(lambda y: front(y).sum()))(jnp.zeros((2, 3000)))
+def test_gradient_is_finite_on_silence_clips_stand_alone_and_nan_stays(name):
+    options = {"frames": 0} if name.startswith("burrows") else {}
+    front = call(name, **options)
+    gradient = jax.jit(jax.grad(lambda y: front(y).sum()))(jnp.zeros((1, SAMPLES)))
     assert np.isfinite(gradient).all()
-    y = jnp.asarray(RNG.normal(0, 0.1, (3, 3000)), jnp.float32)
-    np.testing.assert_allclose(jax.vmap(front)(y), front(y), atol=1e-3)
+    y = RNG.normal(0, 0.1, (3, SAMPLES)).astype(np.float32)
+    together = np.asarray(front(jnp.asarray(y)))
+    y[0, 5000], y[2] = np.nan, y[2] * 9
+    among_others = np.asarray(front(jnp.asarray(y)))
+    assert np.isnan(among_others[0]).any()
+    assert worst(among_others[1:2], together[1:2]) < 1e-5
 
 
-def test_double_precision_goes_through():
+@pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
+def test_every_matrix_product_asks_for_the_highest_precision(name):
+    """Default products are TF32 or bfloat16 on GPUs and TPUs, where no test on a CPU sees the digits go."""
+    options = {"engine": "matmul"} if "engine" in frontends.FRONTENDS[name].__dataclass_fields__ else {}
+    if name == "descriptors":
+        options["conditioning"] = ("log_mmse", "equalise_loudness")
+    products = list(matrix_products(jax.make_jaxpr(call(name, **options))(jnp.zeros((1, SAMPLES))).jaxpr))
+    assert products or name in ("waveform", "lpcc"), "the walk finds none"
+    for equation in products:
+        precision = equation.params["precision"]
+        assert precision is not None and set(jax.tree.leaves(precision)) == {jax.lax.Precision.HIGHEST}, equation
+
+
+def matrix_products(jaxpr):
+    """Dot products and convolutions of a jaxpr and of all that it holds."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from matrix_products(inner)
+
+
+@pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
+def test_double_precision_goes_through(name):
     with jax.enable_x64(True):
-        y = SIGNALS["noise"]
-        ours = frontends.mel_spectrogram(jnp.asarray(y), sr=16000, n_fft=512, hop_length=187, n_mels=40)
-        assert ours.dtype == np.float64
-        frames = np.lib.stride_tricks.sliding_window_view(np.pad(y, 256), 512)[::187]
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
-        power = np.abs(np.fft.rfft(frames * window)) ** 2
-        assert relative(ours, power @ mel.mel_filterbank(sr=16000, n_fft=512, n_mels=40)) < 1e-13
-
-
-def test_nan_stays_nan():
-    y = jnp.asarray(SIGNALS["noise"], jnp.float32).at[5000].set(jnp.nan)
-    assert np.isnan(frontends.log_mel(y, 16000)).any()
+        y = jnp.asarray(RNG.normal(0, 0.1, (1, SAMPLES)))
+        assert y.dtype == jnp.float64
+        out = call(name)(y)
+        assert out.dtype == jnp.float64
+        single = call(name)(y.astype(jnp.float32))
+        assert single.dtype == jnp.float32
+        assert math.isfinite(float(jnp.abs(out).max()))
+        assert worst(single, np.asarray(out)) < 1e-3
 
 
 @pytest.mark.parametrize(
-    ("call", "sentence"),
+    ("name", "options", "sentence"),
     [
-        (lambda y: frontends.stft(y, n_fft=64, win_length=65), r"win_length must lie in \[1, n_fft = 64\], and was given 65"),
-        (lambda y: frontends.stft(y, n_fft=64, hop_length=0), "hop_length must be at least 1, and was given 0"),
-        (lambda y: frontends.stft(y, n_fft=64, pad_mode="warp"), "unknown pad_mode 'warp': choose one of constant, edge, reflect"),
-        (lambda y: frontends.stft(y[:30], n_fft=64, center=False), "must have at least 64 samples for n_fft = 64, and has 30"),
-        (lambda y: frontends.stft(y.astype(jnp.int16)), "needs a waveform of floats .* was given int16"),
-        (lambda y: mel.mel_filterbank(sr=8000, n_fft=512, fmax=4001), r"fmax <= sr / 2 = 4000.0 Hz, and were given 0.0, 4001"),
-        (lambda y: mel.mel_filterbank(sr=8000, n_fft=512, fmin=50, fmax=50), "0 <= fmin < fmax"),
-        (lambda y: mel.mel_filterbank(sr=8000, n_fft=512, norm="area"), "unknown norm 'area': choose one of none, slaney"),
+        ("log_mels", {}, "unknown frontend 'log_mels' .did you mean 'log_mel'..: choose one of burrows_melgram"),
+        ("log_mel", {"scale": "max"}, "unknown scale 'max'.*: choose one of mean_max, min_max, none, standardise, z_score"),
+        ("log_mel", {"compression": "log"}, "unknown compression 'log': choose one of db, db_below_max, ln, none, pcen"),
+        ("log_mel", {"conditioning": ("denoise",)}, "unknown conditioning 'denoise': choose one of equalise_loudness, log_mmse"),
+        ("log_mel", {"statistics": ("mode",)}, "unknown statistic 'mode'.*: choose one of kurtosis, max, mean, median, min"),
+        ("descriptors", {"names": ("pitch",)}, "unknown descriptor 'pitch'.*: choose one of chroma_stft, rms, spectral_bandwidth"),
+        ("descriptors", {"names": ()}, "unknown descriptor ''"),
     ],
 )  # fmt: skip
-def test_bad_arguments_get_a_sentence(call, sentence):
+def test_bad_options_get_a_sentence(name, options, sentence):
     with pytest.raises(UserError, match=sentence):
-        call(jnp.zeros(100))
-
-
-def test_empty_filters_are_named():
-    with pytest.warns(UserWarning, match=r"mel filters \[.*\] are empty"):
-        mel.mel_filterbank(sr=16000, n_fft=128, n_mels=100)
+        call(name, **options)(jnp.zeros((1, SAMPLES)))

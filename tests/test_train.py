@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import CLASSES, small_config, write_tones
+from sklearn.preprocessing import StandardScaler
 
-from genre_jax import augment, forward, input_pipeline, losses, optim, parallel, records, report, train
+from genre_jax import augment, forward, frontends, input_pipeline, losses, optim, parallel, records, report, train
 from genre_jax import config as configs
+from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
 
 AUGMENTED = {"augment__gain_db": 6.0, "augment__polarity": 0.5, "augment__shift": 0.5, "augment__gain_cap": 0.3}
@@ -164,6 +166,30 @@ def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypat
     assert traces == {"train_step": 1, "eval_step": 1}
 
 
+SMALL = {"n_fft": 256, "hop_length": 128, "n_mels": 16, "height": 16, "width": 16, "n_mfcc": 12, "n_bins": 24}
+
+
+def small_frontend(config, frontend: str) -> None:
+    """Put a front end into the config with sizes for clips of 2,000 samples at 8 kHz."""
+    configs.choose(config, "frontend", frontend)
+    for key, value in SMALL.items():
+        if key in config.frontend:
+            configs.override(config, f"frontend.{key}", value)
+    if "frame_length" in config.frontend:
+        configs.override(config, "frontend.frame_length", 256)
+    if "preemph" in config.frontend:
+        configs.override(config, "frontend.win_length", 200)
+    if frontend == "descriptors":
+        configs.override(config, "frontend.names", ["rms", "spectral_centroid", "zero_crossing_rate"])
+
+
+def assert_one_step(config) -> None:
+    configs.validate(config)
+    losses_seen, metrics, _ = run_steps(config, 1, 1)
+    assert np.isfinite(losses_seen[0])
+    assert metrics[0]["gradient_norm"] > 0
+
+
 @pytest.mark.parametrize("loss", losses.LOSSES)
 @pytest.mark.parametrize("frontend", ["waveform", "log_mel", "log_mel_image"])
 @pytest.mark.parametrize("model", ["bytenet", "resnet18", "resnet34"])
@@ -172,19 +198,43 @@ def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, 
     config = small_config(tones, "bytenet" if model == "bytenet" else "resnet", devices=1, loss__name=loss)
     if model != "bytenet":
         configs.choose(config, "model", model, width=4, stages=[1, 1, 1])
-    if frontend != config.frontend.name:
-        configs.choose(config, "frontend", frontend)
-        for key, value in {"n_fft": 256, "hop_length": 128, "n_mels": 16, "height": 16, "width": 16}.items():
-            if key in config.frontend:
-                configs.override(config, f"frontend.{key}", value)
+    small_frontend(config, frontend)
     if (model == "bytenet") == (frontend == "log_mel_image"):
         with pytest.raises(UserError, match=f"model '{model}' reads .*, and front end '{frontend}' gives"):
             configs.validate(config)
         return
-    configs.validate(config)
-    losses_seen, metrics, _ = run_steps(config, 1, 1)
-    assert np.isfinite(losses_seen[0])
-    assert metrics[0]["gradient_norm"] > 0
+    assert_one_step(config)
+
+
+@pytest.mark.parametrize("frontend", sorted(set(frontends.FRONTENDS) - {"waveform", "log_mel", "log_mel_image"}))
+def test_one_real_step_of_every_other_front_end(tones, frontend):
+    """With the network that reads as many axes; a vector a clip is read by none yet."""
+    config = small_config(tones, "resnet", devices=1)
+    small_frontend(config, frontend)
+    if frontend.endswith("_mean"):
+        with pytest.raises(UserError, match=rf"front end '{frontend}' gives \(12,\)"):
+            configs.validate(config)
+        return
+    if not config.frontend.image:
+        bytenet = small_config(tones, "bytenet").model.to_dict()
+        configs.choose(config, "model", bytenet.pop("name"), **bytenet)
+    assert_one_step(config)
+
+
+def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpoint(tones, tmp_path):
+    """Against scikit-learn's StandardScaler over all frames of all training windows."""
+    config = small_config(tones, "resnet", frontend__scale="standardise", train__duration="2 steps")
+    train.train_and_evaluate(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    kept = checkpoints.restore_model(2)["batch_stats"]["frontend"]
+    checkpoints.close()
+    batches = input_pipeline.EvalBatches(train.Run(config).splits["train"], config)
+    windows = np.concatenate([batch["audio"][batch["mask"] > 0] for batch in map(batches, range(len(batches)))])
+    unscaled = frontends.build("log_mel", 8000, n_fft=256, hop_length=128, n_mels=16)
+    features = unscaled.apply({}, windows / np.float32(32768))
+    scaler = StandardScaler().fit(np.asarray(features, np.float64).reshape(-1, 16))
+    np.testing.assert_allclose(kept["mean"], scaler.mean_, rtol=1e-5)
+    np.testing.assert_allclose(kept["std"], scaler.scale_, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])

@@ -1,98 +1,137 @@
-"""Front ends: from waveforms `(batch, samples)` to what a network reads, in jnp, jittable and differentiable.
+"""Front ends: from waveforms `(..., samples)` to what a network reads, in jnp, jittable and differentiable.
 
-The functions of `stft`, `mel` and `scaling` carry librosa's argument names and defaults and give `(..., frames, bins)`:
-**librosa has bins first**. `FRONTENDS` holds what a config can name: `frontend(waveform, sr, **options)`.
+The functions carry librosa's argument names and defaults, and give `(..., frames, bins)`: **librosa has bins first**.
+`FRONTENDS` holds the modules that a config can name; their fields are its options.
 """
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from genre_jax.frontends.mel import mel_filterbank, mel_spectrogram, power_to_db
-from genre_jax.frontends.scaling import peak_normalise, resize
-from genre_jax.frontends.stft import spectrogram, stft
+from genre_jax import console
+from genre_jax.frontends import published
+from genre_jax.frontends.compression import amplitude_to_db, log_offset, pcen, power_to_db
+from genre_jax.frontends.conditioning import equalise_loudness, log_mmse, silence_mask
+from genre_jax.frontends.cqt import cqt, vqt
+from genre_jax.frontends.descriptors import (
+    chroma_stft,
+    rms,
+    spectral_bandwidth,
+    spectral_centroid,
+    spectral_contrast,
+    spectral_flatness,
+    spectral_rolloff,
+    summarise,
+    tonnetz,
+    zero_crossing_rate,
+)
+from genre_jax.frontends.lpc import lpc, lpcc
+from genre_jax.frontends.mel import mel_filterbank, mel_spectrogram
+from genre_jax.frontends.mfcc import delta, fbank_htk, lfcc, linear_filterbank, log_filterbank_htk, mfcc, mfcc_htk, preemphasis
+from genre_jax.frontends.modules import (
+    Cqt,
+    Descriptors,
+    Frontend,
+    Lfcc,
+    LogMel,
+    LogMelHtk,
+    LogMelImage,
+    Lpcc,
+    Mfcc,
+    MfccHtk,
+    Spectrogram,
+    Vqt,
+    Waveform,
+)
+from genre_jax.frontends.scaling import mean_max, min_max, peak_normalise, resize, standardise, z_score
+from genre_jax.frontends.stft import istft, magphase, spectrogram, stft
 
 __all__ = [
     "FRONTENDS",
+    "Cqt",
+    "Descriptors",
+    "Frontend",
+    "Lfcc",
+    "LogMel",
+    "LogMelHtk",
+    "LogMelImage",
+    "Lpcc",
+    "Mfcc",
+    "MfccHtk",
+    "Spectrogram",
+    "Vqt",
+    "Waveform",
+    "amplitude_to_db",
     "build",
-    "log_mel",
-    "log_mel_image",
+    "chroma_stft",
+    "cqt",
+    "delta",
+    "equalise_loudness",
+    "fbank_htk",
+    "istft",
+    "lfcc",
+    "linear_filterbank",
+    "log_filterbank_htk",
+    "log_mmse",
+    "log_offset",
+    "lpc",
+    "lpcc",
+    "magphase",
+    "mean_max",
     "mel_filterbank",
     "mel_spectrogram",
+    "mfcc",
+    "mfcc_htk",
+    "min_max",
+    "pcen",
     "peak_normalise",
     "power_to_db",
+    "preemphasis",
     "resize",
+    "rms",
+    "silence_mask",
+    "spectral_bandwidth",
+    "spectral_centroid",
+    "spectral_contrast",
+    "spectral_flatness",
+    "spectral_rolloff",
     "spectrogram",
+    "standardise",
     "stft",
-    "waveform",
+    "summarise",
+    "tonnetz",
+    "vqt",
+    "z_score",
+    "zero_crossing_rate",
 ]
 
-
-def waveform(y: jax.Array, sr: float) -> jax.Array:
-    """The raw signal `(..., samples, 1)`, minus its mean, divided by its largest magnitude (document 000's ByteNet)."""
-    del sr
-    return peak_normalise(y)[..., None]
-
-
-def log_mel(
-    y: jax.Array,
-    sr: float,
-    *,
-    n_fft: int = 600,
-    hop_length: int = 300,
-    n_mels: int = 112,
-    fmin: float = 0.0,
-    fmax: float = 0.0,
-    htk: bool = False,
-    norm: str = "slaney",
-    pad_mode: str = "reflect",
-    top_db: float = 80.0,
-) -> jax.Array:
-    """Mel power spectrogram in dB below the clip's maximum, `(..., frames, n_mels)` in [-top_db, 0].
-
-    The defaults are document 000's, and equal `librosa.power_to_db(librosa.feature.melspectrogram(…), ref=np.max)`
-    transposed. `fmax=0` stands for sr / 2.
-    """
-    power = mel_spectrogram(
-        y, sr=sr, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels, fmin=fmin, fmax=fmax or None, htk=htk, norm=norm,
-        pad_mode=pad_mode,
-    )  # fmt: skip
-    return power_to_db(power, ref="max", top_db=top_db)
+FRONTENDS: dict[str, Callable[..., Frontend]] = {
+    "waveform": Waveform,
+    "spectrogram": Spectrogram,
+    "log_mel": LogMel,
+    "log_mel_image": LogMelImage,
+    "mfcc": Mfcc,
+    "lfcc": Lfcc,
+    "log_mel_htk": LogMelHtk,
+    "mfcc_htk": MfccHtk,
+    "lpcc": Lpcc,
+    "cqt": Cqt,
+    "vqt": Vqt,
+    "descriptors": Descriptors,
+    "pollack_mfcc": published.PollackMfcc,
+    "schindler_log_mel": published.SchindlerLogMel,
+    "schindler_cqt": published.SchindlerCqt,
+    "folmer_log_mel": published.FolmerLogMel,
+    "burrows_mfcc": published.BurrowsMfcc,
+    "burrows_mfcc_mean": published.BurrowsMfccMean,
+    "burrows_melgram": published.BurrowsMelgram,
+    "choi_stft": published.ChoiStft,
+    "swishnet_mfcc": published.SwishNetMfcc,
+    "swishnet_log_mel": published.SwishNetLogMel,
+}
 
 
-def log_mel_image(
-    y: jax.Array,
-    sr: float,
-    *,
-    height: int = 224,
-    width: int = 224,
-    align_corners: bool = True,
-    n_fft: int = 600,
-    hop_length: int = 300,
-    n_mels: int = 112,
-    fmin: float = 0.0,
-    fmax: float = 0.0,
-    htk: bool = False,
-    norm: str = "slaney",
-    pad_mode: str = "reflect",
-    top_db: float = 80.0,
-) -> jax.Array:
-    """`log_mel` as an image `(..., height, width, 1)`: rows are mel bands, columns time, bilinearly resized.
-
-    The defaults are document 000's: 112 × 161 for 48,000 samples, resized to 224 × 224 with aligned corners.
-    """
-    decibels = log_mel(
-        y, sr, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm,
-        pad_mode=pad_mode, top_db=top_db,
-    )  # fmt: skip
-    return resize(jnp.swapaxes(decibels, -1, -2), height, width, align_corners=align_corners)[..., None]
-
-
-FRONTENDS: dict[str, Callable] = {"waveform": waveform, "log_mel": log_mel, "log_mel_image": log_mel_image}
-
-
-def build(name: str, sr: float, **options) -> Callable[[jax.Array], jax.Array]:
-    """The front end `name` at `sr` Hz as a function of the waveform alone."""
-    return functools.partial(FRONTENDS[name], sr=sr, **options)
+def build(name: str, sr: float, **options: Any) -> Frontend:
+    """The front end `name` at `sr` Hz, a Flax module to be called on waveforms `(batch, samples)`. Raises UserError."""
+    if name not in FRONTENDS:
+        raise console.unknown("frontend", name, FRONTENDS)
+    return FRONTENDS[name](sr=sr, **options)

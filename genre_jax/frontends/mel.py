@@ -1,7 +1,8 @@
-"""Mel filterbank, mel spectrogram and decibels with librosa's arguments and numbers."""
+"""Mel filterbank and mel spectrogram with librosa's arguments and numbers."""
 
 import functools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.frontends.stft import spectrogram
+from genre_jax.frontends.stft import in_chunks, spectrogram
 
 # Slaney's Auditory Toolbox: linear to 1 kHz (200/3 Hz a mel), logarithmic above (27 steps for a factor of 6.4).
 _HZ_PER_MEL = 200.0 / 3
@@ -57,6 +58,8 @@ def mel_filterbank(
 
     Raises UserError where a range is not legal; warns with the numbers of filters that catch no FFT bin.
     """
+    if n_mels < 1:
+        raise UserError(f"n_mels must be at least 1, and was given {n_mels}")
     fmax = sr / 2 if fmax is None else fmax
     if not 0 <= fmin < fmax <= sr / 2:
         raise UserError(f"fmin and fmax must satisfy 0 <= fmin < fmax <= sr / 2 = {sr / 2} Hz, and were given {fmin}, {fmax}")
@@ -83,38 +86,24 @@ def mel_spectrogram(
     *,
     sr: float = 22050,
     n_fft: int = 2048,
-    hop_length: int | None = None,
-    win_length: int | None = None,
-    center: bool = True,
-    pad_mode: str = "constant",
+    hop_length: int = 512,
     power: float = 2.0,
     n_mels: int = 128,
     fmin: float = 0.0,
     fmax: float | None = None,
     htk: bool = False,
     norm: str = "slaney",
+    **options: Any,
 ) -> jax.Array:
     """Mel spectrogram `(..., frames, n_mels)`: `librosa.feature.melspectrogram`, bins last.
 
-    `hop_length` defaults to 512, as librosa's does here; the other arguments are those of `stft` and `mel_filterbank`.
+    `power` is that of the spectrogram under the filters, `options` are further ones of `stft` (win_length, window, center,
+    pad_mode, engine), the other arguments are those of `mel_filterbank`.
     """
-    spectrum = spectrogram(
-        y, power=power, n_fft=n_fft, hop_length=512 if hop_length is None else hop_length, win_length=win_length,
-        center=center, pad_mode=pad_mode,
-    )  # fmt: skip
     filters = mel_filterbank(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
-    return jnp.matmul(spectrum, filters.astype(spectrum.dtype), precision=jax.lax.Precision.HIGHEST)
 
+    def of(y):
+        spectrum = spectrogram(y, power=power, n_fft=n_fft, hop_length=hop_length, **options)
+        return jnp.matmul(spectrum, filters.astype(spectrum.dtype), precision=jax.lax.Precision.HIGHEST)
 
-def power_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-10, top_db: float | None = 80.0) -> jax.Array:
-    """Power to decibels, 10 log10(s / ref): `librosa.power_to_db`.
-
-    Args:
-      s: (..., frames, bins), power ≥ 0.
-      ref: a power, or "max" for the maximum of each clip (over frames and bins).
-      amin: floor under s and ref.
-      top_db: floor below each clip's maximum, in dB; None for none.
-    """
-    reference = s.max((-2, -1), keepdims=True) if ref == "max" else jnp.asarray(ref, s.dtype)
-    decibels = 10.0 * (jnp.log10(jnp.maximum(s, amin)) - jnp.log10(jnp.maximum(reference, amin)))
-    return decibels if top_db is None else jnp.maximum(decibels, decibels.max((-2, -1), keepdims=True) - top_db)
+    return in_chunks(of, y)

@@ -1,4 +1,4 @@
-"""Scaling of signals and images."""
+"""Scaling of signals and features, and resizing of images. Features are `(..., frames, bins)`, each clip by itself."""
 
 import functools
 
@@ -6,15 +6,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre_jax.frontends.stft import as_float
+from genre_jax.frontends.stft import as_float, positive_power
 
 
 def peak_normalise(y: jax.Array) -> jax.Array:
     """Each signal `(..., samples)` minus its mean, divided by its largest magnitude; silence stays zero."""
     y = as_float(y)
     y = y - y.mean(-1, keepdims=True)
-    peak = jnp.abs(y).max(-1, keepdims=True)
-    return y / jnp.where(peak > 0, peak, 1)
+    return _divide(y, jnp.abs(y).max(-1, keepdims=True))
+
+
+def min_max(x: jax.Array) -> jax.Array:
+    """Each clip to [0, 1]: minus its minimum, divided by its range; a constant clip becomes 0."""
+    x = x - x.min((-2, -1), keepdims=True)
+    return _divide(x, x.max((-2, -1), keepdims=True))
+
+
+def mean_max(x: jax.Array) -> jax.Array:
+    """Each clip minus its mean, divided by its largest magnitude then: within [-1, 1] (document 000's MFCC)."""
+    x = x - x.mean((-2, -1), keepdims=True)
+    return _divide(x, jnp.abs(x).max((-2, -1), keepdims=True))
+
+
+def z_score(x: jax.Array) -> jax.Array:
+    """Each clip minus its mean, divided by its standard deviation (population); a constant clip becomes 0."""
+    x = x - x.mean((-2, -1), keepdims=True)
+    return _divide(x, positive_power((x**2).mean((-2, -1), keepdims=True), 0.5))
+
+
+def standardise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Each bin minus the `mean` (bins,) of a training set, divided by its `std` (bins,): scikit-learn's StandardScaler.
+
+    Bins that were constant (std 0) are divided by 1.
+    """
+    return _divide(x - mean, std)
+
+
+def pooled_statistics(mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (bins,) in float64 over all frames of clips with `mean` and `var` (clips, bins).
+
+    The clips have equally many frames each.
+    """
+    mean, var = np.asarray(mean, np.float64), np.asarray(var, np.float64)
+    return mean.mean(0), np.sqrt(var.mean(0) + mean.var(0))
+
+
+def _divide(x: jax.Array, by: jax.Array) -> jax.Array:
+    """x / by, and x where by is 0."""
+    return x / jnp.where(by == 0, 1, by)
 
 
 @functools.lru_cache

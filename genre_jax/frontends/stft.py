@@ -1,6 +1,8 @@
-"""Short-time Fourier transform with librosa's arguments and numbers."""
+"""Short-time Fourier transform and its inverse with librosa's arguments and numbers."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +12,47 @@ from genre_jax import console
 from genre_jax.console import UserError
 
 PAD_MODES = ("constant", "reflect", "edge")
+ENGINES = ("auto", "fft", "matmul")
+# What `engine="auto"` stands for, from docs/benchmarks/frontends.md; a backend that was not measured takes the FFT.
+MEASURED_ENGINE = {"cpu": "fft"}
+# Samples of signal whose frames and spectra exist at once; more clips go through in turn (fastest on two cores, ~10 MB).
+CHUNK_SAMPLES = {"cpu": 1 << 20, "gpu": 1 << 26, "tpu": 1 << 26}
 
 
 def as_float(y: jax.Array) -> jax.Array:
-    """`y` in float32, or in float64 when given float64. Integer signals are refused: their scale is not known."""
+    """`y` in float32, or in float64 when given float64. Raises UserError for any other kind of signal."""
     if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise UserError(f"a front end needs a waveform of floats in [-1, 1], and was given {y.dtype}: divide int16 by 32768")
+        raise UserError(
+            f"a front end needs a real waveform of floats in [-1, 1], and was given {y.dtype}: divide int16 by 32768, "
+            "take the real part of a complex one"
+        )
     return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
 @functools.lru_cache
-def hann(win_length: int, n_fft: int) -> np.ndarray:
-    """Periodic Hann window (float64) of `win_length` samples, centred in `n_fft`."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
+def _named_window(window: str | float | tuple, win_length: int) -> np.ndarray:
+    from scipy.signal import get_window  # here because it takes a second to import
+
+    try:
+        return get_window(window, win_length, fftbins=True)
+    except (ValueError, TypeError) as error:
+        legal = "a window of scipy.signal.get_window, as 'hann', 'hamming', 'boxcar' or ('kaiser', 14.0), or an array"
+        raise UserError(f"window must be {legal}, and was given {window!r}") from error
+
+
+def fft_window(window: Any, win_length: int, n_fft: int) -> np.ndarray:
+    """Periodic window (float64) of `win_length` samples, centred in `n_fft` zeros.
+
+    `window` is a name or tuple that `scipy.signal.get_window` knows, or an array of `win_length` samples.
+    """
+    if isinstance(window, str | float | tuple):
+        values = _named_window(window, win_length)
+    else:
+        values = np.asarray(window, np.float64)
+        if values.shape != (win_length,):
+            raise UserError(f"window must have win_length = {win_length} samples, and has the shape {values.shape}")
     left = (n_fft - win_length) // 2
-    return np.pad(window, (left, n_fft - win_length - left))
+    return np.pad(values, (left, n_fft - win_length - left))
 
 
 def frame(y: jax.Array, frame_length: int, hop_length: int) -> jax.Array:
@@ -34,49 +62,188 @@ def frame(y: jax.Array, frame_length: int, hop_length: int) -> jax.Array:
     return y[..., index]
 
 
+def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
+    """`function(y)` of signals `(..., samples)`, a few clips at a time where there are many.
+
+    `function` treats each clip alone. Bounds the memory of what it makes on the way, and keeps that in cache on a CPU.
+    """
+    clips = y.reshape(-1, y.shape[-1])
+    limit = CHUNK_SAMPLES.get(jax.default_backend(), CHUNK_SAMPLES["cpu"])
+    if clips.size <= limit or len(clips) == 1:
+        return function(y)
+    out = jax.lax.map(function, clips, batch_size=max(1, limit // clips.shape[-1]))
+    return out.reshape(y.shape[:-1] + out.shape[1:])
+
+
+def lengths(n_fft: int, win_length: int | None, hop_length: int | None) -> tuple[int, int]:
+    """(win_length, hop_length) with librosa's defaults, n_fft and win_length // 4. Raises UserError out of range."""
+    if n_fft < 1:
+        raise UserError(f"n_fft must be at least 1, and was given {n_fft}")
+    win_length = n_fft if win_length is None else win_length
+    hop_length = max(1, win_length // 4) if hop_length is None else hop_length
+    if not 1 <= win_length <= n_fft:
+        raise UserError(f"win_length must lie in [1, n_fft = {n_fft}], and was given {win_length}")
+    if hop_length < 1:
+        raise UserError(f"hop_length must be at least 1, and was given {hop_length}")
+    return win_length, hop_length
+
+
+def pad_center(y: jax.Array, frame_length: int, center: bool, pad_mode: str) -> jax.Array:
+    """`y` (..., samples) with `frame_length // 2` samples of padding at both ends where `center`; checks that a frame fits."""
+    if pad_mode not in PAD_MODES:
+        raise console.unknown("pad_mode", pad_mode, PAD_MODES)
+    needed = (frame_length // 2 + 1 if pad_mode == "reflect" else 1) if center else frame_length
+    if y.shape[-1] < needed:
+        raise UserError(
+            f"the signal must have at least {needed} samples for frames of {frame_length} samples "
+            f"(center={center}, pad_mode={pad_mode!r}), and has {y.shape[-1]}"
+        )
+    if not center:
+        return y
+    return jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(frame_length // 2, frame_length // 2)], mode=pad_mode)
+
+
+def resolve_engine(engine: str) -> str:
+    """The engine that `engine` stands for on this machine: "fft" or "matmul"."""
+    if engine not in ENGINES:
+        raise console.unknown("engine", engine, ENGINES)
+    return MEASURED_ENGINE.get(jax.default_backend(), "fft") if engine == "auto" else engine
+
+
+def _spectrum(y, n_fft, hop_length, win_length, window, center, pad_mode, engine) -> tuple[jax.Array, jax.Array]:
+    """Real and imaginary part of the STFT of `y`."""
+    win_length, hop_length = lengths(n_fft, win_length, hop_length)
+    taper = fft_window(window, win_length, n_fft)
+    engine = resolve_engine(engine)
+    y = as_float(y)
+    frames = frame(pad_center(y, n_fft, center, pad_mode), n_fft, hop_length)
+    if engine == "fft":
+        z = jnp.fft.rfft(frames * taper.astype(y.dtype), n=n_fft)
+        return z.real, z.imag
+    turns = np.outer(np.arange(n_fft), np.arange(1 + n_fft // 2)) % n_fft / n_fft
+    parts = [taper[:, None] * wave(2 * np.pi * turns) for wave in (np.cos, lambda x: -np.sin(x))]
+    real, imag = (jnp.matmul(frames, part.astype(y.dtype), precision=jax.lax.Precision.HIGHEST) for part in parts)
+    return real, imag
+
+
 def stft(
     y: jax.Array,
     *,
     n_fft: int = 2048,
     hop_length: int | None = None,
     win_length: int | None = None,
+    window: Any = "hann",
     center: bool = True,
     pad_mode: str = "constant",
+    engine: str = "auto",
 ) -> jax.Array:
-    """Complex short-time Fourier transform `(..., frames, 1 + n_fft // 2)`, Hann window.
+    """Complex short-time Fourier transform `(..., frames, 1 + n_fft // 2)`: `librosa.stft`, bins last.
 
     Args:
-      y: (..., samples), real, at least one window long (with `center`, n_fft // 2 + 1 for `reflect`).
+      y: (..., samples), real, in [-1, 1] by custom; any length with `center` (n_fft // 2 + 1 for `reflect`), else n_fft.
       n_fft: window length in samples after zero-padding, any integer ≥ 1 (2048 is 93 ms at 22,050 Hz).
-      hop_length: samples between frames, ≥ 1; default win_length // 4.
+      hop_length: samples between frames, ≥ 1; default win_length // 4 (23 ms at 22,050 Hz).
       win_length: window length ≤ n_fft; default n_fft.
-      center: frame t is centred at sample t · hop_length, the ends padded by n_fft // 2.
+      window: a name or tuple of `scipy.signal.get_window` (periodic), or an array of win_length samples.
+      center: frame t is centred at sample t · hop_length, the ends padded by n_fft // 2; else it starts there.
       pad_mode: how: constant (zeros), reflect or edge.
+      engine: "fft"; "matmul", a product with the DFT matrix (tensor cores, export); "auto", the faster one as measured.
 
-    Raises UserError where an argument is out of range. Equal to `librosa.stft`, bins last.
+    Raises UserError where an argument is out of range.
     """
-    win_length = n_fft if win_length is None else win_length
-    hop_length = win_length // 4 if hop_length is None else hop_length
-    if not 1 <= win_length <= n_fft:
-        raise UserError(f"win_length must lie in [1, n_fft = {n_fft}], and was given {win_length}")
-    if hop_length < 1:
-        raise UserError(f"hop_length must be at least 1, and was given {hop_length}")
-    if pad_mode not in PAD_MODES:
-        raise console.unknown("pad_mode", pad_mode, PAD_MODES)
-    y = as_float(y)
-    needed = (n_fft // 2 + 1 if pad_mode == "reflect" else 1) if center else n_fft
-    if y.shape[-1] < needed:
-        raise UserError(f"the signal must have at least {needed} samples for n_fft = {n_fft}, and has {y.shape[-1]}")
-    if center:
-        y = jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(n_fft // 2, n_fft // 2)], mode=pad_mode)
-    return jnp.fft.rfft(frame(y, n_fft, hop_length) * hann(win_length, n_fft).astype(y.dtype), n=n_fft)
+    return jax.lax.complex(*_spectrum(y, n_fft, hop_length, win_length, window, center, pad_mode, engine))
 
 
-def spectrogram(y: jax.Array, *, power: float = 2.0, **options) -> jax.Array:
-    """|STFT|^power, `(..., frames, 1 + n_fft // 2)`; `options` are those of `stft`.
+def spectrogram(
+    y: jax.Array,
+    *,
+    power: float = 2.0,
+    n_fft: int = 2048,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Any = "hann",
+    center: bool = True,
+    pad_mode: str = "constant",
+    engine: str = "auto",
+) -> jax.Array:
+    """|STFT|^power, `(..., frames, 1 + n_fft // 2)`, power > 0; the other arguments are those of `stft`.
 
-    The square is taken as re² + im²: differentiable at zero, and exportable.
+    Squares are re² + im²: differentiable at zero, and exportable.
     """
-    z = stft(y, **options)
+    if not power > 0:
+        raise UserError(f"power must be positive, and was given {power}")
+
+    def of(y):
+        real, imag = _spectrum(y, n_fft, hop_length, win_length, window, center, pad_mode, engine)
+        return positive_power(real**2 + imag**2, power / 2)
+
+    return in_chunks(of, y)
+
+
+def positive_power(x: jax.Array, exponent: float) -> jax.Array:
+    """x^exponent for x ≥ 0, with gradient 0 at 0."""
+    if exponent == 1:
+        return x
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** exponent)
+
+
+def at_least(x: jax.Array, low: float | jax.Array) -> jax.Array:
+    """x, or `low` where it is below: `jnp.maximum` but for NaN, which XLA on CPUs loses where it fuses maximum into a sum."""
+    return jnp.where(x < low, low, x)
+
+
+def magphase(z: jax.Array, *, power: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """Magnitude^power and phase exp(i · angle) of a spectrum, of which z is the product at power 1: `librosa.magphase`.
+
+    The phase of zero is 1.
+    """
     square = z.real**2 + z.imag**2
-    return square if power == 2 else square ** (power / 2)
+    magnitude, zero = positive_power(square, 0.5), square == 0
+    phase = jnp.where(zero, 1, z / jnp.where(zero, 1, magnitude))
+    return positive_power(square, power / 2), phase
+
+
+def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
+    """The sum of frames `(..., frames, frame_length)`, each `hop_length` samples after the one before, (..., samples)."""
+    count, frame_length = frames.shape[-2:]
+    parts = -(-frame_length // hop_length)
+    lead = [(0, 0)] * (frames.ndim - 2)
+    blocks = jnp.pad(frames, [*lead, (0, 0), (0, parts * hop_length - frame_length)])
+    blocks = blocks.reshape(*frames.shape[:-1], parts, hop_length)
+    shifted = [jnp.pad(blocks[..., part, :], [*lead, (part, parts - 1 - part), (0, 0)]) for part in range(parts)]
+    total = functools.reduce(jnp.add, shifted)
+    return total.reshape(*frames.shape[:-2], -1)[..., : frame_length + hop_length * (count - 1)]
+
+
+def istft(
+    z: jax.Array,
+    *,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    n_fft: int | None = None,
+    window: Any = "hann",
+    center: bool = True,
+    length: int | None = None,
+) -> jax.Array:
+    """Signal `(..., samples)` of a spectrum `(..., frames, 1 + n_fft // 2)`, least squares: `librosa.istft`, bins last.
+
+    `n_fft` defaults to the even one; `length` trims or zero-pads; the others are those that made the spectrum with `stft`.
+    """
+    n_fft = 2 * (z.shape[-1] - 1) if n_fft is None else n_fft
+    win_length, hop_length = lengths(n_fft, win_length, hop_length)
+    if z.shape[-1] != 1 + n_fft // 2:
+        raise UserError(f"a spectrum of n_fft = {n_fft} has {1 + n_fft // 2} bins, and {z.shape[-1]} were given")
+    taper = fft_window(window, win_length, n_fft)
+    start = n_fft // 2 if center else 0
+    if length is None:
+        length = n_fft + hop_length * (z.shape[-2] - 1) - 2 * start
+    frames = jnp.fft.irfft(z, n=n_fft)
+    y = _overlap_add(frames * taper.astype(frames.dtype), hop_length)
+    # In NumPy: the sum of squared windows depends on shapes alone.
+    weight = np.zeros(y.shape[-1])
+    for number in range(z.shape[-2]):
+        weight[number * hop_length : number * hop_length + n_fft] += taper**2
+    y = y / np.where(weight > np.finfo(frames.dtype).tiny, weight, 1).astype(frames.dtype)
+    y = y[..., start : start + length]
+    return jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(0, length - y.shape[-1])])

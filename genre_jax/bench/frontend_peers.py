@@ -1,0 +1,138 @@
+"""The peers of `bench frontends`: the same cases in librosa, torch, torchaudio and nnAudio, where they are importable.
+
+Each contestant is a call without arguments that returns the library's own array, bins before frames.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from genre_jax.bench.frontend_cases import Case
+
+PACKAGES = ("librosa", "torch", "torchaudio", "nnAudio")
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of the peers that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def build(name: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """Library → call, for the case called `name` on waveforms `y` (clips, samples)."""
+    kind = name.split("_1024")[0]
+    found: dict[str, Callable[[], Any]] = {}
+    if importlib.util.find_spec("librosa") and not case.accelerator:
+        found |= _librosa(kind, case, y)
+    if importlib.util.find_spec("torch"):
+        found |= _torch(kind, case, y)
+    return found
+
+
+def output(value: Any) -> np.ndarray:
+    """A peer's result as a NumPy array, frames before bins as ours."""
+    value = value.cpu().numpy() if hasattr(value, "cpu") else value
+    return np.swapaxes(np.asarray(value), -1, -2)
+
+
+def _librosa(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]:
+    import librosa
+
+    options = case.options
+    calls: dict[str, Callable[[], Any]] = {
+        "log_mel": lambda: librosa.power_to_db(librosa.feature.melspectrogram(y=y, sr=case.sr, **options), top_db=None),
+        "mfcc": lambda: librosa.feature.mfcc(y=y, sr=case.sr, **options),
+        "stft": lambda: librosa.stft(y, **options),
+        "cqt_short": lambda: librosa.cqt(y, sr=case.sr, sparsity=0, **options),
+    }
+    calls["cqt_long"] = calls["cqt_short"]
+    return {"librosa": calls[kind]}
+
+
+def _torch(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """torch.stft and what follows it by hand; torchaudio's and nnAudio's modules."""
+    import torch
+
+    from genre_jax.frontends.mel import mel_filterbank
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = case.options
+    fed = torch.from_numpy(np.round(y * 32768).astype(np.int16) if case.int16 else y).to(device)
+    found: dict[str, Callable[[Any], Any]] = {}
+    if kind in ("log_mel", "stft", "mfcc"):
+        n_fft, hop = options["n_fft"], options["hop_length"]
+        window = torch.hann_window(n_fft, device=device)
+
+        def spectrum(x):
+            pad = options.get("pad_mode", "constant")
+            return torch.stft(x, n_fft, hop, window=window, pad_mode=pad, return_complex=True)
+
+        if kind == "stft":
+            found["torch.stft"] = spectrum
+        else:
+            filters = mel_filterbank(sr=case.sr, n_fft=n_fft, n_mels=options["n_mels"]).T.astype(np.float32)
+            matrix = torch.from_numpy(filters.copy()).to(device)
+
+            def log_mel(x):
+                z = spectrum(x)
+                return 10 * torch.log10(torch.clamp(matrix @ (z.real**2 + z.imag**2), min=1e-10))
+
+            found["torch.stft"] = log_mel
+            if kind == "mfcc":
+                angle = np.pi / options["n_mels"] * np.outer(np.arange(options["n_mfcc"]), np.arange(options["n_mels"]) + 0.5)
+                cosines = np.cos(angle) * np.sqrt(2 / options["n_mels"])
+                cosines[0] /= np.sqrt(2)
+                transform = torch.from_numpy(cosines.astype(np.float32)).to(device)
+                found["torch.stft"] = lambda x: transform @ log_mel(x)
+            if kind == "log_mel" and importlib.util.find_spec("torchaudio"):
+                found["torchaudio"] = _torchaudio(case, device)
+    if kind.startswith("cqt") and importlib.util.find_spec("nnAudio"):
+        found |= _nnaudio(case, device)
+
+    def timed(function):
+        def run():
+            with torch.no_grad():
+                out = function(fed.float() / 32768 if case.int16 else fed)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return out
+
+        return run
+
+    return {label: timed(function) for label, function in found.items()}
+
+
+def _torchaudio(case: Case, device: str) -> Callable[[Any], Any]:
+    import torch
+    import torchaudio
+
+    mel = torchaudio.transforms.MelSpectrogram(
+        sample_rate=case.sr, n_fft=case.options["n_fft"], hop_length=case.options["hop_length"],
+        n_mels=case.options["n_mels"], norm="slaney", mel_scale="slaney",
+    ).to(device)  # fmt: skip
+    decibels = torchaudio.transforms.AmplitudeToDB("power").to(device)
+    return torch.nn.Sequential(mel, decibels)
+
+
+def _nnaudio(case: Case, device: str) -> dict[str, Callable[[Any], Any]]:
+    import torch
+    from nnAudio.features.cqt import CQT1992v2, CQT2010v2
+
+    def complex_of(module):
+        return lambda x: torch.view_as_complex(module(x).contiguous())
+
+    shared = {"sr": case.sr, "output_format": "Complex", "pad_mode": "constant", "verbose": False} | case.options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {f"nnAudio {kind.__name__}": complex_of(kind(**shared).to(device)) for kind in (CQT1992v2, CQT2010v2)}

@@ -1,0 +1,201 @@
+"""Front ends against their peers in one run: `python -m genre_jax.bench frontends [--json=FILE]`, `--plot=FILE.json` draws.
+
+Each case is timed in turn with this library (both STFT engines), librosa, torch.stft, torchaudio and nnAudio, where they
+are importable; rounds are interleaved, so that a busy machine is busy for all. Errors are relative to the peak of this
+library's float64 result on the CPU, which the tests pin to librosa. Runs with JAX and NumPy alone.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from genre_jax.bench import frontend_peers
+from genre_jax.bench.frontend_cases import CASES, Case
+from genre_jax.console import UserError, say, unknown
+from genre_jax.logbook import environment, write_json
+
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Interleaved rounds; the median is shown.")
+ONLY = flags.DEFINE_list("cases", [], f"Cases to run, of {', '.join(CASES)}; all but those of an accelerator by default.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Clips of a tenth the length and two rounds: the same rows in seconds.")
+JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
+PLOT = flags.DEFINE_string("plot", None, "Draw the figure of this JSON file beside it, and measure nothing.")
+
+# Bytes/s of memory and float32 FLOP/s of an accelerator, from its maker's data sheet.
+LIMITS = {"NVIDIA H200": (4.8e12, 67e12)}
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print every row, or draw a file of them."""
+    del argv
+    if PLOT.value:
+        say(f"wrote {plot(Path(PLOT.value))}")
+        return
+    for name in ONLY.value:
+        if name not in CASES:
+            raise unknown("case", name, CASES)
+    on_accelerator = jax.default_backend() != "cpu"
+    chosen = ONLY.value or [name for name, case in CASES.items() if on_accelerator or not case.accelerator]
+    rows = []
+    for name in chosen:
+        rows += measure(name, CASES[name])
+    if JSON.value:
+        machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**frontend_peers.versions())
+        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(JSON.value), {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows})
+
+
+def measure(name: str, case: Case) -> list[dict[str, Any]]:
+    """Time, compare and print all contestants of a case."""
+    seconds = case.seconds / (10 if DRY_RUN.value else 1)
+    rng = np.random.default_rng(0)
+    y = rng.normal(0, 0.1, (case.clips, round(seconds * case.sr))).astype(np.float32)
+    reference = _reference(case, y)
+    contestants: dict[str, Callable[[], Any]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for engine in case.engines:
+        label = f"genre_jax {engine}".strip()
+        contestants[label], facts[label] = _ours(case, engine, y)
+    contestants |= frontend_peers.build(name, case, y)
+    outputs = {
+        label: np.asarray(run()) if label.startswith("genre_jax") else frontend_peers.output(run())
+        for label, run in contestants.items()
+    }
+    times: dict[str, list[float]] = {label: [] for label in contestants}
+    for _ in range(2 if DRY_RUN.value else ROUNDS.value):
+        for label, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            times[label].append(time.perf_counter() - started)
+    medians = {label: statistics.median(values) for label, values in times.items()}
+    fastest = min(median for label, median in medians.items() if "genre_jax" in label)
+    say(f"\n{name}: {case.title}, {case.clips} × {seconds:g} s at {case.sr} Hz")
+    say(f"{'':<20}{'median':>10}{'least':>10}{'× ours':>8}{'error':>10}{'peak MB':>10}{'compile':>10}")
+    rows = []
+    for label, run in contestants.items():
+        row = {
+            "case": name, "library": label, "clips": case.clips, "seconds_a_clip": seconds, "median_s": medians[label],
+            "least_s": min(times[label]), "times_ours": medians[label] / fastest, "error": _error(outputs[label], reference),
+            "peak_mb": _peak_memory(run), **facts.get(label, {}),
+        }  # fmt: skip
+        rows.append(row)
+        compiled = f"{row['compile_s']:.2f} s" if "compile_s" in row else ""
+        peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"
+        say(
+            f"{label:<20}{row['median_s'] * 1e3:>7.1f} ms{row['least_s'] * 1e3:>7.1f} ms{row['times_ours']:>8.2f}"
+            f"{row['error']:>10.1e}{peak:>10}{compiled:>10}"
+        )
+        if "bytes_a_second" in row:
+            say(
+                f"{'':<20}{row['bytes_a_second'] / 1e9:,.0f} GB/s, {row['flops_a_second'] / 1e12:,.2f} TFLOP/s{row['of_limit']}"
+            )
+    return rows
+
+
+def _reference(case: Case, y: np.ndarray) -> np.ndarray:
+    """The case's output for its first clips in float64 on the CPU."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        return np.asarray(case.ours(jnp.asarray(_as_fed(case, y)[:4] * 1.0, jnp.float64), "fft"))
+
+
+def _as_fed(case: Case, y: np.ndarray) -> np.ndarray:
+    """The signal that all contestants get: rounded to int16 where the case starts there."""
+    return np.round(y * 32768).astype(np.int16) / 32768 if case.int16 else y
+
+
+def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """A timed call of this library, and what its compilation says."""
+    fed = jax.device_put(np.round(y * 32768).astype(np.int16) if case.int16 else y)
+
+    @jax.jit
+    def function(y):
+        return case.ours(y.astype(jnp.float32) / 32768 if case.int16 else y, engine)
+
+    lowered = function.lower(fed)
+    started = time.perf_counter()
+    compiled = lowered.compile()
+    facts: dict[str, Any] = {"compile_s": time.perf_counter() - started}
+    memory: Any = compiled.memory_analysis()
+    in_and_out = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    facts |= {"temporary_mb": memory.temp_size_in_bytes / 1e6, "in_and_out_mb": in_and_out / 1e6}
+    facts["memory_times_in_and_out"] = (memory.temp_size_in_bytes + in_and_out) / in_and_out
+
+    def run():
+        return jax.block_until_ready(compiled(fed))
+
+    if jax.default_backend() != "cpu":
+        run()
+        started = time.perf_counter()
+        for _ in range(5):
+            run()
+        seconds = (time.perf_counter() - started) / 5
+        cost = compiled.cost_analysis() or {}
+        moved, flops = in_and_out / seconds, cost.get("flops", 0.0) / seconds
+        kind = jax.devices()[0].device_kind
+        limit = ""
+        if kind in LIMITS:
+            limit = f" (the card's limits: {LIMITS[kind][0] / 1e9:,.0f} GB/s, {LIMITS[kind][1] / 1e12:g} TFLOP/s)"
+        facts |= {"bytes_a_second": moved, "flops_a_second": flops, "of_limit": limit}
+    return run, facts
+
+
+def _error(output: np.ndarray, reference: np.ndarray) -> float:
+    """Largest error relative to the peak of the reference, on its clips and the frames that both have."""
+    frames = min(output.shape[1], reference.shape[1])
+    difference = output[: len(reference), :frames] - reference[:, :frames]
+    return float(np.abs(difference).max() / np.abs(reference).max())
+
+
+def _peak_memory(run: Callable[[], Any]) -> float | None:
+    """Most resident memory that one call adds, in MB, its output included; None where Linux's /proc cannot tell."""
+    try:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+        run()
+        return (_status("VmHWM") - before) / 1e3
+    except OSError:
+        return None
+
+
+def _status(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return float(line.split()[1])
+
+
+def plot(path: Path) -> Path:
+    """Bars of each library's time over ours, a panel a case; returns the PNG's path."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    if not path.is_file():
+        raise UserError(f"--plot must be a JSON file that this benchmark wrote, and {str(path)!r} is none")
+    rows = json.loads(path.read_text())["rows"]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(3.4 * len(cases), 3.6), squeeze=False, layout="constrained")
+    for axis, case in zip(axes[0], cases, strict=True):
+        shown = [row for row in rows if row["case"] == case][::-1]
+        colours = ["#1b6ca8" if "genre_jax" in row["library"] else "#b8b8b8" for row in shown]
+        bars = axis.barh([row["library"] for row in shown], [row["times_ours"] for row in shown], color=colours)
+        axis.bar_label(bars, [f" {row['median_s'] * 1e3:,.1f} ms" for row in shown], fontsize=8)
+        axis.set(title=case, xlabel="time over ours", xlim=(0, 1.35 * max(row["times_ours"] for row in shown)))
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.spines[["top", "right"]].set_visible(False)
+    out = path.with_suffix(".png")
+    figure.savefig(out, dpi=140)
+    pyplot.close(figure)
+    return out

@@ -1,0 +1,121 @@
+"""Amplitude compression of spectrograms: decibels, logarithm and per-channel energy normalisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre_jax import console
+from genre_jax.console import UserError
+from genre_jax.frontends.stft import at_least
+
+COMPRESSIONS = ("none", "db", "db_below_max", "ln", "pcen")
+
+
+def compress(x: jax.Array, how: str, *, power: float, top_db: float | None, sr: float, hop_length: int) -> jax.Array:
+    """A spectrogram of |STFT|^`power` compressed as a config names it.
+
+    `how` is "none", "db" (of 1), "db_below_max" (of the clip), both down to `top_db`, "ln" (of x + 1e-6) or "pcen".
+    """
+    if how not in COMPRESSIONS:
+        raise console.unknown("compression", how, COMPRESSIONS)
+    if how.startswith("db"):
+        s = x if power == 2 else x ** (2 / power)
+        return power_to_db(s, ref="max" if how == "db_below_max" else 1.0, top_db=top_db)
+    if how == "ln":
+        return log_offset(x)
+    # librosa's PCEN is for waveforms of ± 2³¹
+    return x if how == "none" else pcen(x * 2.0 ** (31 * power), sr=sr, hop_length=hop_length)
+
+
+def power_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-10, top_db: float | None = 80.0) -> jax.Array:
+    """Power to decibels, 10 log10(s / ref): `librosa.power_to_db`.
+
+    Args:
+      s: (..., frames, bins), power ≥ 0.
+      ref: a power, or "max" for the maximum of each clip (over frames and bins).
+      amin: floor under s and ref, > 0.
+      top_db: floor below each clip's maximum, in dB ≥ 0; None for none. (librosa 0.11 takes the maximum over the batch.)
+    """
+    if not amin > 0:
+        raise UserError(f"amin must be positive, and was given {amin}")
+    if top_db is not None and top_db < 0:
+        raise UserError(f"top_db must be None or at least 0 dB, and was given {top_db}")
+    if isinstance(ref, str) and ref != "max":
+        raise UserError(f"ref must be a number or 'max', and was given {ref!r}")
+    reference = s.max((-2, -1), keepdims=True) if ref == "max" else jnp.abs(jnp.asarray(ref, s.dtype))
+    decibels = 10.0 * (jnp.log10(at_least(s, amin)) - jnp.log10(at_least(reference, amin)))
+    return decibels if top_db is None else at_least(decibels, decibels.max((-2, -1), keepdims=True) - top_db)
+
+
+def amplitude_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-5, top_db: float | None = 80.0) -> jax.Array:
+    """Amplitude to decibels, 20 log10(s / ref): `librosa.amplitude_to_db`; arguments as in `power_to_db`, in amplitude."""
+    return power_to_db(s**2, ref=ref if isinstance(ref, str) else ref**2, amin=amin**2, top_db=top_db)
+
+
+def log_offset(s: jax.Array, *, offset: float = 1e-6) -> jax.Array:
+    """ln(s + offset): the natural logarithm that Schindler's and the SwishNet line of systems take."""
+    if not offset > 0:
+        raise UserError(f"offset must be positive, and was given {offset}")
+    return jnp.log(s + offset)
+
+
+def pcen(
+    s: jax.Array,
+    *,
+    sr: float = 22050,
+    hop_length: int = 512,
+    gain: float = 0.98,
+    bias: float = 2.0,
+    power: float = 0.5,
+    time_constant: float = 0.4,
+    eps: float = 1e-6,
+    b: float | None = None,
+    max_size: int = 1,
+) -> jax.Array:
+    """Per-channel energy normalisation of `(..., frames, bins)`: `librosa.pcen` (Wang et al., ICASSP 2017).
+
+    (s / (eps + m)^gain + bias)^power − bias^power, with m the magnitude smoothed over time by a first-order filter.
+
+    Args:
+      s: magnitude ≥ 0, scaled as librosa has it: waveforms in [-2³¹, 2³¹] before the spectrogram.
+      gain, bias, power: ≥ 0.
+      time_constant: of the smoothing in seconds; or its coefficient `b` in [0, 1] itself (1 smooths nothing).
+      eps: floor under m, > 0.
+      max_size: bins of a maximum filter before the smoothing; 1 for none.
+    """
+    for name, value in {"gain": gain, "bias": bias, "power": power}.items():
+        if value < 0:
+            raise UserError(f"{name} must be at least 0, and was given {value}")
+    for name, value in {"eps": eps, "time_constant": time_constant, "max_size": max_size}.items():
+        if not value > 0:
+            raise UserError(f"{name} must be positive, and was given {value}")
+    if b is None:
+        frames = time_constant * sr / hop_length
+        b = float((np.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2))
+    if not 0 <= b <= 1:
+        raise UserError(f"b must lie in [0, 1], and was given {b}")
+    smooth = _smooth(_maximum_over_bins(s, max_size), b)
+    normalised = s * jnp.exp(-gain * (np.log(eps) + jnp.log1p(smooth / eps)))
+    if power == 0:
+        return jnp.log1p(normalised)
+    if bias == 0:
+        zero = normalised == 0
+        return jnp.where(zero, 0, jnp.where(zero, 1, normalised) ** power)
+    return bias**power * jnp.expm1(power * jnp.log1p(normalised / bias))
+
+
+def _maximum_over_bins(s: jax.Array, size: int) -> jax.Array:
+    """The maximum over `size` neighbouring bins, the window as `scipy.ndimage.maximum_filter1d` places it."""
+    window = (1,) * (s.ndim - 1) + (size,)
+    padding = [(0, 0)] * (s.ndim - 1) + [(size // 2, (size - 1) // 2)]
+    return s if size == 1 else jax.lax.reduce_window(s, -np.inf, jax.lax.max, window, (1,) * s.ndim, padding)
+
+
+def _smooth(s: jax.Array, b: float) -> jax.Array:
+    """m[t] = b s[t] + (1 − b) m[t − 1] over frames, from m[−1] = 1 (the steady state of ones, as librosa starts it)."""
+
+    def combine(early, late):
+        return early[0] * late[0], early[1] * late[0] + late[1]
+
+    decay, driven = jax.lax.associative_scan(combine, (jnp.full_like(s, 1 - b), b * s), axis=-2)
+    return driven + decay

@@ -1,0 +1,378 @@
+"""Spectral and temporal descriptors with librosa's arguments and numbers, and their statistics over time.
+
+Each is `librosa.feature.<name>` of a waveform, `(..., frames, k)`: **librosa has k first**. `options` are those of `stft`.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre_jax import console
+from genre_jax.console import UserError
+from genre_jax.frontends.compression import power_to_db
+from genre_jax.frontends.stft import as_float, at_least, frame, lengths, pad_center, positive_power, spectrogram
+
+
+def _magnitude(y: jax.Array, n_fft: int, hop_length: int, options: dict[str, Any], power: float = 1.0) -> jax.Array:
+    return spectrogram(y, power=power, n_fft=n_fft, hop_length=hop_length, **options)
+
+
+def _hertz(sr: float, n_fft: int) -> np.ndarray:
+    """Centre frequencies of the FFT bins. Raises UserError where sr is not positive."""
+    if not sr > 0:
+        raise UserError(f"sr must be positive, and was given {sr}")
+    return np.fft.rfftfreq(n_fft, 1.0 / sr)
+
+
+def _normalise(x: jax.Array, norm: float | None) -> jax.Array:
+    """Each frame over its norm: the maximum (inf) or a p-norm; frames whose norm is below the smallest float stay."""
+    if norm is None:
+        return x
+    if not norm > 0:
+        raise UserError(f"norm must be positive, inf or None, and was given {norm}")
+    magnitude = jnp.abs(x)
+    if norm == np.inf:
+        length = magnitude.max(-1, keepdims=True)
+    else:
+        length = positive_power(positive_power(magnitude, norm).sum(-1, keepdims=True), 1 / norm)
+    return x / jnp.where(length < jnp.finfo(x.dtype).tiny, 1, length)
+
+
+@functools.lru_cache
+def chroma_filterbank(
+    *,
+    sr: float,
+    n_fft: int,
+    n_chroma: int = 12,
+    tuning: float = 0.0,
+    ctroct: float = 5.0,
+    octwidth: float | None = 2.0,
+    norm: float | None = 2.0,
+    base_c: bool = True,
+) -> np.ndarray:
+    """Weights `(1 + n_fft // 2, n_chroma)` of FFT bins in pitch classes, float64: the transpose of `librosa.filters.chroma`.
+
+    Args:
+      sr: sample rate in Hz.
+      n_fft: FFT length of the spectrogram to be multiplied.
+      n_chroma: pitch classes an octave, ≥ 1; each has a Gaussian of one class's (or one bin's) width.
+      tuning: of A440, in fractions of a pitch class.
+      ctroct: octaves above 27.5 Hz (5 is 880 Hz) that weigh most.
+      octwidth: standard deviation of that Gaussian weight in octaves; None for equal weights.
+      norm: of each bin's weights over the pitch classes; None for none.
+      base_c: the first class is C, else A.
+
+    Raises UserError where n_chroma or sr is not positive.
+    """
+    if n_chroma < 1:
+        raise UserError(f"n_chroma must be at least 1, and was given {n_chroma}")
+    if not sr > 0:
+        raise UserError(f"sr must be positive, and was given {sr}")
+    a0 = 27.5 * 2.0 ** (tuning / n_chroma)
+    pitch = n_chroma * np.log2(np.arange(1, n_fft) * sr / n_fft / a0)
+    pitch = np.concatenate([pitch[:1] - 1.5 * n_chroma, pitch])  # librosa puts bin 0 one and a half octaves below bin 1
+    width = np.append(np.maximum(np.diff(pitch), 1.0), 1.0)
+    half = np.round(n_chroma / 2)
+    distance = np.remainder(pitch[:, None] - np.arange(n_chroma) + half + 10 * n_chroma, n_chroma) - half
+    weights = np.exp(-0.5 * (2 * distance / width[:, None]) ** 2)
+    if norm is not None:
+        length = np.linalg.norm(weights, norm, axis=1, keepdims=True)
+        weights /= np.where(length < np.finfo(np.float64).tiny, 1, length)
+    if octwidth is not None:
+        weights *= np.exp(-0.5 * ((pitch / n_chroma - ctroct) / octwidth) ** 2)[:, None]
+    if base_c:
+        weights = np.roll(weights, -3 * (n_chroma // 12), axis=1)
+    weights = np.ascontiguousarray(weights[: 1 + n_fft // 2])
+    weights.setflags(write=False)
+    return weights
+
+
+def chroma_stft(
+    y: jax.Array,
+    *,
+    sr: float = 22050,
+    norm: float | None = np.inf,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    tuning: float = 0.0,
+    n_chroma: int = 12,
+    ctroct: float = 5.0,
+    octwidth: float | None = 2.0,
+    base_c: bool = True,
+    **options: Any,
+) -> jax.Array:
+    """Energy in each pitch class, `(..., frames, n_chroma)` in [0, 1] with the default norm: `librosa.feature.chroma_stft`.
+
+    `tuning` is 0 by default, where librosa estimates it from the data. `norm` scales each frame (inf: maximum 1; p > 0: the
+    p-norm 1; None: as it is); silent frames stay 0. The other arguments are those of `chroma_filterbank` and `stft`.
+    """
+    power = _magnitude(y, n_fft, hop_length, options, 2.0)
+    filters = chroma_filterbank(
+        sr=sr, n_fft=n_fft, n_chroma=n_chroma, tuning=tuning, ctroct=ctroct, octwidth=octwidth, base_c=base_c
+    )
+    return _normalise(jnp.matmul(power, filters.astype(power.dtype), precision=jax.lax.Precision.HIGHEST), norm)
+
+
+@functools.lru_cache
+def _tonal_space(n_chroma: int) -> np.ndarray:
+    """Coordinates `(n_chroma, 6)` of the pitch classes on the circles of fifths, minor thirds and major thirds."""
+    turns = np.outer(np.arange(n_chroma) * 12 / n_chroma, [7 / 6, 7 / 6, 3 / 2, 3 / 2, 2 / 3, 2 / 3])
+    phase = turns - np.array([0.5, 0, 0.5, 0, 0.5, 0])
+    return np.cos(np.pi * phase) * np.array([1, 1, 1, 1, 0.5, 0.5])
+
+
+def tonnetz(y: jax.Array | None = None, *, sr: float = 22050, chroma: jax.Array | None = None, **options: Any) -> jax.Array:
+    """Tonal centroids `(..., frames, 6)`: fifths x, y, minor thirds x, y in [-1, 1], major thirds in [-0.5, 0.5].
+
+    Of `chroma` `(..., frames, n_chroma)` where it is given: `librosa.feature.tonnetz(chroma=…)` (Harte, Sandler & Gasser
+    2006). Else of `chroma_stft(y, sr=sr, **options)`, where librosa takes `chroma_cqt`: then the numbers differ.
+
+    Raises UserError where neither y nor chroma is given.
+    """
+    if chroma is None:
+        if y is None:
+            raise UserError("tonnetz needs a waveform y or a chromagram chroma, and was given neither")
+        chroma = chroma_stft(y, sr=sr, **options)
+    chroma = as_float(chroma)
+    space = _tonal_space(chroma.shape[-1]).astype(chroma.dtype)
+    return jnp.matmul(_normalise(chroma, 1), space, precision=jax.lax.Precision.HIGHEST)
+
+
+def spectral_centroid(
+    y: jax.Array, *, sr: float = 22050, n_fft: int = 2048, hop_length: int = 512, **options: Any
+) -> jax.Array:
+    """Mean frequency of the magnitude spectrum, `(..., frames, 1)` in Hz: `librosa.feature.spectral_centroid`; silence: 0."""
+    share = _normalise(_magnitude(y, n_fft, hop_length, options), 1)
+    return (share * _hertz(sr, n_fft).astype(share.dtype)).sum(-1, keepdims=True)
+
+
+def spectral_bandwidth(
+    y: jax.Array,
+    *,
+    sr: float = 22050,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    norm: bool = True,
+    p: float = 2.0,
+    **options: Any,
+) -> jax.Array:
+    """p-th order spread about the centroid, `(..., frames, 1)` in Hz: `librosa.feature.spectral_bandwidth`; silence: 0.
+
+    `norm` weighs with magnitudes that add up to 1, else with the magnitudes themselves. Raises UserError where p ≤ 0.
+    """
+    if not p > 0:
+        raise UserError(f"p must be positive, and was given {p}")
+    magnitude = _magnitude(y, n_fft, hop_length, options)
+    hertz = _hertz(sr, n_fft).astype(magnitude.dtype)
+    share = _normalise(magnitude, 1)
+    deviation = jnp.abs(hertz - (share * hertz).sum(-1, keepdims=True))
+    spread = ((share if norm else magnitude) * positive_power(deviation, p)).sum(-1, keepdims=True)
+    return positive_power(spread, 1 / p)
+
+
+@functools.lru_cache
+def _contrast_bands(sr: float, n_fft: int, fmin: float, n_bands: int, quantile: float) -> tuple[tuple[int, int, int], ...]:
+    """(first bin, last bin + 1, bins in a quantile) of each octave band: below fmin, from fmin, from 2 fmin, ….
+
+    As librosa has it: a band begins one bin below its edge; each but the topmost gives up its last bin.
+    """
+    hertz = _hertz(sr, n_fft)
+    edges = np.concatenate([[0.0], fmin * 2.0 ** np.arange(n_bands + 1)])
+    bands = []
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = np.flatnonzero((hertz >= low) & (hertz <= high))
+        top = number == n_bands
+        kept = (hertz.size - inside[0] if top else inside.size - 1) + (number > 0) if inside.size else 0
+        if kept < 1:
+            raise UserError(
+                f"the band from {low:g} to {high:g} Hz is narrower than a bin of n_fft = {n_fft} at {sr:g} Hz: "
+                "a longer n_fft or a larger fmin"
+            )
+        first = int(inside[0]) - (number > 0)
+        bands.append((first, first + int(kept), max(1, int(np.rint(quantile * (kept + (not top)))))))
+    return tuple(bands)
+
+
+def spectral_contrast(
+    y: jax.Array,
+    *,
+    sr: float = 22050,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    fmin: float = 200.0,
+    n_bands: int = 6,
+    quantile: float = 0.02,
+    linear: bool = False,
+    **options: Any,
+) -> jax.Array:
+    """Peak minus valley of each octave band, `(..., frames, n_bands + 1)`: `librosa.feature.spectral_contrast`.
+
+    Args:
+      y: (..., samples).
+      sr, n_fft, hop_length, options: of the spectrum; magnitudes.
+      fmin: upper edge of the first band in Hz, > 0; the others are octaves above it, the last one reaches to sr / 2.
+      n_bands: number of octaves, ≥ 1; the lower edge of the last one must lie below sr / 2.
+      quantile: share of a band's bins, in (0, 1), whose mean is the peak (the loudest) and the valley (the quietest).
+      linear: the difference of the magnitudes; else of their `power_to_db`, whose floor is 80 dB below a clip's maximum.
+
+    Raises UserError out of these ranges, and where a band is narrower than a bin.
+    """
+    if n_bands < 1:
+        raise UserError(f"n_bands must be at least 1, and was given {n_bands}")
+    if not 0 < quantile < 1:
+        raise UserError(f"quantile must lie in (0, 1), and was given {quantile}")
+    if not fmin > 0:
+        raise UserError(f"fmin must be positive, and was given {fmin}")
+    if fmin * 2 ** (n_bands - 1) >= sr / 2:
+        raise UserError(
+            f"the last band must begin below sr / 2 = {sr / 2:g} Hz, and begins at {fmin * 2 ** (n_bands - 1):g} Hz: "
+            f"a smaller fmin than {fmin:g} Hz or fewer bands than {n_bands}"
+        )
+    magnitude = _magnitude(y, n_fft, hop_length, options)
+    peaks, valleys = [], []
+    for first, end, count in _contrast_bands(sr, n_fft, fmin, n_bands, quantile):
+        ordered = jnp.sort(magnitude[..., first:end], axis=-1)
+        valleys.append(ordered[..., :count].mean(-1))
+        peaks.append(ordered[..., -count:].mean(-1))
+    peak, valley = jnp.stack(peaks, -1), jnp.stack(valleys, -1)
+    contrast = peak - valley if linear else power_to_db(peak) - power_to_db(valley)
+    return jnp.where(jnp.isfinite(peak), contrast, jnp.nan)
+
+
+def spectral_rolloff(
+    y: jax.Array,
+    *,
+    sr: float = 22050,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    roll_percent: float = 0.85,
+    **options: Any,
+) -> jax.Array:
+    """Frequency below which `roll_percent` of the magnitude lies, `(..., frames, 1)` in Hz: `librosa.feature.spectral_rolloff`.
+
+    A bin's frequency, therefore with gradient 0; silence: 0. Raises UserError where roll_percent is outside (0, 1).
+    """
+    if not 0 < roll_percent < 1:
+        raise UserError(f"roll_percent must lie in (0, 1), and was given {roll_percent}")
+    total = jnp.cumsum(_magnitude(y, n_fft, hop_length, options), axis=-1)
+    at = jnp.argmax(total >= roll_percent * total[..., -1:], axis=-1, keepdims=True)
+    return jnp.where(jnp.isfinite(total[..., -1:]), jnp.asarray(_hertz(sr, n_fft), total.dtype)[at], jnp.nan)
+
+
+def spectral_flatness(
+    y: jax.Array,
+    *,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    amin: float = 1e-10,
+    power: float = 2.0,
+    **options: Any,
+) -> jax.Array:
+    """Geometric over arithmetic mean of |STFT|^power, `(..., frames, 1)` in [0, 1]: `librosa.feature.spectral_flatness`.
+
+    `amin` > 0 is the floor under |STFT|^power: silence is flat, 1. Raises UserError where amin ≤ 0.
+    """
+    if not amin > 0:
+        raise UserError(f"amin must be positive, and was given {amin}")
+    s = at_least(_magnitude(y, n_fft, hop_length, options, power), amin)
+    return jnp.exp(jnp.log(s).mean(-1, keepdims=True)) / s.mean(-1, keepdims=True)
+
+
+def _frames(y: jax.Array, frame_length: int, hop_length: int, center: bool, pad_mode: str) -> jax.Array:
+    """Frames `(..., frames, frame_length)` of the padded signal. Raises UserError for lengths below 1."""
+    if frame_length < 1:
+        raise UserError(f"frame_length must be at least 1, and was given {frame_length}")
+    lengths(frame_length, None, hop_length)
+    return frame(pad_center(as_float(y), frame_length, center, pad_mode), frame_length, hop_length)
+
+
+def frame_power(
+    y: jax.Array, *, frame_length: int = 2048, hop_length: int = 512, center: bool = True, pad_mode: str = "constant"
+) -> jax.Array:
+    """Mean square of each frame, `(..., frames)`; the arguments are those of `rms`."""
+    return jnp.square(_frames(y, frame_length, hop_length, center, pad_mode)).mean(-1)
+
+
+def rms(
+    y: jax.Array, *, frame_length: int = 2048, hop_length: int = 512, center: bool = True, pad_mode: str = "constant"
+) -> jax.Array:
+    """Root mean square of each frame, `(..., frames, 1)`, with gradient 0 on silence: `librosa.feature.rms`.
+
+    `center` pads both ends by `frame_length // 2` in `pad_mode`: constant (zeros), reflect or edge.
+    """
+    power = frame_power(y, frame_length=frame_length, hop_length=hop_length, center=center, pad_mode=pad_mode)
+    return positive_power(power, 0.5)[..., None]
+
+
+def zero_crossing_rate(
+    y: jax.Array,
+    *,
+    frame_length: int = 2048,
+    hop_length: int = 512,
+    center: bool = True,
+    threshold: float = 1e-10,
+    zero_pos: bool = True,
+) -> jax.Array:
+    """Sign changes in a frame over its samples, `(..., frames, 1)` in [0, 1): `librosa.feature.zero_crossing_rate`.
+
+    Magnitudes up to `threshold` count as 0, and 0 as positive (`zero_pos`) or as a sign of its own. `center` repeats the
+    ends. Counts have gradient 0.
+    """
+    if not threshold >= 0:
+        raise UserError(f"threshold must be at least 0, and was given {threshold}")
+    y = as_float(y)
+    level = jnp.where(jnp.abs(y) <= threshold, 0, y)
+    sign = jnp.where(level < 0, -1, 1) if zero_pos else jnp.sign(level)
+    frames = _frames(jnp.where(jnp.isfinite(y), sign, jnp.nan).astype(y.dtype), frame_length, hop_length, center, "edge")
+    step = jnp.abs(jnp.diff(frames, axis=-1))  # 0, 1 or 2, or NaN
+    return (step * (3 - step) / 2).sum(-1, keepdims=True) / frame_length
+
+
+def _deviation(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(x minus its mean, standard deviation) over frames; exactly 0 where x is constant, whose mean may round."""
+    centred = x - x[..., :1, :]
+    centred = centred - centred.mean(-2, keepdims=True)
+    return centred, positive_power(jnp.square(centred).mean(-2, keepdims=True), 0.5)
+
+
+def _standardised_moment(x: jax.Array, order: int) -> jax.Array:
+    """Mean of ((x - mean) / std)^order over frames; 0 where x is constant."""
+    centred, std = _deviation(x)
+    return ((centred / jnp.where(std == 0, 1, std)) ** order).mean(-2)
+
+
+def _kurtosis(x: jax.Array) -> jax.Array:
+    fourth = _standardised_moment(x, 4)
+    return jnp.where(fourth == 0, 0, fourth - 3)
+
+
+STATISTICS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "mean": lambda x: x.mean(-2),
+    "std": lambda x: _deviation(x)[1][..., 0, :],
+    "min": lambda x: x.min(-2),
+    "max": lambda x: x.max(-2),
+    "median": lambda x: jnp.median(x, axis=-2),
+    "skew": lambda x: _standardised_moment(x, 3),
+    "kurtosis": _kurtosis,
+}
+
+
+def summarise(features: jax.Array, *, statistics: tuple[str, ...] = ("mean", "std")) -> jax.Array:
+    """Statistics over time of features `(..., frames, bins)`: `(..., len(statistics) * bins)`, statistic by statistic.
+
+    Any of mean, std, min, max, median, skew and kurtosis (excess), of NumPy's and scipy.stats' definitions with population
+    moments (no correction for bias). Over constant features std, skew and kurtosis are 0 (scipy.stats has NaN for the last
+    two), and so is the gradient of std. Raises UserError where there is no frame or a name is none of these.
+    """
+    unknown = [name for name in statistics if name not in STATISTICS]
+    if unknown or not statistics:
+        raise console.unknown("statistic", unknown[0] if unknown else "", STATISTICS)
+    features = as_float(features)
+    if features.ndim < 2 or features.shape[-2] < 1:
+        raise UserError(f"features must have the shape (..., frames, bins) with a frame at least, and have {features.shape}")
+    return jnp.concatenate([STATISTICS[name](features) for name in statistics], axis=-1)
