@@ -14,12 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from genre_jax.console import UserError, say
-
-logging.set_verbosity(logging.ERROR)  # Orbax reports every save, and warns of each that has no metrics
 
 MODEL = ("params", "batch_stats", "ema")
 TRAINING = ("step", "opt_state")

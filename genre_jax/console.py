@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from absl import app
+from absl import app, logging
+
+logging.set_verbosity(logging.ERROR)  # Orbax reports every save, JAX every backend that is not there
 
 
 class UserError(Exception):

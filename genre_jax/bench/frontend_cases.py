@@ -27,10 +27,10 @@ class Case:
     accelerator: bool = False
 
 
-MEL = {"n_fft": 600, "hop_length": 300, "n_mels": 112, "pad_mode": "reflect"}
+MEL: dict[str, Any] = {"n_fft": 600, "hop_length": 300, "n_mels": 112, "pad_mode": "reflect"}
 MFCC = MEL | {"n_mels": 64, "n_mfcc": 12}
-STFT = {"n_fft": 2048, "hop_length": 512}
-CQT = {"hop_length": 512, "n_bins": 84}
+STFT: dict[str, Any] = {"n_fft": 2048, "hop_length": 512}
+CQT: dict[str, Any] = {"hop_length": 512, "n_bins": 84}
 
 
 def _log_mel(y: jax.Array, engine: str) -> jax.Array:

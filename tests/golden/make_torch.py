@@ -1,4 +1,4 @@
-"""Golden values from PyTorch and torchvision: `python tests/golden/make_golden.py` rewrites the .npz beside this file.
+"""Golden values from PyTorch and torchvision: `python tests/golden/make_torch.py` rewrites the .npz beside this file.
 
 Needs the `peers` extra, and torchvision for the ResNet: `pip install torch==2.13.0` (a CPU build will do), then
 `pip install --no-deps torchvision==0.28.0` and pillow. Everything is float64. `tests/test_parity.py` reads the file.

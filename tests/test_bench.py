@@ -1,0 +1,38 @@
+"""The benchmarks run, and their rows hold what they promise; no time is asserted."""
+
+import json
+
+import numpy as np
+from conftest import finish, run_module
+
+CASES = ("log_mel", "mfcc", "stft", "cqt_short")
+
+
+def test_front_ends_dry_run_and_figure(tmp_path):
+    path = tmp_path / "rows.json"
+    out, _ = finish(run_module("genre_jax.bench", "frontends", "--dry_run", f"--cases={','.join(CASES)}", f"--json={path}"))
+    written = json.loads(path.read_text())
+    assert written["dry_run"] and "jax" in written["environment"]
+    rows = {(row["case"], row["library"]): row for row in written["rows"]}
+    assert {case for case, _ in rows} == set(CASES)
+    for (case, library), row in rows.items():
+        assert row["median_s"] >= row["least_s"] > 0
+        assert library in out
+        if library.startswith("genre_jax"):
+            assert row["error"] < 1e-5, (case, library)
+            assert np.isfinite(row["compile_s"])
+            assert row["memory_times_in_and_out"] >= 1
+        elif not case.startswith("cqt"):
+            assert row["error"] < 1e-5, (case, library)  # so that they compute the same
+    finish(run_module("genre_jax.bench", "frontends", f"--plot={path}"))
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_front_ends_need_neither_librosa_nor_tensorflow():
+    hidden = ("librosa", "tensorflow", "matplotlib", "sklearn", "soundfile")
+    finish(run_module("genre_jax.bench", "frontends", "--dry_run", "--cases=log_mel", hide=hidden))
+
+
+def test_an_unknown_case_gets_a_sentence():
+    _, err = finish(run_module("genre_jax.bench", "frontends", "--cases=log_mels"), code=1)
+    assert "unknown case 'log_mels' (did you mean 'log_mel'?): choose one of cqt_long" in err
