@@ -266,9 +266,12 @@ def validate(config: ConfigDict) -> None:
                 "data.refresh_epochs", "data.prefetch", "train.keep"):  # fmt: skip
         if values[key] < 1:
             raise UserError(f"config key {key!r} must be at least 1, and was given {values[key]}")
-    for key in ("augment.polarity", "augment.shift", "ema"):
+    for key in ("augment.polarity", "augment.shift", "augment.speed", "ema"):
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
+    for key in ("augment.gain_cap", "augment.gain_db", "augment.equalise_db", "evaluate.hop", "gradient_clip"):
+        if values[key] < 0:
+            raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
     if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
         raise UserError(f"config key 'init_from' must be the workdir of a run, and {config.init_from!r} holds no checkpoints")
     check_name(config.data.name, config.data.data_dir)

@@ -62,6 +62,7 @@ def test_published_counts():
         ({"data.name": "synthetik"}, "unknown data set 'synthetik' .did you mean 'synthetic'..: choose one of audioset_music"),
         ({"dtype": "float16"}, "unknown dtype 'float16'.*: choose one of bfloat16, float32, float64"),
         ({"train.duration": "5 weeks"}, "'train.duration' must be a number and one of steps, epochs, examples.*was given '5 weeks'"),
+        ({"evaluate.hop": "-5"}, "'evaluate.hop' must be at least 0, and was given -5"),
         ({"augment.polarity": "1.5"}, r"'augment.polarity' must lie in \[0, 1\], and was given 1.5"),
     ],
 )  # fmt: skip

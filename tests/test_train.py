@@ -152,6 +152,53 @@ def test_augmentation_does_what_it_says():
     np.testing.assert_allclose(capped, [[0.7, -0.7 / 0.9], [0.5, -1.0]], rtol=1e-6)
 
 
+def test_random_speed_moves_a_tone_and_leaves_nothing_else():
+    """The tone stays a tone (images of the Lanczos kernel are below -50 dB), at a frequency within the range, which is used to its ends and no further."""
+    n, frequency = 8192, 500 / 8192
+    config = configs.base("x").augment
+    config.update(speed=0.3)
+    y = jnp.tile(jnp.sin(2 * jnp.pi * frequency * jnp.arange(n)), (200, 1))
+    out = np.asarray(augment.augment(y, jax.random.split(jax.random.key(2), 200), config), np.float64)[:, : n // 2]
+    spectrum = np.abs(np.fft.rfft(out * np.blackman(n // 2)))
+    factors = spectrum.argmax(1) / (n // 2) / frequency
+    assert 1 / 1.31 < factors.min() < 1 / 1.27 and 1.27 < factors.max() < 1.31
+    assert abs(np.mean(factors < 1) - 0.5) < 0.1  # slower as often as faster
+    for row, peak in zip(spectrum, spectrum.argmax(1), strict=True):
+        beside = np.delete(row, np.arange(peak - 8, peak + 9))
+        assert beside.max() < 3e-3 * row[peak]
+
+
+def test_random_speed_keeps_what_a_faster_signal_cannot_carry_from_folding_back():
+    config = configs.base("x").augment
+    config.update(speed=0.5)
+    keys = jax.random.split(jax.random.key(3), 200)
+
+    def spectrum(frequency):
+        y = jnp.tile(jnp.sin(2 * jnp.pi * frequency * jnp.arange(4096)), (200, 1))
+        out = np.asarray(augment.augment(y, keys, config))[:, :2048]
+        return np.abs(np.fft.rfft(out * np.hanning(2048), axis=1)) / 512
+
+    factor = spectrum(0.05).argmax(1) / 2048 / 0.05
+    fast = factor > 1.35  # 0.45 would fold back to at most 1 - 1.35 · 0.45 = 0.39
+    assert fast.sum() > 20
+    assert spectrum(0.45)[fast].max() < 0.1
+    assert spectrum(0.2)[fast].max(1).min() > 0.8  # what it can carry stays (between two bins a tone shows 0.85)
+
+
+def test_random_equaliser_is_smooth_and_within_its_range():
+    config = configs.base("x").augment
+    config.update(equalise_db=6.0)
+    impulse = jnp.zeros((300, 4096)).at[:, 0].set(1.0)
+    out = np.asarray(augment.augment(impulse, jax.random.split(jax.random.key(4), 300), config))
+    decibels = 20 * np.log10(np.abs(np.fft.rfft(out, axis=1)))
+    assert decibels.min() >= -6.01 and decibels.max() <= 6.01
+    nyquist, octave_below = decibels[:, -1], decibels[:, 1024]
+    assert nyquist.min() < -5.5 and nyquist.max() > 5.5  # each gain uses the range,
+    assert abs(np.corrcoef(nyquist, octave_below)[0, 1]) < 0.2  # alone,
+    middle = decibels[:, round(2048 / 2**0.5)]
+    np.testing.assert_allclose(middle, (nyquist + octave_below) / 2, atol=0.02)  # joined by straight lines
+
+
 def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypatch):
     traces = {"train_step": 0, "eval_step": 0}
     for name in traces:
