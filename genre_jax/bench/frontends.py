@@ -2,7 +2,9 @@
 
 Each case is timed in turn with this library (both STFT engines), librosa, torch.stft, torchaudio and nnAudio, where they
 are importable; rounds are interleaved, so that a busy machine is busy for all. Errors are relative to the peak of this
-library's float64 result on the CPU, which the tests pin to librosa. Runs with JAX and NumPy alone.
+library's float64 result on the CPU, which the tests pin to librosa and to the definition. "peak MB" is the resident memory
+that one call adds; "memory ×" is input, output and temporaries of the compiled program over input and output. Runs with
+JAX and NumPy alone.
 """
 
 import ctypes
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from genre_jax import frontends
 from genre_jax.bench import frontend_peers
 from genre_jax.bench.frontend_cases import CASES, Case
 from genre_jax.console import UserError, say, unknown
@@ -50,10 +53,12 @@ def main(argv: list[str]) -> None:
     rows = []
     for name in chosen:
         rows += measure(name, CASES[name])
+    compilation = {} if ONLY.value else compile_all()
     if JSON.value:
         machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**frontend_peers.versions())
         Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows})
+        record = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows}
+        write_json(Path(JSON.value), record | {"compile_s": compilation})
 
 
 def measure(name: str, case: Case) -> list[dict[str, Any]]:
@@ -81,7 +86,7 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
     medians = {label: statistics.median(values) for label, values in times.items()}
     fastest = min(median for label, median in medians.items() if "genre_jax" in label)
     say(f"\n{name}: {case.title}, {case.clips} × {seconds:g} s at {case.sr} Hz")
-    say(f"{'':<20}{'median':>10}{'least':>10}{'× ours':>8}{'error':>10}{'peak MB':>10}{'compile':>10}")
+    say(f"{'':<20}{'median':>10}{'least':>10}{'× ours':>8}{'error':>10}{'peak MB':>10}{'memory ×':>10}{'compile':>10}")
     rows = []
     for label, run in contestants.items():
         row = {
@@ -90,17 +95,31 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
             "peak_mb": _peak_memory(run), **facts.get(label, {}),
         }  # fmt: skip
         rows.append(row)
-        compiled = f"{row['compile_s']:.2f} s" if "compile_s" in row else ""
+        compiled = f"{row['memory_times_in_and_out']:>10.2f}{row['compile_s']:>8.2f} s" if "compile_s" in row else ""
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"
         say(
             f"{label:<20}{row['median_s'] * 1e3:>7.1f} ms{row['least_s'] * 1e3:>7.1f} ms{row['times_ours']:>8.2f}"
-            f"{row['error']:>10.1e}{peak:>10}{compiled:>10}"
+            f"{row['error']:>10.1e}{peak:>10}{compiled}"
         )
         if "bytes_a_second" in row:
             say(
                 f"{'':<20}{row['bytes_a_second'] / 1e9:,.0f} GB/s, {row['flops_a_second'] / 1e12:,.2f} TFLOP/s{row['of_limit']}"
             )
     return rows
+
+
+def compile_all() -> dict[str, float]:
+    """Seconds to compile each front end that a config can name, for four clips of 3 s; printed and returned."""
+    say("\ncompilation of every front end, 4 × 3 s:")
+    found = {}
+    for name in frontends.FRONTENDS:
+        front = frontends.build(name, 22_050)
+        lowered = jax.jit(lambda y, front=front: front.init_with_output(jax.random.key(0), y)[0]).lower(jnp.zeros((4, 66_150)))
+        started = time.perf_counter()
+        lowered.compile()
+        found[name] = time.perf_counter() - started
+        say(f"{name:<20}{found[name]:>8.2f} s")
+    return found
 
 
 def _reference(case: Case, y: np.ndarray) -> np.ndarray:
