@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,19 @@ def _append(path: Path, values: dict[str, Any]) -> None:
         file.write(json.dumps(values) + "\n")
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Package → installed version."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
 def environment(**chosen: str) -> dict[str, str]:
     """Versions, devices, commit and command of this process, and what was chosen at run time, as a flat dict."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     devices = jax.devices()
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -111,7 +117,7 @@ def environment(**chosen: str) -> dict[str, str]:
         "platform": platform.platform(),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "hosts": str(jax.process_count()),
-        **versions,
+        **versions(PACKAGES),
         **chosen,
     }
 

@@ -3,7 +3,6 @@
 Each contestant is a call without arguments that returns the library's own array, bins before frames.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -15,17 +14,6 @@ import numpy as np
 from genre_jax.bench.frontend_cases import Case
 
 PACKAGES = ("librosa", "torch", "torchaudio", "nnAudio")
-
-
-def versions() -> dict[str, str]:
-    """Package → version, of the peers that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def build(name: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]:

@@ -27,7 +27,7 @@ from genre_jax import frontends
 from genre_jax.bench import frontend_peers
 from genre_jax.bench.frontend_cases import CASES, Case
 from genre_jax.console import UserError, say, unknown
-from genre_jax.logbook import environment, write_json
+from genre_jax.logbook import environment, versions, write_json
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Interleaved rounds; the median is shown.")
 ONLY = flags.DEFINE_list("cases", [], f"Cases to run, of {', '.join(CASES)}; all but those of an accelerator by default.")
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         rows += measure(name, CASES[name])
     compilation = {} if ONLY.value else compile_all()
     if JSON.value:
-        machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**frontend_peers.versions())
+        machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**versions(frontend_peers.PACKAGES))
         Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
         record = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows}
         write_json(Path(JSON.value), record | {"compile_s": compilation})
