@@ -89,7 +89,7 @@ def base(name: str) -> ConfigDict:
             },
             "evaluate": {
                 "batch_size": 16,
-                "windows": "consecutive",  # consecutive: windows every `hop` samples; centre: one window a clip
+                "windows": "consecutive",  # consecutive: every `hop` samples (as `tag` does always); centre: one a clip
                 "hop": 0,  # samples between windows, 0 = `data.samples`
                 "weights": "best",  # checkpoint of the final evaluation: best on validation, or last
             },

@@ -1,7 +1,7 @@
 """Tag audio files with a trained run: `python -m genre_jax.tag --workdir=DIR FILE… [--json] [--embeddings=FILE]`.
 
-A file of any length is read in a stream and cut into the windows that evaluation uses, so that memory does not grow with
-it. It is read twice: scaling to 16 bits and the gain cap need its largest sample first.
+A file of any length is read in a stream and cut into consecutive windows at the hop of the run's evaluation, so that memory
+does not grow with it. It is read twice: scaling to 16 bits and the gain cap need its largest sample first.
 """
 
 import dataclasses

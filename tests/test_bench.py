@@ -1,6 +1,7 @@
 """The benchmarks run, and their rows hold what they promise; no time is asserted."""
 
 import json
+import sys
 
 import numpy as np
 from conftest import finish, run_module
@@ -26,6 +27,17 @@ def test_front_ends_dry_run_and_figure(tmp_path):
             assert row["error"] < 1e-5, (case, library)  # so that they compute the same
     finish(run_module("genre_jax.bench", "frontends", f"--plot={path}"))
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_peers_of_another_interpreter(tmp_path):
+    path = tmp_path / "rows.json"
+    arguments = ("--dry_run", "--cases=stft", f"--json={path}", f"--peer_python={sys.executable}")
+    finish(run_module("genre_jax.bench", "frontends", *arguments, hide=("librosa",)))
+    (row,) = [row for row in json.loads(path.read_text())["rows"] if row["library"] == "librosa"]
+    assert row["median_s"] >= row["least_s"] > 0
+    assert row["error"] < 1e-5
+    _, err = finish(run_module("genre_jax.bench", "frontends", "--dry_run", "--peer_python=/no/python"), code=1)
+    assert "--peer_python must be an interpreter that starts, and was given '/no/python'" in err
 
 
 def test_front_ends_need_neither_librosa_nor_tensorflow():

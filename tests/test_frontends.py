@@ -31,6 +31,10 @@ PUBLISHED = {
 }
 
 
+# The published systems are modules of this list with other defaults.
+MODULES = [name for name, front in frontends.FRONTENDS.items() if front.__module__ == "genre_jax.frontends.modules"]
+
+
 def call(name: str, sr: float = 16_000, **options):
     """The front end as a function, with its statistics fresh."""
     front = frontends.build(name, sr, **options)
@@ -104,10 +108,9 @@ def test_conditioning_comes_first():
     np.testing.assert_allclose(call("mfcc", conditioning=("log_mmse", "equalise_loudness"))(y), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
+@pytest.mark.parametrize("name", MODULES)
 def test_gradient_is_finite_on_silence_clips_stand_alone_and_nan_stays(name):
-    options = {"frames": 0} if name.startswith("burrows") else {}
-    front = call(name, **options)
+    front = call(name)
     gradient = jax.jit(jax.grad(lambda y: front(y).sum()))(jnp.zeros((1, SAMPLES)))
     assert np.isfinite(gradient).all()
     y = RNG.normal(0, 0.1, (3, SAMPLES)).astype(np.float32)
@@ -142,7 +145,7 @@ def matrix_products(jaxpr):
                 yield from matrix_products(inner)
 
 
-@pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
+@pytest.mark.parametrize("name", MODULES)
 def test_double_precision_goes_through(name):
     with jax.enable_x64(True):
         y = jnp.asarray(RNG.normal(0, 0.1, (1, SAMPLES)))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from genre_jax import frontends
 
@@ -60,3 +61,10 @@ CASES = {
         "log-mel 600 / 300 / 112 in dB from int16", 1024, 10, 16_000, _log_mel, MEL, int16=True, accelerator=True
     ),
 }
+
+
+def signal(name: str, seconds: float) -> np.ndarray:
+    """The case's waveforms `(clips, samples)`, float32 noise, rounded to 16 bits where the case starts there."""
+    case = CASES[name]
+    y = np.random.default_rng(0).normal(0, 0.1, (case.clips, round(seconds * case.sr))).astype(np.float32)
+    return np.round(y * 32768).astype(np.int16).astype(np.float32) / 32768 if case.int16 else y

@@ -1,20 +1,18 @@
 """Front ends against their peers in one run: `python -m genre_jax.bench frontends [--json=FILE]`, `--plot=FILE.json` draws.
 
-Each case is timed in turn with this library (both STFT engines), librosa, torch.stft, torchaudio and nnAudio, where they
-are importable; rounds are interleaved, so that a busy machine is busy for all. Errors are relative to the peak of this
-library's float64 result on the CPU, which the tests pin to librosa and to the definition. "peak MB" is the resident memory
-that one call adds; "memory ×" is input, output and temporaries of the compiled program over input and output. Runs with
-JAX and NumPy alone.
+Each case is timed in turn with this library (both STFT engines), librosa, torch.stft, torchaudio and nnAudio, where they are
+importable, here or in the interpreter `--peer_python`; rounds are interleaved, so that a busy machine is busy for all.
+
+Errors are relative to the peak of this library's float64 result on the CPU, which the tests pin to librosa and to the
+definition. "peak MB" is the resident memory that one call adds; "memory ×" is input, output and temporaries of the compiled
+program over input and output. Runs with JAX and NumPy alone.
 """
 
-import ctypes
-import gc
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,15 @@ import numpy as np
 from absl import flags
 
 from genre_jax import frontends
-from genre_jax.bench import frontend_peers
-from genre_jax.bench.frontend_cases import CASES, Case
+from genre_jax.bench.contestants import Local, Ours, Peers, Remote
+from genre_jax.bench.frontend_cases import CASES, Case, signal
 from genre_jax.console import UserError, say, unknown
-from genre_jax.logbook import environment, versions, write_json
+from genre_jax.logbook import environment, write_json
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Interleaved rounds; the median is shown.")
 ONLY = flags.DEFINE_list("cases", [], f"Cases to run, of {', '.join(CASES)}; all but those of an accelerator by default.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Clips of a tenth the length and two rounds: the same rows in seconds.")
+PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter that has the peers, where this one has them not.")
 JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
 PLOT = flags.DEFINE_string("plot", None, "Draw the figure of this JSON file beside it, and measure nothing.")
 
@@ -50,52 +49,46 @@ def main(argv: list[str]) -> None:
             raise unknown("case", name, CASES)
     on_accelerator = jax.default_backend() != "cpu"
     chosen = ONLY.value or [name for name, case in CASES.items() if on_accelerator or not case.accelerator]
-    rows = []
-    for name in chosen:
-        rows += measure(name, CASES[name])
+    peers = Peers(PEER_PYTHON.value)
+    rows = [row for name in chosen for row in measure(name, CASES[name], peers)]
     compilation = {} if ONLY.value else compile_all()
     if JSON.value:
-        machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**versions(frontend_peers.PACKAGES))
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
+        machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**peers.versions())
         record = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows}
+        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(JSON.value), record | {"compile_s": compilation})
+    peers.close()
 
 
-def measure(name: str, case: Case) -> list[dict[str, Any]]:
+def measure(name: str, case: Case, peers: Peers) -> list[dict[str, Any]]:
     """Time, compare and print all contestants of a case."""
     seconds = case.seconds / (10 if DRY_RUN.value else 1)
-    rng = np.random.default_rng(0)
-    y = rng.normal(0, 0.1, (case.clips, round(seconds * case.sr))).astype(np.float32)
+    y = signal(name, seconds)
     reference = _reference(case, y)
-    contestants: dict[str, Callable[[], Any]] = {}
+    contestants: dict[str, Local | Remote] = {}
     facts: dict[str, dict[str, Any]] = {}
     for engine in case.engines:
         label = f"genre_jax {engine}".strip()
         contestants[label], facts[label] = _ours(case, engine, y)
-    contestants |= frontend_peers.build(name, case, y)
-    outputs = {
-        label: np.asarray(run()) if label.startswith("genre_jax") else frontend_peers.output(run())
-        for label, run in contestants.items()
-    }
+    contestants |= peers.build(name, seconds)
+    outputs = {label: contestant.output() for label, contestant in contestants.items()}
     times: dict[str, list[float]] = {label: [] for label in contestants}
     for _ in range(2 if DRY_RUN.value else ROUNDS.value):
-        for label, run in contestants.items():
-            started = time.perf_counter()
-            run()
-            times[label].append(time.perf_counter() - started)
+        for label, contestant in contestants.items():
+            times[label].append(contestant.seconds())
     medians = {label: statistics.median(values) for label, values in times.items()}
-    fastest = min(median for label, median in medians.items() if "genre_jax" in label)
+    fastest = min(median for label, median in medians.items() if label in facts)
     say(f"\n{name}: {case.title}, {case.clips} × {seconds:g} s at {case.sr} Hz")
     say(f"{'':<20}{'median':>10}{'least':>10}{'× ours':>8}{'error':>10}{'peak MB':>10}{'memory ×':>10}{'compile':>10}")
     rows = []
-    for label, run in contestants.items():
+    for label, contestant in contestants.items():
         row = {
             "case": name, "library": label, "clips": case.clips, "seconds_a_clip": seconds, "median_s": medians[label],
             "least_s": min(times[label]), "times_ours": medians[label] / fastest, "error": _error(outputs[label], reference),
-            "peak_mb": _peak_memory(run), **facts.get(label, {}),
+            "peak_mb": contestant.peak_mb(), **facts.get(label, {}),
         }  # fmt: skip
         rows.append(row)
-        compiled = f"{row['memory_times_in_and_out']:>10.2f}{row['compile_s']:>8.2f} s" if "compile_s" in row else ""
+        compiled = f"{row['memory_times_in_and_out']:>10.2f}{row['compile_s']:>8.2f} s" if label in facts else ""
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"
         say(
             f"{label:<20}{row['median_s'] * 1e3:>7.1f} ms{row['least_s'] * 1e3:>7.1f} ms{row['times_ours']:>8.2f}"
@@ -125,15 +118,10 @@ def compile_all() -> dict[str, float]:
 def _reference(case: Case, y: np.ndarray) -> np.ndarray:
     """The case's output for its first clips in float64 on the CPU."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        return np.asarray(case.ours(jnp.asarray(_as_fed(case, y)[:4] * 1.0, jnp.float64), "fft"))
+        return np.asarray(case.ours(jnp.asarray(y[:4], jnp.float64), "fft"))
 
 
-def _as_fed(case: Case, y: np.ndarray) -> np.ndarray:
-    """The signal that all contestants get: rounded to int16 where the case starts there."""
-    return np.round(y * 32768).astype(np.int16) / 32768 if case.int16 else y
-
-
-def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Callable[[], Any], dict[str, Any]]:
+def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Local, dict[str, Any]]:
     """A timed call of this library, and what its compilation says."""
     fed = jax.device_put(np.round(y * 32768).astype(np.int16) if case.int16 else y)
 
@@ -154,11 +142,7 @@ def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Callable[[], Any], di
         return jax.block_until_ready(compiled(fed))
 
     if jax.default_backend() != "cpu":
-        run()
-        started = time.perf_counter()
-        for _ in range(5):
-            run()
-        seconds = (time.perf_counter() - started) / 5
+        seconds = statistics.median(Local(run).seconds() for _ in range(5))
         cost = compiled.cost_analysis() or {}
         moved, flops = in_and_out / seconds, cost.get("flops", 0.0) / seconds
         kind = jax.devices()[0].device_kind
@@ -166,7 +150,7 @@ def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Callable[[], Any], di
         if kind in LIMITS:
             limit = f" (the card's limits: {LIMITS[kind][0] / 1e9:,.0f} GB/s, {LIMITS[kind][1] / 1e12:g} TFLOP/s)"
         facts |= {"bytes_a_second": moved, "flops_a_second": flops, "of_limit": limit}
-    return run, facts
+    return Ours(run), facts
 
 
 def _error(output: np.ndarray, reference: np.ndarray) -> float:
@@ -174,24 +158,6 @@ def _error(output: np.ndarray, reference: np.ndarray) -> float:
     frames = min(output.shape[1], reference.shape[1])
     difference = output[: len(reference), :frames] - reference[:, :frames]
     return float(np.abs(difference).max() / np.abs(reference).max())
-
-
-def _peak_memory(run: Callable[[], Any]) -> float | None:
-    """Most resident memory that one call adds, in MB, its output included; None where Linux's /proc cannot tell."""
-    try:
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
-        run()
-        return (_status("VmHWM") - before) / 1e3
-    except OSError:
-        return None
-
-
-def _status(key: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return float(line.split()[1])
 
 
 def plot(path: Path) -> Path:

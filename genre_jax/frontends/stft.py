@@ -57,9 +57,9 @@ def fft_window(window: Any, win_length: int, n_fft: int) -> np.ndarray:
 
 def frame(y: jax.Array, frame_length: int, hop_length: int) -> jax.Array:
     """Overlapping frames `(..., 1 + (samples - frame_length) // hop_length, frame_length)`."""
-    count = 1 + (y.shape[-1] - frame_length) // hop_length
-    index = hop_length * np.arange(count)[:, None] + np.arange(frame_length)
-    return y[..., index]
+    starts = hop_length * jnp.arange(1 + (y.shape[-1] - frame_length) // hop_length)
+    # Slices of whole frames: on CPUs half again as fast as a gather of samples.
+    return jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(y, start, frame_length, -1), out_axes=-2)(starts)
 
 
 def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
@@ -110,20 +110,24 @@ def resolve_engine(engine: str) -> str:
     return MEASURED_ENGINE.get(jax.default_backend(), "fft") if engine == "auto" else engine
 
 
-def _spectrum(y, n_fft, hop_length, win_length, window, center, pad_mode, engine) -> tuple[jax.Array, jax.Array]:
-    """Real and imaginary part of the STFT of `y`."""
+def _framed(y, n_fft, hop_length, win_length, window, center, pad_mode) -> tuple[jax.Array, np.ndarray]:
+    """Frames `(..., frames, n_fft)` of the padded signal, and the window (n_fft,) in its dtype."""
     win_length, hop_length = lengths(n_fft, win_length, hop_length)
     taper = fft_window(window, win_length, n_fft)
-    engine = resolve_engine(engine)
     y = as_float(y)
-    frames = frame(pad_center(y, n_fft, center, pad_mode), n_fft, hop_length)
-    if engine == "fft":
-        z = jnp.fft.rfft(frames * taper.astype(y.dtype), n=n_fft)
-        return z.real, z.imag
+    return frame(pad_center(y, n_fft, center, pad_mode), n_fft, hop_length), taper.astype(y.dtype)
+
+
+def _dft(frames: jax.Array, taper: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Real and imaginary part of the windowed frames' Fourier transform, as two matrix products."""
+    n_fft = frames.shape[-1]
     turns = np.outer(np.arange(n_fft), np.arange(1 + n_fft // 2)) % n_fft / n_fft
-    parts = [taper[:, None] * wave(2 * np.pi * turns) for wave in (np.cos, lambda x: -np.sin(x))]
-    real, imag = (jnp.matmul(frames, part.astype(y.dtype), precision=jax.lax.Precision.HIGHEST) for part in parts)
-    return real, imag
+
+    def product(wave):
+        matrix = (taper[:, None] * wave(2 * np.pi * turns)).astype(taper.dtype)
+        return jnp.matmul(frames, matrix, precision=jax.lax.Precision.HIGHEST)
+
+    return product(np.cos), -product(np.sin)
 
 
 def stft(
@@ -151,7 +155,8 @@ def stft(
 
     Raises UserError where an argument is out of range.
     """
-    return jax.lax.complex(*_spectrum(y, n_fft, hop_length, win_length, window, center, pad_mode, engine))
+    frames, taper = _framed(y, n_fft, hop_length, win_length, window, center, pad_mode)
+    return jax.lax.complex(*_dft(frames, taper)) if resolve_engine(engine) == "matmul" else jnp.fft.rfft(frames * taper)
 
 
 def spectrogram(
@@ -174,7 +179,12 @@ def spectrogram(
         raise UserError(f"power must be positive, and was given {power}")
 
     def of(y):
-        real, imag = _spectrum(y, n_fft, hop_length, win_length, window, center, pad_mode, engine)
+        frames, taper = _framed(y, n_fft, hop_length, win_length, window, center, pad_mode)
+        if resolve_engine(engine) == "matmul":
+            real, imag = _dft(frames, taper)
+        else:
+            z = jnp.fft.rfft(frames * taper)
+            real, imag = z.real, z.imag
         return positive_power(real**2 + imag**2, power / 2)
 
     return in_chunks(of, y)
