@@ -171,7 +171,7 @@ def plot(path: Path) -> Path:
         raise UserError(f"--plot must be a JSON file that this benchmark wrote, and {str(path)!r} is none")
     rows = json.loads(path.read_text())["rows"]
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(cases), figsize=(3.4 * len(cases), 3.6), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.4 * len(cases), 3.2), squeeze=False, layout="constrained")
     for axis, case in zip(axes[0], cases, strict=True):
         shown = [row for row in rows if row["case"] == case][::-1]
         colours = ["#1b6ca8" if "genre_jax" in row["library"] else "#b8b8b8" for row in shown]
