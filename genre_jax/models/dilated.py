@@ -13,12 +13,16 @@ Taps that see nothing but padding are left out, where the dilation is known when
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from genre_jax import console
+
+CHUNK = 8192  # steps that `shift` works on at a time
 
 BACKENDS = ("lax", "shift", "phases")
 
@@ -101,16 +105,32 @@ def _phases(x: jax.Array, kernel: jax.Array, dilation: int, padding: tuple[int, 
 def _shift(x: jax.Array, kernel: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int) -> jax.Array:
     """y[t] = sum_j x[t + offsets[j]] @ kernel[j] for t < `length`; all offsets lie within `span`."""
     shifted = _shifts(x, offsets, span, length)
-    return functools.reduce(jnp.add, (shifted(j) @ kernel[j] for j in range(kernel.shape[0])))
+
+    def convolve(start, steps, y):
+        part = functools.reduce(jnp.add, (shifted(j, start, steps) @ kernel[j] for j in range(kernel.shape[0])))
+        return lax.dynamic_update_slice_in_dim(y, part, start, 1) if steps < length else part
+
+    return over_chunks(length, convolve, jnp.zeros((x.shape[0], length, kernel.shape[2]), x.dtype))
 
 
 def _shifts(x: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int):
-    """A function j → x[offsets[j] : offsets[j] + length], zeros outside `x`; shifts beyond `x` need no more zeros."""
+    """A function (j, start, steps) → `steps` of x[offsets[j] + start :], zeros outside `x`, of which no more are needed."""
     time = x.shape[1]
     before, after = (min(max(0, n), length) for n in (-span[0], span[1] + length - time))
     x = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
     starts = jnp.clip(offsets + before, 0, before + time + after - length)
-    return lambda j: lax.dynamic_slice_in_dim(x, starts[j], length, 1)
+    return lambda j, start, steps: lax.dynamic_slice_in_dim(x, starts[j] + start, steps, 1)
+
+
+def over_chunks(time: int, body: Callable[[Any, int, Any], Any], carry: Any) -> Any:
+    """carry = body(start, steps, carry) over consecutive chunks of `time`, so that what `body` makes is small."""
+    size = min(time, CHUNK)
+    count, rest = divmod(time, size)
+    if count > 1:
+        carry = lax.fori_loop(0, count, lambda i, carry: body(i * size, size, carry), carry)
+    else:
+        carry = body(0, size, carry)
+    return body(count * size, rest, carry) if rest else carry
 
 
 def _shift_forward(x, kernel, offsets, span, length):
@@ -121,8 +141,12 @@ def _shift_backward(span, length, kept, dy):
     x, kernel, offsets = kept
     dx = _shift(dy, kernel.swapaxes(1, 2), -offsets, (-span[1], -span[0]), x.shape[1])
     shifted = _shifts(x, offsets, span, length)
-    d_kernel = jnp.stack([jnp.einsum("bti,bto->io", shifted(j), dy) for j in range(kernel.shape[0])])
-    return dx, d_kernel, None
+
+    def collect(start, steps, total):
+        part = lax.dynamic_slice_in_dim(dy, start, steps, 1)
+        return total + jnp.stack([jnp.einsum("bti,bto->io", shifted(j, start, steps), part) for j in range(kernel.shape[0])])
+
+    return dx, over_chunks(length, collect, jnp.zeros_like(kernel)), None
 
 
 _shift.defvjp(_shift_forward, _shift_backward)
