@@ -18,7 +18,7 @@ def get_config(argument: str = ""):
     config.data.update(name="audioset_music", train="unbalanced", validation="balanced", test="eval", labels="first")
     config.augment.gain_cap = 0.7
     config.train.update(batch_size=16, duration="70 epochs", checkpoint_every="5000 steps")
-    choose(config, "model", "bytenet", remat=True)
+    choose(config, "model", "bytenet", remat="lean")
     choose(config, "optimizer", "amsgrad")
     choose(config, "schedule", "multistep", learning_rate=1e-4, boundaries=["20 epochs"], gamma=0.4)
     return with_argument(config, argument, demo=demo, single=single, multi=multi)
@@ -44,6 +44,6 @@ def demo(config):
     config.train.update(duration="24 epochs", evaluate_every="4 epochs", checkpoint_every="4 epochs", log_every="25 steps")
     choose(
         config, "model", "bytenet", width=32, max_dilation=32, stem_kernel=64, stem_stride=16, strides=[4, 4],
-        decoder_sets=1, head="pooled",
+        decoder_sets=1, head="pooled", remat="block",
     )  # fmt: skip
     choose(config, "schedule", "cosine", learning_rate=3e-3, warmup="50 steps")

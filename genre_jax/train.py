@@ -22,6 +22,7 @@ from genre_jax.datasets.locate import locate
 from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
 from genre_jax.logbook import Logbook, clock, environment, progress, write_json
+from genre_jax.models.bytenet import resolve_backend
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
 FREE_ON_RESUME = ("devices", "data.data_dir", "data.reader", "data.prefetch")
@@ -259,6 +260,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     chosen = {"reader": input_pipeline.resolve(config.data.reader), "data_set": str(run.folder)}
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)
+    if "backend" in config.model:
+        chosen["convolution_backend"] = resolve_backend(config.model.backend)
     write_json(workdir / "environment.json", environment(**chosen))
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
     state = run.initial_state()

@@ -8,7 +8,7 @@ import pytest
 
 from genre_jax import models
 from genre_jax.console import UserError
-from genre_jax.models import bytenet, layers
+from genre_jax.models import blocks, bytenet, dilated, layers, residual
 from genre_jax.models.bytenet import ByteNet
 
 RNG = np.random.default_rng(0)
@@ -190,7 +190,7 @@ def outputs_of(net, input_shape, *names: str) -> dict[str, tuple[int, ...]]:
 
 def test_bytenet_lengths_and_counts_are_the_thesis():
     net = models.build("bytenet", num_classes=67)
-    names = [f"encoder{s}_dilation16" for s in range(6)] + ["encoder_out", "decoder_out"]
+    names = [f"encoder{s}" for s in range(6)] + ["encoder_out", "decoder_out"]
     shapes = outputs_of(net, net.input_shape, *names)
     assert [shapes[name][1] for name in names] == [57_344, 7_169, 1_793, 1_793, 897, 897, 225, 225]
     assert shapes["encoder_out"] == (1, 225, 224) and shapes["decoder_out"] == (1, 225, 112)
@@ -198,14 +198,14 @@ def test_bytenet_lengths_and_counts_are_the_thesis():
     encoder = {name: value for name, value in params.items() if name.startswith(("encoder", "reduce"))}
     assert models.count(encoder) == 3_616_032
     assert models.count({name: value for name, value in params.items() if name not in encoder}) == 4_425_187
-    assert models.count(params["encoder0_dilation1"]) == 88_704
+    assert models.count(params["encoder0"]) == 5 * 88_704
     assert [models.count(params[f"reduce{s}"]) for s in (0, 1, 3, 5)] == [401_632, 200_928, 100_576, 200_928]
 
 
 def conv_reach(causal: bool, dilation: int, monkeypatch) -> tuple[int, int]:
     """How far before and after the changed step 20 a block's output changes; instance norm, which sees all, is left out."""
-    monkeypatch.setattr(bytenet, "InstanceNorm", lambda **options: lambda x: x)
-    block = bytenet.Block(4, 3, dilation, causal, 0.0, jnp.float32, jnp.float32)
+    monkeypatch.setattr(residual, "instance_norm", lambda x, scale, bias: x)
+    block = blocks.BlockSet(4, 3, (dilation,), causal, 0.0, "none", "shift", jnp.float32, jnp.float32)
     x = jnp.asarray(RNG.uniform(1, 2, (1, 41, 8)))
     params = block.init(jax.random.key(0), x, None)
     params = jax.tree.map(jnp.abs, params)  # every ReLU open
@@ -249,21 +249,129 @@ def test_pooled_head_takes_any_length_and_the_fixed_one_does_not():
         ByteNet(num_classes=5, head="pooling")
 
 
-def test_remat_changes_no_gradient():
-    x = jnp.asarray(RNG.normal(size=(2, 99, 1)), jnp.float32)
-    keys = jax.random.split(jax.random.key(3), 2)
-    results = []
-    for remat in (False, True):
-        net = ByteNet(num_classes=5, dropout=0.3, remat=remat, **SMALL)
-        params = jax.jit(net.init)(jax.random.key(0), x)["params"]
+POLICIES = [*((remat, "shift") for remat in blocks.REMAT), ("none", "lax"), ("tree", "phases")]
 
-        def total(params, net=net):
-            return jnp.square(net.apply({"params": params}, x, train=True, keys=keys)[0]).sum()
 
-        results.append(jax.jit(jax.value_and_grad(total))(params))
-    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+@pytest.mark.parametrize(("dtype", "batch", "causal"), [("float64", 3, False), ("float32", 1, True)])
+def test_policies_and_backends_change_neither_value_nor_gradient(dtype, batch, causal, monkeypatch):
+    """Dropout included, on an odd length that the larger dilations exceed, in chunks; parameters do not know of either."""
+    monkeypatch.setattr(dilated, "CHUNK", 10)
+    policies = POLICIES if dtype == "float64" else [("none", "shift"), ("lean", "shift")]
+    dilations, results = (1, 4, 16, 64), []
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(RNG.normal(size=(batch, 41, 8)), dtype)
+        keys = jax.random.split(jax.random.key(3), batch)
+        for remat, backend in policies:
+            net = blocks.BlockSet(4, 3, dilations, causal, 0.3, remat, backend, x.dtype, x.dtype)
+            params = jax.jit(net.init)(jax.random.key(0), x)["params"]
+
+            def total(params, x, net=net):
+                return jnp.square(net.apply({"params": params}, x, keys)).sum()
+
+            results.append(jax.device_get(jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(params, x)))
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0]))
-    assert largest_difference(*results) < 1e-5 * scale
+    for policy, result in zip(policies[1:], results[1:], strict=True):
+        assert jax.tree.structure(result) == jax.tree.structure(results[0])
+        assert largest_difference(result, results[0]) < (1e-10 if dtype == "float64" else 1e-5) * scale, policy
+
+
+def test_each_block_draws_its_own_dropout():
+    """Blocks of equal weights and dilation 1 each drop other places, the same ones for the same key."""
+    net = blocks.BlockSet(4, 1, (1, 1), False, 0.5, "none", "shift", jnp.float32, jnp.float32)
+    x = jnp.asarray(RNG.normal(size=(2, 400, 8)), jnp.float32)
+    params = net.init(jax.random.key(0), x)["params"]
+    for name in ("norm1", "norm2", "norm3"):
+        params[name]["bias"] = jnp.ones_like(params[name]["bias"])
+    added = []
+    for number in range(2):
+        silent = params["conv3"]["kernel"].at[1 - number].set(0)
+        alone = {**params, "conv3": {"kernel": silent}}
+        added.append(np.asarray(net.apply({"params": alone}, x, jax.random.split(jax.random.key(0), 2)) - x) == 0)
+    assert added[0].mean() == pytest.approx(0.5, abs=0.05) and added[1].mean() == pytest.approx(0.5, abs=0.05)
+    assert np.mean(added[0] == added[1]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(added[0][0] == added[0][1]) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("blocks_in_set", range(1, 40))
+def test_segments_keep_few_inputs(blocks_in_set):
+    outer, inner = blocks.segments(blocks_in_set)
+    assert 0 <= blocks_in_set - outer * inner <= inner
+    assert outer + inner <= 2 * np.sqrt(blocks_in_set + 1)
+
+
+def test_program_does_not_grow_with_depth():
+    """The scan's program at 14 dilations is that at 5, to a few lines; unrolled it is more than twice as long."""
+
+    def lines(backend, max_dilation):
+        net = blocks.BlockSet(4, 3, bytenet.dilations(max_dilation), False, 0.0, "block", backend, jnp.float32, jnp.float32)
+        x = jnp.zeros((1, 33, 8))
+        params = jax.eval_shape(net.init, jax.random.key(0), x)
+        return len(jax.jit(jax.grad(lambda p: net.apply(p, x).sum())).lower(params).as_text().splitlines())
+
+    assert lines("shift", 8192) <= 1.01 * lines("shift", 16)
+    assert lines("lax", 8192) > 2 * lines("lax", 16)
+
+
+# ---------------------------------------------------------------- what ByteNet sees
+
+
+@pytest.mark.parametrize(
+    ("max_dilation", "blocks_of_decoder", "dead_decoder", "dead"), [(16, 30, 0, 0), (512, 60, 12, 12), (8192, 84, 36, 51)]
+)
+def test_dead_blocks_of_the_thesis_network(max_dilation, blocks_of_decoder, dead_decoder, dead):
+    """A dilation of at least the sequence's length has side taps in the padding alone; capped, there are none left."""
+    net = models.build("bytenet", num_classes=67, max_dilation=max_dilation)
+    reach = net.reach(57_344)
+    decoder = [one for one in reach.sets if one.name.startswith("decoder")]
+    assert [one.length for one in reach.sets] == [57_344, 7_169, 1_793, 1_793, 897, 897] + 6 * [225]
+    assert (reach.blocks, reach.dead_blocks) == (2 * blocks_of_decoder, dead)
+    assert sum(one.dead_blocks for one in decoder) == dead_decoder
+    assert sum(len(one.dilations) for one in decoder) == blocks_of_decoder
+    capped = models.build("bytenet", num_classes=67, max_dilation=max_dilation, cap_dilation=True).reach(57_344)
+    assert capped.dead_blocks == 0 and capped.blocks == reach.blocks
+    assert max(capped.sets[-1].dilations) == min(128, max_dilation)
+
+
+@pytest.mark.parametrize("options", [{"cap_dilation": True}, {}, {"kernel": 2, "stem_kernel": 5, "stem_stride": 3}])
+def test_reach_is_what_the_network_sees(options, monkeypatch):
+    """Without its norms, the last output step depends on as many samples as the causal part of `reach` says, and no more."""
+    monkeypatch.setattr(residual, "instance_norm", lambda x, scale, bias: x)
+    net = ByteNet(num_classes=2, width=1, max_dilation=8, strides=(2,), decoder_sets=1, head="pooled", **options)
+    x = jnp.asarray(RNG.uniform(1, 2, (1, 400, 1)), jnp.float32)
+    params = jax.tree.map(jnp.abs, jax.jit(net.init)(jax.random.key(0), x))
+
+    def middle(x):
+        _, state = net.apply(params, x, capture_intermediates=lambda module, _: module.name == "decoder0")
+        y = state["intermediates"]["decoder0"]["__call__"][0]
+        return y[0, y.shape[1] * 3 // 4].sum()
+
+    seen = np.flatnonzero(np.asarray(jax.jit(jax.grad(middle))(x))[0, :, 0])
+    assert seen.max() - seen.min() + 1 == net.reach(400).receptive_field == net.reach(400).effective_field
+    reach = net.reach(12)
+    assert reach.effective_field <= 12 < reach.receptive_field
+    assert (reach.dead_blocks == 0) == ("cap_dilation" in options)
+
+
+def test_capping_keeps_the_parameters_and_changes_the_output():
+    x = jnp.asarray(RNG.normal(size=(2, 30, 1)), jnp.float32)
+    faithful, capped = (
+        ByteNet(num_classes=3, width=2, max_dilation=64, strides=(4,), decoder_sets=1, cap_dilation=c) for c in (False, True)
+    )
+    params = jax.jit(faithful.init)(jax.random.key(0), x)
+    one, other = (jax.jit(net.apply)(params, x)[0] for net in (faithful, capped))
+    assert largest_difference(one, other) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"remat": "blocks"}, r"^unknown model.remat 'blocks' \(did you mean 'block'\?\): choose one of block, "),
+        ({"backend": "fft"}, r"^unknown model.backend 'fft': choose one of auto, lax, phases, shift$"),
+    ],
+)
+def test_unknown_options_are_named(option, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ByteNet(num_classes=5, **option)
 
 
 # ---------------------------------------------------------------- ResNet

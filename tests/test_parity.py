@@ -27,11 +27,11 @@ def golden():
 
 
 def torch_name(model: str, path: tuple[str, ...]) -> str:
-    """What PyTorch calls the variable at `path` of ours."""
+    """What PyTorch calls the variable at `path` of ours; those of ByteNet's blocks have `{block}` for the block's number."""
     *module, leaf = path[1:]
     name = ".".join(module)
     if model == "bytenet":
-        name = re.sub(r"(encoder|decoder)(\d+)_dilation(\d+)", lambda m: f"{m[1]}.{m[2]}.{int(m[3]).bit_length() - 1}", name)
+        name = re.sub(r"(encoder|decoder)(\d+)\.", r"\1.\2.{block}.", name)
         name = re.sub(r"reduce(\d+)", r"reduce.\1", name)
     else:
         name = "0" if name == "stem" else "2." + re.sub(r"layer(\d+)_(\d+)", r"layer\1.\2", name)
@@ -40,25 +40,41 @@ def torch_name(model: str, path: tuple[str, ...]) -> str:
 
 
 def torch_variables(model: str, net, shape: tuple[int, ...], dtype):
-    """Our network's variables with PyTorch's numbers: kernels (out, in, …) → (…, in, out)."""
+    """Our network's variables with PyTorch's numbers: kernels (out, in, …) → (…, in, out), blocks stacked in front."""
     names, values = {}, {}
+
+    def torch_value(path, name, ours):
+        if path[-2:] == ("stem", "kernel"):
+            return parameter(name, (3, 1, 1, 1)).reshape(1, 3)
+        if path[-1] == "kernel":
+            return np.moveaxis(parameter(name, (ours[-1], ours[-2], *ours[:-2])), (0, 1), (-1, -2))
+        return parameter(name, ours)
+
     for path, like in flax.traverse_util.flatten_dict(models.abstract_variables(net, shape)).items():
         name = names[path] = torch_name(model, path)
-        ours = like.shape
-        if path[-1] == "kernel" and path[-2] != "stem":
-            value = np.moveaxis(parameter(name, (ours[-1], ours[-2], *ours[:-2])), (0, 1), (-1, -2))
-        elif path[-2:] == ("stem", "kernel"):
-            value = parameter(name, (3, 1, 1, 1)).reshape(1, 3)
+        if "{block}" in name:
+            value = np.stack([torch_value(path, name.format(block=i), like.shape[1:]) for i in range(like.shape[0])])
         else:
-            value = parameter(name, ours)
-        assert value.shape == ours, name
+            value = torch_value(path, name, like.shape)
+        assert value.shape == like.shape, name
         values[path] = jnp.asarray(value, dtype)
     return names, flax.traverse_util.unflatten_dict(values)
 
 
-def pass_through(model: str, x: np.ndarray, dtype: str):
+def gradient_norms(names: dict, gradients) -> dict:
+    """PyTorch's name of each parameter → the norm of its gradient."""
+    norms = {}
+    for path, value in flax.traverse_util.flatten_dict({"params": gradients}).items():
+        if "{block}" in names[path]:
+            norms |= {names[path].format(block=i): jnp.linalg.norm(block) for i, block in enumerate(value)}
+        else:
+            norms[names[path]] = jnp.linalg.norm(value)
+    return norms
+
+
+def pass_through(model: str, x: np.ndarray, dtype: str, **options):
     """Evaluation logits, training logits, loss, gradient norms and running statistics, named as PyTorch's."""
-    net = models.build(model, num_classes=5, dtype=dtype, **SIZES[model])
+    net = models.build(model, num_classes=5, dtype=dtype, **SIZES[model], **options)
     names, variables = torch_variables(model, net, x.shape[1:], dtype)
     x = jnp.asarray(x, dtype)
 
@@ -69,11 +85,11 @@ def pass_through(model: str, x: np.ndarray, dtype: str):
             return losses.LOSSES["softmax"].values(logits, LABELS, jnp.ones(5)).mean(), (logits, updated)
 
         (loss, (trained, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
-        norms = jax.tree.map(jnp.linalg.norm, gradients)
-        return {"evaluated": net.apply(variables, x)[0], "trained": trained, "loss": loss}, {"params": norms}, updated
+        norms = gradient_norms(names, gradients)
+        return {"evaluated": net.apply(variables, x)[0], "trained": trained, "loss": loss}, norms, updated
 
     out, norms, updated = run(variables)
-    out |= {f"gradient/{names[path]}": value for path, value in flax.traverse_util.flatten_dict(norms).items()}
+    out |= {f"gradient/{name}": value for name, value in norms.items()}
     return out | {f"statistics/{names[path]}": value for path, value in flax.traverse_util.flatten_dict(updated).items()}
 
 
@@ -83,12 +99,9 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
-@pytest.mark.parametrize("model", SIZES)
-def test_network_equals_torch(golden, model, dtype, tolerance):
-    """Outputs, the norm of every parameter's gradient, and what one training pass makes of the running statistics."""
+def assert_equal_to_torch(golden, model, dtype, tolerance, **options):
     with jax.enable_x64(dtype == "float64"):
-        ours = jax.device_get(pass_through(model, INPUTS[model], dtype))
+        ours = jax.device_get(pass_through(model, INPUTS[model], dtype, **options))
     theirs = {key.removeprefix(f"{model}/"): value for key, value in golden.items() if key.startswith(f"{model}/")}
     frozen = {"gradient/0.weight", "gradient/0.bias"} if model == "resnet34" else set()
     assert ours.keys() - frozen == theirs.keys()
@@ -96,6 +109,18 @@ def test_network_equals_torch(golden, model, dtype, tolerance):
     for key, value in theirs.items():
         scale = max(np.abs(value).max(), 1e-3)
         assert np.abs(ours[key] - value).max() < tolerance * scale, key
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize("model", SIZES)
+def test_network_equals_torch(golden, model, dtype, tolerance):
+    """Outputs, the norm of every parameter's gradient, and what one training pass makes of the running statistics."""
+    assert_equal_to_torch(golden, model, dtype, tolerance)
+
+
+@pytest.mark.parametrize(("remat", "backend"), [("lean", "shift"), ("tree", "phases")])
+def test_policies_and_backends_of_bytenet_equals_torch(golden, remat, backend):
+    assert_equal_to_torch(golden, "bytenet", "float64", 1e-9, remat=remat, backend=backend)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

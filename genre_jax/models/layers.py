@@ -69,6 +69,20 @@ class BatchNorm(nn.Module):
         return mean, var, count
 
 
+def instance_norm(
+    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, epsilon: float = 1e-5
+) -> jax.Array:
+    """Each example and channel of `x` (batch, …, channels) normalised over the axes between, then scaled and shifted."""
+    axes = tuple(range(1, x.ndim - 1))
+    wide = x.astype(_statistics_dtype(x))
+    mean = wide.mean(axes, keepdims=True)
+    var = jnp.square(wide - mean).mean(axes, keepdims=True)
+    y = (wide - mean) * jax.lax.rsqrt(var + epsilon)
+    if scale is not None and bias is not None:
+        y = y * scale + bias
+    return y.astype(x.dtype)
+
+
 class InstanceNorm(nn.Module):
     """Normalisation of each example and channel over its other axes (biased variance), as `torch.nn.InstanceNorm1d/2d`."""
 
@@ -78,15 +92,26 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        axes = tuple(range(1, x.ndim - 1))
-        wide = x.astype(_statistics_dtype(x))
-        mean = wide.mean(axes, keepdims=True)
-        var = jnp.square(wide - mean).mean(axes, keepdims=True)
-        y = (wide - mean) * jax.lax.rsqrt(var + self.epsilon)
+        scale = bias = None
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-            y = y * scale + self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-        return y.astype(x.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        return instance_norm(x, scale, bias, self.epsilon)
+
+
+def layer_keys(keys: jax.Array, path: tuple[str, ...]) -> jax.Array:
+    """The examples' keys (batch,) for the layer at `path`."""
+    layer = zlib.crc32("/".join(path).encode())
+    return jax.vmap(lambda key: jax.random.fold_in(key, layer))(keys)
+
+
+def drop(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """`x` (batch, …) with a share `rate` of its numbers 0 and the rest scaled up, as the example's own key has it."""
+
+    def mask(key):
+        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0)
 
 
 class Dropout(nn.Module):
@@ -99,9 +124,4 @@ class Dropout(nn.Module):
         """`x` (batch, …) and `keys` (batch,); without keys (evaluation) the identity."""
         if keys is None or self.rate == 0:
             return x
-        layer = zlib.crc32("/".join(self.path).encode())
-
-        def mask(key):
-            return jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.rate, x.shape[1:])
-
-        return jnp.where(jax.vmap(mask)(keys), x / (1 - self.rate), 0)
+        return drop(x, layer_keys(keys, self.path), self.rate)

@@ -1,0 +1,152 @@
+"""Dilated one-dimensional convolution by three backends with equal outputs and gradients.
+
+Each is `(batch, time, in) * (kernel, in, out) -> (batch, time', out)`, a correlation as in every deep-learning library:
+
+    y[t] = sum over taps j of x[t - left + j · dilation] @ kernel[j],    x = 0 outside its time
+
+- `lax`: XLA's own convolution.
+- `shift`: the shifted inputs times their tap's matrix, added up. Its dilation may be traced, so that one program serves
+  every dilation, and its backward pass keeps the unshifted input alone.
+- `phases`: every `dilation`-th step is a sequence of its own (space to batch), convolved without dilation.
+
+Taps that see nothing but padding are left out, where the dilation is known when the program is made.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from genre_jax import console
+
+CHUNK = 8192  # steps that `shift` works on at a time
+
+BACKENDS = ("lax", "shift", "phases")
+
+Padding = tuple[int | jax.Array, int | jax.Array]
+
+
+def same_padding(dilation: int | jax.Array, kernel: int, causal: bool) -> Padding:
+    """Zeros (before, after) that keep the length: all before if causal, else halves, the odd one after."""
+    reach = dilation * (kernel - 1)
+    return (reach, 0) if causal else (reach // 2, reach - reach // 2)
+
+
+def dilated_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    dilation: int | jax.Array,
+    padding: Padding,
+    *,
+    backend: str = "lax",
+    bound: tuple[int, int] | None = None,
+) -> jax.Array:
+    """Convolution of `x` (batch, time, in) with `kernel` (taps, in, out) at `dilation` ≥ 1.
+
+    Args:
+      padding: zeros (before, after); the result has time + before + after - dilation · (taps - 1) steps.
+      backend: one of `BACKENDS`.
+      bound: the largest (before, after) that a traced `dilation` can ask for. Only `shift` takes one, with a `padding` that
+        keeps the length.
+
+    Returns:
+      (batch, time', out). Raises `UserError` for an unknown backend or a traced dilation without `shift` and `bound`.
+    """
+    if backend not in BACKENDS:
+        raise console.unknown("convolution backend", backend, BACKENDS)
+    taps = kernel.shape[0]
+    if not isinstance(dilation, int):
+        if backend != "shift" or bound is None:
+            raise console.UserError(f"a traced dilation needs backend 'shift' and a bound, not {backend!r} and {bound}")
+        offsets = jnp.arange(taps) * dilation - padding[0]
+        return _shift(x, kernel, offsets, (-bound[0], bound[1]), x.shape[1])
+    left, right = int(padding[0]), int(padding[1])
+    length = x.shape[1] + left + right - dilation * (taps - 1)
+    if length < 1:
+        raise console.UserError(
+            f"{taps} taps at dilation {dilation} need at least {dilation * (taps - 1) + 1} steps with padding, "
+            f"not {x.shape[1] + left + right}"
+        )
+    seen = [j for j in range(taps) if -length < j * dilation - left < x.shape[1]]
+    if not seen:
+        return jnp.zeros((x.shape[0], length, kernel.shape[2]), x.dtype)
+    kernel = kernel[seen[0] : seen[-1] + 1]
+    left -= seen[0] * dilation
+    dilation = dilation if len(seen) > 1 else 1
+    right = length - x.shape[1] - left + dilation * (len(seen) - 1)
+    if backend == "shift":
+        offsets = jnp.arange(len(seen)) * dilation - left
+        return _shift(x, kernel, offsets, (-left, dilation * (len(seen) - 1) - left), length)
+    if backend == "phases":
+        return _phases(x, kernel, dilation, (left, right), length)
+    return _lax(x, kernel, dilation, (left, right))
+
+
+def _lax(x: jax.Array, kernel: jax.Array, dilation: int, padding: tuple[int, int]) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1,), [padding], rhs_dilation=(dilation,), dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+
+def _phases(x: jax.Array, kernel: jax.Array, dilation: int, padding: tuple[int, int], length: int) -> jax.Array:
+    batch, time, features = x.shape
+    steps = -(-(time + sum(padding)) // dilation)
+    fill = steps * dilation - time - sum(padding)
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (padding[0], padding[1] + fill, 0), (0, 0, 0)))
+    x = x.reshape(batch, steps, dilation, features).swapaxes(1, 2).reshape(batch * dilation, steps, features)
+    y = _lax(x, kernel, 1, (0, 0))
+    return y.reshape(batch, dilation, -1, kernel.shape[2]).swapaxes(1, 2).reshape(batch, -1, kernel.shape[2])[:, :length]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _shift(x: jax.Array, kernel: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int) -> jax.Array:
+    """y[t] = sum_j x[t + offsets[j]] @ kernel[j] for t < `length`; all offsets lie within `span`."""
+    shifted = _shifts(x, offsets, span, length)
+
+    def convolve(start, steps, y):
+        part = functools.reduce(jnp.add, (shifted(j, start, steps) @ kernel[j] for j in range(kernel.shape[0])))
+        return lax.dynamic_update_slice_in_dim(y, part, start, 1) if steps < length else part
+
+    return over_chunks(length, convolve, jnp.zeros((x.shape[0], length, kernel.shape[2]), x.dtype))
+
+
+def _shifts(x: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int):
+    """A function (j, start, steps) → `steps` of x[offsets[j] + start :], zeros outside `x`, of which no more are needed."""
+    time = x.shape[1]
+    before, after = (min(max(0, n), length) for n in (-span[0], span[1] + length - time))
+    x = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
+    starts = jnp.clip(offsets + before, 0, before + time + after - length)
+    return lambda j, start, steps: lax.dynamic_slice_in_dim(x, starts[j] + start, steps, 1)
+
+
+def over_chunks(time: int, body: Callable[[Any, int, Any], Any], carry: Any) -> Any:
+    """carry = body(start, steps, carry) over consecutive chunks of `time`, so that what `body` makes is small."""
+    size = min(time, CHUNK)
+    count, rest = divmod(time, size)
+    if count > 1:
+        carry = lax.fori_loop(0, count, lambda i, carry: body(i * size, size, carry), carry)
+    else:
+        carry = body(0, size, carry)
+    return body(count * size, rest, carry) if rest else carry
+
+
+def _shift_forward(x, kernel, offsets, span, length):
+    return _shift(x, kernel, offsets, span, length), (x, kernel, offsets)
+
+
+def _shift_backward(span, length, kept, dy):
+    x, kernel, offsets = kept
+    dx = _shift(dy, kernel.swapaxes(1, 2), -offsets, (-span[1], -span[0]), x.shape[1])
+    shifted = _shifts(x, offsets, span, length)
+
+    def collect(start, steps, total):
+        part = lax.dynamic_slice_in_dim(dy, start, steps, 1)
+        return total + jnp.stack([jnp.einsum("bti,bto->io", shifted(j, start, steps), part) for j in range(kernel.shape[0])])
+
+    return dx, over_chunks(length, collect, jnp.zeros_like(kernel)), None
+
+
+_shift.defvjp(_shift_forward, _shift_backward)
