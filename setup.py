@@ -34,7 +34,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest", "ruff", "mypy", "jaxtyping", "beartype"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "jaxtyping", "beartype"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],
