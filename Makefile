@@ -40,7 +40,7 @@ lint: venv
 	$(VENV)/bin/mypy
 
 test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint
 	$(RUN) -m pytest

@@ -14,7 +14,6 @@ from genre_jax.console import UserError
 from genre_jax.frontends.stft import CHUNK_SAMPLES, in_chunks, resolve_engine
 
 librosa = pytest.importorskip("librosa")
-WINDOWS = ("hann", "hamming", ("kaiser", 9.5))
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -22,7 +21,7 @@ WINDOWS = ("hann", "hamming", ("kaiser", 9.5))
 @pytest.mark.parametrize(("n_fft", "win_length"), [(400, 400), (511, 400), (512, 511), (600, 600), (1024, 401), (2048, 2048)])
 def test_stft_equals_librosa(n_fft, win_length, pad_mode, center):
     y = batch()
-    for hop_length, window in itertools.product((100, 187, 512), WINDOWS):
+    for hop_length, window in [(100, "hann"), (187, "hann"), (512, "hann"), (187, "hamming"), (100, ("kaiser", 9.5))]:
         options = {"n_fft": n_fft, "hop_length": hop_length, "win_length": win_length, "window": window, "center": center}
         reference = librosa.stft(y, pad_mode=pad_mode, **options).swapaxes(-1, -2)
         ours = frontends.stft(y, pad_mode=pad_mode, engine="fft", **options)

@@ -253,7 +253,17 @@ def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, 
     assert_one_step(config)
 
 
-@pytest.mark.parametrize("frontend", sorted(set(frontends.FRONTENDS) - {"waveform", "log_mel", "log_mel_image"}))
+# Other defaults of modules that are tried here, through the same code: `make test-all`.
+ALIKE = ("burrows_melgram", "choi_stft", "folmer_log_mel", "pollack_mfcc", "schindler_cqt", "swishnet_log_mel", "swishnet_mfcc")
+
+
+@pytest.mark.parametrize(
+    "frontend",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else [])
+        for name in sorted(set(frontends.FRONTENDS) - {"waveform", "log_mel", "log_mel_image"})
+    ],
+)
 def test_one_real_step_of_every_other_front_end(tones, frontend):
     """With the network that reads as many axes; a vector a clip is read by none yet."""
     config = small_config(tones, "resnet", devices=1)
