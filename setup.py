@@ -38,6 +38,6 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],
-        "peers": ["torch==2.13.0"],
+        "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],
     },
 )

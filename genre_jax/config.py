@@ -279,7 +279,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _check_pairing(config: ConfigDict) -> None:
-    """The front end must take a cut, and give as many axes a clip as the network reads."""
+    """The front end must take a cut, and give as many axes a clip as the network reads, and as much as it needs."""
     model = models.build(config.model.name, num_classes=2, **component_options(config.model))
     frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
     waveform = jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)
@@ -289,3 +289,9 @@ def _check_pairing(config: ConfigDict) -> None:
             f"model {config.model.name!r} reads {len(model.input_shape)} axes a clip, as in {model.input_shape}, "
             f"and front end {config.frontend.name!r} gives {features}"
         )
+    try:
+        models.abstract_variables(model, features)
+    except UserError as error:
+        raise UserError(
+            f"model {config.model.name!r} cannot read what front end {config.frontend.name!r} gives, {features}: {error}"
+        ) from error

@@ -28,6 +28,24 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's flags; `--config.KEY=VALUE` is kept apart for the config, which knows its own keys."""
+    own = [argument for argument in argv if not argument.lstrip("-").startswith("config.")]
+    rest = app.parse_flags_with_usage(own)
+    return rest + [argument for argument in argv if argument not in own]
+
+
+def overrides(arguments: list[str]) -> dict[str, str]:
+    """{"train.batch_size": "8"} of ["--config.train.batch_size=8"]."""
+    values = {}
+    for argument in arguments:
+        key, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
+        if not equals or not argument.startswith("--config."):
+            raise UserError(f"unknown argument {argument!r}: config keys are set as --config.KEY=VALUE")
+        values[key] = value
+    return values
+
+
 def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
     """Run a command: exit 0, or print a `UserError` on standard error and exit 1."""
 

@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from genre_jax.console import say
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets", "librosa")
@@ -108,6 +106,8 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def environment(**chosen: str) -> dict[str, str]:
     """Versions, devices, commit and command of this process, and what was chosen at run time, as a flat dict."""
+    import jax  # here alone: a process that only writes must not load it, let alone take a device
+
     devices = jax.devices()
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

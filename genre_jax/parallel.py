@@ -3,12 +3,17 @@
 A step is a pure function of `(state, constants, batch)`. Inside it, `sum` adds over the devices of the named axis and does
 nothing where the name is None. The state has no device axis: it is replicated going in and one copy comes out, so that
 checkpoints know no device count.
+
+Where `time_shards` devices share each clip along time (`TimeShards`), all of them are given the whole clip, which is small
+beside what a network makes of it; the network takes its part. Means over the batch count each clip `time_shards` times in
+numerator and denominator alike, so that losses and gradients are those of whole clips.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -22,19 +27,71 @@ def sum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
+class TimeShards(NamedTuple):
+    """`count` neighbouring devices of an axis that share each sequence: shard i has steps i · n to (i + 1) · n of it.
+
+    Arrays are `(batch, n, …)` on each, n the same for all; the last shards may hold steps beyond the sequence's end.
+    """
+
+    axis_name: str
+    count: int
+
+    @property
+    def index(self) -> jax.Array:
+        """Number of this device's shard."""
+        return jax.lax.axis_index(self.axis_name) % self.count
+
+    @property
+    def _groups(self) -> list[list[int]]:
+        devices = jax.lax.axis_size(self.axis_name)
+        return [list(range(first, first + self.count)) for first in range(0, devices, self.count)]
+
+    def sum(self, tree: Any) -> Any:
+        """The sum of every leaf over the shards."""
+        return jax.lax.psum(tree, self.axis_name, axis_index_groups=self._groups)
+
+    def gather(self, x: jax.Array) -> jax.Array:
+        """The whole sequence, `(batch, count · n, …)`, on every device."""
+        return jax.lax.all_gather(x, self.axis_name, axis_index_groups=self._groups, axis=1, tiled=True)
+
+    def extend(self, x: jax.Array, before: int, after: int) -> jax.Array:
+        """The shard with `before` and `after` more steps, its neighbours' or, outside the sequence, zeros.
+
+        They come from the two neighbours (halo exchange) while a shard is as long as they are, else from the gathered whole.
+        """
+        steps = x.shape[1]
+        if max(before, after) > steps:
+            whole = jnp.pad(self.gather(x), ((0, 0), (before, after), (0, 0)))
+            return jax.lax.dynamic_slice_in_dim(whole, self.index * steps, before + steps + after, 1)
+        earlier = [self._shift(x[:, steps - before :], 1)] if before else []
+        later = [self._shift(x[:, :after], -1)] if after else []
+        return jnp.concatenate([*earlier, x, *later], 1)
+
+    def _shift(self, x: jax.Array, by: int) -> jax.Array:
+        """What the shard `by` places earlier holds; zeros where there is none."""
+        pairs = [(one, one + by) for group in self._groups for one in group if one + by in group]
+        return jax.lax.ppermute(x, self.axis_name, pairs)
+
+
 class Devices:
     """The accelerators of a run, and how steps, states and batches get onto them.
 
     Args:
       count: how many of the machine's devices to use, 0 for all. With several hosts, all.
+      time_shards: how many devices share each clip along time.
     """
 
-    def __init__(self, count: int = 0):
+    def __init__(self, count: int = 0, time_shards: int = 1):
         available = jax.devices()
         if count > len(available):
             raise UserError(f"config key 'devices' must be at most {len(available)}, the devices of this machine, not {count}")
         self.all = available[: count or None]
         self.local = [device for device in self.all if device.process_index == jax.process_index()]
+        if time_shards < 1 or len(self.local) % time_shards:
+            raise UserError(
+                f"config key 'model.time_shards' must divide {len(self.local)}, a host's devices, and was given {time_shards}"
+            )
+        self.time_shards = time_shards
         self._replicated = NamedSharding(Mesh(np.array(self.all), (AXIS,)), PartitionSpec())
 
     def train_step(self, step: Callable) -> Callable:
@@ -56,16 +113,19 @@ class Devices:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree)
 
     def check_batch(self, key: str, batch_size: int, multiple: int = 1) -> None:
-        """Raise `UserError` unless the global batch divides over devices (times `multiple` micro-batches)."""
-        parts = len(self.all) * multiple
+        """Raise `UserError` unless the global batch divides over groups of devices (times `multiple` micro-batches)."""
+        groups = len(self.all) // self.time_shards
+        parts = groups * multiple
         if batch_size % parts:
-            what = f"{len(self.all)} devices" + (f" × {multiple} micro-batches" if multiple > 1 else "")
+            what = f"{groups} devices" if self.time_shards == 1 else f"{groups} groups of {self.time_shards} devices"
+            what += f" × {multiple} micro-batches" if multiple > 1 else ""
             raise UserError(f"config key {key!r} must be a multiple of {parts} ({what}), and was given {batch_size}")
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """This host's share `(B, …)` of a batch as `(devices, B / devices, …)`."""
-        count = len(self.local)
-        return {key: value.reshape(count, len(value) // count, *value.shape[1:]) for key, value in batch.items()}
+        """This host's share `(B, …)` of a batch as `(devices, B · time_shards / devices, …)`."""
+        count = len(self.local) // self.time_shards
+        parts = {key: value.reshape(count, len(value) // count, *value.shape[1:]) for key, value in batch.items()}
+        return {key: value.repeat(self.time_shards, 0) for key, value in parts.items()} if self.time_shards > 1 else parts
 
     def gather(self, outputs: Any) -> Any:
         """Per-example outputs of all devices and hosts as host arrays `(B, …)`."""
@@ -73,4 +133,4 @@ class Devices:
             from jax.experimental import multihost_utils
 
             outputs = multihost_utils.process_allgather(outputs, tiled=True)
-        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), outputs)
+        return jax.tree.map(lambda x: np.asarray(x)[:: self.time_shards].reshape(-1, *x.shape[2:]), outputs)

@@ -21,11 +21,11 @@ from genre_jax.console import UserError, say
 from genre_jax.datasets.locate import locate
 from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
-from genre_jax.logbook import Logbook, clock, environment, progress, write_json
-from genre_jax.models.bytenet import resolve_backend
+from genre_jax.logbook import Logbook, environment, progress, write_json
+from genre_jax.models import bytenet
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
-FREE_ON_RESUME = ("devices", "data.data_dir", "data.reader", "data.prefetch")
+FREE_ON_RESUME = ("devices", "model.remat", "model.time_shards", "data.data_dir", "data.reader", "data.prefetch")
 
 
 class TrainState(struct.PyTreeNode):
@@ -141,64 +141,107 @@ def eval_step(
 # ---------------------------------------------------------------- the run
 
 
-class Run:
-    """A config brought to its data and devices: splits, compiled steps, first state. Reads and writes no workdir."""
+def devices_of(config: ConfigDict) -> parallel.Devices:
+    """The devices that a config asks for; a network that can share a clip among them says by how many."""
+    return parallel.Devices(config.devices, config.model.get("time_shards", 1))
 
-    def __init__(self, config: ConfigDict):
-        self.config = config
-        self.devices = parallel.Devices(config.devices)
-        self.devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
-        self.devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-        self.folder = locate(config)
-        splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
-        self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
-        classes = self.splits["train"].classes
-        self.batches = input_pipeline.TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count())
 
-        def count(duration, key):
-            return configs.steps(duration, config.train.batch_size, len(self.splits["train"]), key)
+class Program:
+    """Network, optimiser and compiled steps of a config on its devices: all of a run that needs no data.
 
-        self.total = count(config.train.duration, "train.duration")
-        self.every = {key: count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
-        network = forward.build(config, len(classes), parallel.AXIS)
+    Args:
+      classes: how many the network tells apart.
+      clips: of the training split, by which durations in epochs are counted.
+    """
+
+    def __init__(self, config: ConfigDict, devices: parallel.Devices, classes: int, clips: int):
+        self.config, self.devices, self.classes, self.clips = config, devices, classes, clips
+        self.total = self._count(config.train.duration, "train.duration")
+        network = forward.build(config, classes, parallel.AXIS)
         optimizer = optim.build(config.optimizer.name, config.gradient_clip, **configs.component_options(config.optimizer))
         schedule = optim.SCHEDULES[config.schedule.name](
-            lambda text: count(text, "schedule"), self.total, **configs.component_options(config.schedule)
+            lambda text: self._count(text, "schedule"), self.total, **configs.component_options(config.schedule)
         )
         self.network, self._optimizer = network, optimizer
-        self.train_step: Any = self.devices.train_step(
+        self.train_step: Any = devices.train_step(
             functools.partial(
                 train_step, network=network, optimizer=optimizer, schedule=schedule, config=config, axis_name=parallel.AXIS
             )
         )
-        self.eval_step = self.devices.eval_step(functools.partial(eval_step, network=network, config=config))
-        key = jax.random.key(config.seed)
-        self._init_key = jax.random.fold_in(key, 0)
-        self.constants = self.devices.replicate(
-            {
-                "augment_key": jax.random.fold_in(key, 1),
-                "dropout_key": jax.random.fold_in(key, 2),
-                "class_weights": _class_weights(self.batches.labels, config.loss.class_weights),
-            }
+        self.eval_step = devices.eval_step(functools.partial(eval_step, network=network, config=config))
+        self._key = jax.random.key(config.seed)
+
+    def _count(self, duration: str, key: str) -> int:
+        return configs.steps(duration, self.config.train.batch_size, self.clips, key)
+
+    def init(self) -> Any:
+        """Fresh variables of the network."""
+        return self.network.init(jax.random.fold_in(self._key, 0), self.config.data.samples)
+
+    def state_of(self, variables: Any) -> TrainState:
+        """The state at step 0 with these variables."""
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            ema=jax.tree.map(jnp.copy, params) if self.config.ema else {},
+            opt_state=self._optimizer.init(params),
         )
 
-    def initial_state(self) -> TrainState:
-        """The state at step 0, on the devices."""
-        variables = self.network.init(self._init_key, self.config.data.samples)
-        if self.config.init_from:
+    def constants_of(self, class_weights: Any) -> dict[str, Any]:
+        """What the steps read and never change; `class_weights` (classes,)."""
+        keys = {"augment_key": jax.random.fold_in(self._key, 1), "dropout_key": jax.random.fold_in(self._key, 2)}
+        return keys | {"class_weights": class_weights}
+
+    def shapes(self) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+        """State, constants and batch of `train_step` as shapes and types: it can be lowered for them without any data."""
+        size = self.config.train.batch_size // jax.process_count()
+        batch: dict[str, Any] = {
+            "audio": jax.ShapeDtypeStruct((size, self.config.data.samples), jnp.int16),
+            "labels": jax.ShapeDtypeStruct((size, self.classes), jnp.uint8),
+        }
+        batch |= dict.fromkeys(("maximum", "mask"), jax.ShapeDtypeStruct((size,), jnp.float32))
+        numbers = ("length", "clip", "track", "start", "variant", "visit")
+        batch |= dict.fromkeys(numbers, jax.ShapeDtypeStruct((size,), jnp.int32))
+        state = jax.eval_shape(lambda: self.state_of(self.init()))
+        constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
+        return state, constants, jax.eval_shape(self.devices.shard, batch)
+
+    def reach(self) -> tuple[bytenet.Reach, float] | None:
+        """What the network sees of a cut, and seconds a step of its input; None for a network that does not know."""
+        if not hasattr(self.network.model, "reach"):
+            return None
+        samples = self.config.data.samples
+        waveform = jax.ShapeDtypeStruct((1, samples), self.network.wide)
+        features = jax.eval_shape(self.network.frontend.init_with_output, self._key, waveform)[0]
+        steps = features.shape[1]
+        return self.network.model.reach(steps), samples / self.config.data.sample_rate / steps
+
+
+class Run(Program):
+    """A config brought to its data and devices: splits, compiled steps, first state. Reads and writes no workdir."""
+
+    def __init__(self, config: ConfigDict):
+        devices = devices_of(config)
+        devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
+        devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
+        self.folder = locate(config)
+        splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
+        self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
+        super().__init__(config, devices, len(self.splits["train"].classes), len(self.splits["train"]))
+        self.batches = input_pipeline.TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count())
+        self.every = {key: self._count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
+        self.constants = devices.replicate(self.constants_of(_class_weights(self.batches.labels, config.loss.class_weights)))
+
+    def initial_state(self, fresh: bool = True) -> TrainState:
+        """The state at step 0, on the devices; of one that is not `fresh` only the shapes count, a checkpoint will fill it."""
+        variables = self.init()
+        if self.config.init_from and fresh:
             variables = transplant(self.config.init_from, variables)
-        if self.network.frontend.scale == "standardise":
+        if self.network.frontend.scale == "standardise" and fresh:
             variables["batch_stats"]["frontend"] = self._fitted_scaler()
-        params = variables["params"]
-        return self.devices.replicate(
-            TrainState(
-                step=jnp.zeros((), jnp.int32),
-                params=params,
-                batch_stats=variables.get("batch_stats", {}),
-                ema=jax.tree.map(jnp.copy, params) if self.config.ema else {},
-                opt_state=self._optimizer.init(params),
-            )
-        )
+        return self.devices.replicate(self.state_of(variables))
 
     def _fitted_scaler(self) -> dict[str, np.ndarray]:
         """Mean and standard deviation (bins,) of the front end's features over all windows of the training split."""
@@ -261,11 +304,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)
     if "backend" in config.model:
-        chosen["convolution_backend"] = resolve_backend(config.model.backend)
+        chosen["convolution_backend"] = bytenet.resolve_backend(config.model.backend)
     write_json(workdir / "environment.json", environment(**chosen))
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
-    state = run.initial_state()
     start = checkpoints.latest() or 0
+    state = run.initial_state(fresh=not start)
     if start:
         say(f"resuming {workdir} from its checkpoint at step {start}")
         state = checkpoints.restore(run.devices.abstract(state), start)
@@ -274,6 +317,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
         f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(run.devices.all)} device(s), "
         f"{run.total} steps of {config.train.batch_size} clips, {len(run.splits['train'])} clips an epoch"
     )
+    seen = run.reach()
+    if seen and seen[0].dead_blocks:
+        say(
+            f"{seen[0].dead_blocks} of {seen[0].blocks} dilated blocks see only padding beside their middle tap: "
+            "their dilation exceeds their sequence; model.cap_dilation=true caps it"
+        )
     logbook = Logbook(workdir, start)
     state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
     checkpoints.wait()
@@ -415,50 +464,3 @@ def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[st
     values = evaluate.headline(summary)
     say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
     return summary
-
-
-# ---------------------------------------------------------------- checks that train nothing to keep
-
-
-def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
-    """Print parameters, memory, steps per epoch and ETA of a run, from its compiled step and a few timed steps."""
-    run = Run(config)
-    state = run.initial_state()
-    batch = run.devices.shard(run.batches(0))
-    clips, size = len(run.splits["train"]), config.train.batch_size
-    _row("parameters", f"{models.count(state.params):,}")
-    _row("steps an epoch", f"{clips / size:,.1f} ({clips:,} clips in batches of {size})")
-    _row("steps in all", f"{run.total:,}")
-    memory = run.train_step.lower(state, run.constants, batch).compile().memory_analysis()
-    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    _row("memory a device", f"{total / 1e6:,.0f} MB ({memory.temp_size_in_bytes / 1e6:,.0f} MB of it temporary)")
-    started = 0.0
-    for _ in range(timed_steps + 1):
-        state, _ = run.train_step(state, run.constants, batch)
-        jax.block_until_ready(state)
-        started = started or time.perf_counter()  # the first step warms up
-    seconds = (time.perf_counter() - started) / timed_steps
-    _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
-    _row("ETA", clock(run.total * seconds))
-
-
-def _row(label: str, value: str) -> None:
-    say(f"{label:<18}{value}")
-
-
-def overfit_one_batch(config: ConfigDict) -> None:
-    """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of where it started."""
-    run = Run(config)
-    state = run.initial_state()
-    batch = run.devices.shard(run.batches(0))
-    first = loss = float("nan")
-    for step in range(1, run.total + 1):
-        state, metrics = run.train_step(state, run.constants, batch)
-        if step == 1:
-            first = float(metrics["loss"])
-        if step % run.every["log"] == 0 or step == run.total:
-            loss = float(metrics["loss"])
-            say(f"step {step}/{run.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
-    if not loss < 0.1 * first:
-        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {run.total} steps")
-    say(f"one batch was learned: its loss went from {first:.4g} to {loss:.4g}")

@@ -81,10 +81,11 @@ class TestBackends:
                 check(x, kernel, dilation, padding, dtype, run)
 
     def test_one_program_serves_every_traced_dilation(self, causal, taps, dtype):
-        bound = tuple(same_padding(DILATIONS[-1], taps, causal))
+        before, after = same_padding(DILATIONS[-1], taps, causal)
 
         def convolve(x, kernel, dilation):
-            return dilated_conv(x, kernel, dilation, same_padding(dilation, taps, causal), backend="shift", bound=bound)
+            padding = same_padding(dilation, taps, causal)
+            return dilated_conv(x, kernel, dilation, padding, backend="shift", span=(-before, after), length=TIME)
 
         run = with_gradients(convolve)
         with jax.enable_x64(dtype == "float64"):
@@ -123,5 +124,7 @@ def test_one_sentence_for_what_cannot_be():
         dilated_conv(x, kernel, 1, (1, 1), backend="fft")
     with pytest.raises(UserError, match=r"^3 taps at dilation 5 need at least 11 steps with padding, not 9$"):
         dilated_conv(x, kernel, 5, (0, 0))
-    with pytest.raises(UserError, match=r"^a traced dilation needs backend 'shift' and a bound, not 'lax' and None"):
+    with pytest.raises(
+        UserError, match=r"^a traced dilation needs backend 'shift', span and length, not 'lax', None and None"
+    ):
         jax.eval_shape(lambda d: dilated_conv(x, kernel, d, (0, 0)), jnp.int32(1))

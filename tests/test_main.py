@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT, finish, run_module
 
-from genre_jax import main as command
+from genre_jax import console
 from genre_jax.console import UserError
 
 SMALL = f"--config={ROOT}/tests/small_run.py:resnet"
@@ -29,9 +29,9 @@ def test_errors_are_one_sentence(arguments, sentence):
 
 
 def test_config_keys_are_told_from_flags():
-    assert command.overrides(["--config.train.batch_size=8", "--config.name=a=b"]) == {"train.batch_size": "8", "name": "a=b"}
+    assert console.overrides(["--config.train.batch_size=8", "--config.name=a=b"]) == {"train.batch_size": "8", "name": "a=b"}
     with pytest.raises(UserError, match="unknown argument 'stray': config keys are set as --config.KEY=VALUE"):
-        command.overrides(["stray"])
+        console.overrides(["stray"])
 
 
 def test_dry_run_tells_parameters_memory_steps_and_eta(tones):

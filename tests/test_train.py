@@ -220,7 +220,7 @@ def small_frontend(config, frontend: str) -> None:
     """Put a front end into the config with sizes for clips of 2,000 samples at 8 kHz."""
     configs.choose(config, "frontend", frontend)
     for key, value in SMALL.items():
-        if key in config.frontend:
+        if key in config.frontend and (config.frontend.image or key not in ("height", "width")):
             configs.override(config, f"frontend.{key}", value)
     if "frame_length" in config.frontend:
         configs.override(config, "frontend.frame_length", 256)

@@ -12,7 +12,8 @@ def main() -> None:
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in BENCHMARKS:
         console.fail(console.unknown("benchmark", name, BENCHMARKS))
-    console.run(importlib.import_module(BENCHMARKS[name]).main)
+    benchmark = importlib.import_module(BENCHMARKS[name])
+    console.run(benchmark.main, getattr(benchmark, "parse_flags", None))
 
 
 if __name__ == "__main__":

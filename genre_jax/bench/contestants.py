@@ -1,14 +1,11 @@
-"""What `bench frontends` times: a call in this process, or one in another interpreter that is asked over a pipe.
-
-`python -m genre_jax.bench.contestants` is that other side: it answers the lines that `Remote` writes with one line each.
-"""
+"""What the benchmarks time: calls in this process, or contestants in another interpreter that are asked over a pipe."""
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,17 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from genre_jax.bench import frontend_peers
-from genre_jax.bench.frontend_cases import CASES, signal
-from genre_jax.console import UserError, say
-from genre_jax.logbook import versions
+from genre_jax.console import UserError
 
 
 class Local:
-    """A call in this process."""
+    """A call in this process; `turn` makes of its result what is compared: an array, frames before bins."""
 
-    def __init__(self, call: Callable[[], Any]):
-        self.call = call
+    def __init__(self, call: Callable[[], Any], turn: Callable[[Any], np.ndarray] = np.asarray):
+        self.call, self.turn = call, turn
 
     def seconds(self) -> float:
         """Time of a second call after a first: its own threads and cache by then, not another's."""
@@ -37,8 +31,11 @@ class Local:
         return time.perf_counter() - started
 
     def output(self) -> np.ndarray:
-        """The result as this library has it, frames before bins."""
-        return frontend_peers.output(self.call())
+        return self.turn(self.call())
+
+    def save(self, path: str) -> None:
+        """Write the output where another process reads it."""
+        np.save(path, self.output())
 
     def peak_mb(self) -> float | None:
         """Most resident memory that one call adds, its output included; None where Linux's /proc cannot tell."""
@@ -53,68 +50,82 @@ class Local:
             return None
 
 
-class Ours(Local):
-    """A call of this library's, whose result needs no turning."""
-
-    def output(self) -> np.ndarray:
-        return np.asarray(self.call())
-
-
 class Remote:
-    """A peer in another interpreter."""
+    """A contestant in another interpreter, which has the methods that are asked for."""
 
-    def __init__(self, peers: "Peers", label: str):
-        self.peers, self.label = peers, label
+    def __init__(self, side: "Side", label: str):
+        self.side, self.label = side, label
 
-    def seconds(self) -> float:
-        return self.peers.ask("seconds", self.label)
+    def ask(self, method: str, *words: Any) -> Any:
+        """The answer of one of its methods; words and answer are JSON."""
+        return self.side.ask(method, self.label, *words)
+
+    def seconds(self, *words: Any) -> float:
+        return self.ask("seconds", *words)
 
     def peak_mb(self) -> float | None:
-        return self.peers.ask("peak_mb", self.label)
+        return self.ask("peak_mb")
 
     def output(self) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "output.npy")
-            self.peers.ask("output", self.label, str(path))
+            self.ask("save", str(path))
             return np.load(path)
 
 
-class Peers:
-    """The peers of this interpreter, or of `python` where it is given."""
+class Side:
+    """The contestants of a module with `build` and `versions` (`serve.py`): here, or in the interpreter `python`.
 
-    def __init__(self, python: str | None):
-        self.process = None
+    Args:
+      flag: the flag that `python` came from.
+      environment: variables for the other interpreter beside this process's own.
+
+    Its questions raise `UserError` with what the other side says when it fails.
+    """
+
+    def __init__(self, module: str, python: str | None, flag: str = "--peer_python", environment: dict[str, str] | None = None):
+        self.module, self.process = module, None
         if python:
+            paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
             try:
                 self.process = subprocess.Popen(
-                    [python, "-W", "ignore", "-m", "genre_jax.bench.contestants"],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                    env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                    [python, "-W", "ignore", "-m", "genre_jax.bench.serve", module],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | paths | (environment or {}),
                 )  # fmt: skip
             except OSError as error:
-                raise UserError(
-                    f"--peer_python must be an interpreter that starts, and was given {python!r}: {error}"
-                ) from error
+                raise UserError(f"{flag} must be an interpreter that starts, and was given {python!r}: {error}") from error
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def ask(self, *words: Any) -> Any:
         """The other side's answer to one question."""
         assert self.process and self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise UserError(f"the peers' interpreter ended on {words[0]!r}; what it said stands above")
-        return json.loads(answer)
+        try:
+            self.process.stdin.write(json.dumps(words) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended before; there is nothing to read either
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(f"the other interpreter ended on {words[0]!r}; what it said stands above")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise UserError(reply["error"])
+        return reply["answer"]
 
-    def build(self, name: str, seconds: float) -> dict[str, Local | Remote]:
-        """Library → contestant for a case."""
+    def build(self, *words: Any) -> dict[str, Any]:
+        """Label → contestant, as the module's `build(*words)` has them."""
         if self.process:
-            return {label: Remote(self, label) for label in self.ask("build", name, seconds)}
-        return {label: Local(call) for label, call in frontend_peers.build(name, CASES[name], signal(name, seconds)).items()}
+            return {label: Remote(self, label) for label in self.ask("build", *words)}
+        return importlib.import_module(self.module).build(*words)
 
     def versions(self) -> dict[str, str]:
         """Package → version."""
-        return self.ask("versions") if self.process else versions(frontend_peers.PACKAGES)
+        return self.ask("versions") if self.process else importlib.import_module(self.module).versions()
 
     def close(self) -> None:
         """End the other interpreter."""
@@ -126,26 +137,3 @@ def _status(key: str) -> float:
     """A line of /proc/self/status, in kB."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return float(line.split()[1])
-
-
-def serve() -> None:
-    """Answer questions until the other side closes."""
-    here = Peers(None)
-    contestants: dict[str, Any] = {}
-    for line in sys.stdin:
-        what, *words = json.loads(line)
-        answer: Any = None
-        if what == "versions":
-            answer = here.versions()
-        elif what == "build":
-            contestants = here.build(*words)
-            answer = list(contestants)
-        elif what == "output":
-            np.save(words[1], contestants[words[0]].output())
-        else:
-            answer = getattr(contestants[words[0]], what)()
-        say(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    serve()

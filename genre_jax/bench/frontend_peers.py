@@ -1,6 +1,6 @@
 """The peers of `bench frontends`: the same cases in librosa, torch, torchaudio and nnAudio, where they are importable.
 
-Each contestant is a call without arguments that returns the library's own array, bins before frames.
+Each is a call without arguments that returns the library's own array, bins before frames.
 """
 
 import importlib.util
@@ -11,23 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from genre_jax.bench.frontend_cases import Case
+from genre_jax import logbook
+from genre_jax.bench.contestants import Local
+from genre_jax.bench.frontend_cases import CASES, Case, signal
 
-PACKAGES = ("librosa", "torch", "torchaudio", "nnAudio")
+
+def versions() -> dict[str, str]:
+    """Package → version of the peers."""
+    return logbook.versions(("librosa", "torch", "torchaudio", "nnAudio"))
 
 
-def build(name: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """Library → call, for the case called `name` on waveforms `y` (clips, samples)."""
+def build(name: str, seconds: float) -> dict[str, Local]:
+    """Library → contestant, for the case called `name` with clips of `seconds`."""
+    case, y = CASES[name], signal(name, seconds)
     kind = name.split("_1024")[0]
     found: dict[str, Callable[[], Any]] = {}
     if importlib.util.find_spec("librosa") and not case.accelerator:
         found |= _librosa(kind, case, y)
     if importlib.util.find_spec("torch"):
         found |= _torch(kind, case, y)
-    return found
+    return {label: Local(call, _frames_first) for label, call in found.items()}
 
 
-def output(value: Any) -> np.ndarray:
+def _frames_first(value: Any) -> np.ndarray:
     """A peer's result as a NumPy array, frames before bins as ours."""
     value = value.cpu().numpy() if hasattr(value, "cpu") else value
     return np.swapaxes(np.asarray(value), -1, -2)

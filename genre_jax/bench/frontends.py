@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from genre_jax import frontends
-from genre_jax.bench.contestants import Local, Ours, Peers, Remote
+from genre_jax.bench.contestants import Local, Remote, Side
 from genre_jax.bench.frontend_cases import CASES, Case, signal
 from genre_jax.console import UserError, say, unknown
 from genre_jax.logbook import environment, write_json
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
             raise unknown("case", name, CASES)
     on_accelerator = jax.default_backend() != "cpu"
     chosen = ONLY.value or [name for name, case in CASES.items() if on_accelerator or not case.accelerator]
-    peers = Peers(PEER_PYTHON.value)
+    peers = Side("genre_jax.bench.frontend_peers", PEER_PYTHON.value)
     rows = [row for name in chosen for row in measure(name, CASES[name], peers)]
     compilation = {} if ONLY.value else compile_all()
     if JSON.value:
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     peers.close()
 
 
-def measure(name: str, case: Case, peers: Peers) -> list[dict[str, Any]]:
+def measure(name: str, case: Case, peers: Side) -> list[dict[str, Any]]:
     """Time, compare and print all contestants of a case."""
     seconds = case.seconds / (10 if DRY_RUN.value else 1)
     y = signal(name, seconds)
@@ -95,8 +95,10 @@ def measure(name: str, case: Case, peers: Peers) -> list[dict[str, Any]]:
             f"{row['error']:>10.1e}{peak:>10}{compiled}"
         )
         if "bytes_a_second" in row:
+            memory, compute = row["limits"] or (float("nan"), float("nan"))
             say(
-                f"{'':<20}{row['bytes_a_second'] / 1e9:,.0f} GB/s, {row['flops_a_second'] / 1e12:,.2f} TFLOP/s{row['of_limit']}"
+                f"{'':<20}{row['bytes_a_second'] / 1e9:,.0f} of the card's {memory / 1e9:,.0f} GB/s, "
+                f"{row['flops_a_second'] / 1e12:,.2f} of {compute / 1e12:g} TFLOP/s"
             )
     return rows
 
@@ -145,12 +147,8 @@ def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Local, dict[str, Any]
         seconds = statistics.median(Local(run).seconds() for _ in range(5))
         cost = compiled.cost_analysis() or {}
         moved, flops = in_and_out / seconds, cost.get("flops", 0.0) / seconds
-        kind = jax.devices()[0].device_kind
-        limit = ""
-        if kind in LIMITS:
-            limit = f" (the card's limits: {LIMITS[kind][0] / 1e9:,.0f} GB/s, {LIMITS[kind][1] / 1e12:g} TFLOP/s)"
-        facts |= {"bytes_a_second": moved, "flops_a_second": flops, "of_limit": limit}
-    return Ours(run), facts
+        facts |= {"bytes_a_second": moved, "flops_a_second": flops, "limits": LIMITS.get(jax.devices()[0].device_kind)}
+    return Local(run), facts
 
 
 def _error(output: np.ndarray, reference: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from genre_jax.console import UserError
 from genre_jax.frontends.descriptors import frame_power
-from genre_jax.frontends.stft import as_float, at_least, fft_window, positive_power
+from genre_jax.frontends.stft import as_float, at_least, fft_window, overlap_add, positive_power
 from genre_jax.frontends.stft import frame as cut
 
 # |X|² under which a noise estimate counts as this: 20 dB below what rounding to int16 gives a frame of 20 ms at 16 kHz.
@@ -237,6 +237,4 @@ def log_mmse(
     weight[[0, -1]] /= 2
     gain = _gains(power, at_least(jnp.square(amplitude), NOISE_FLOOR), weight, alpha, smoothing, threshold)
     frames = jnp.fft.irfft(spectrum * jnp.moveaxis(gain, 0, -2), n=2 * length)[..., :length]
-    lead = [(0, 0)] * (y.ndim - 1)
-    early, late = jnp.pad(frames[..., :hop], [*lead, (0, 1), (0, 0)]), jnp.pad(frames[..., hop:], [*lead, (1, 0), (0, 0)])
-    return (early + late).reshape(*y.shape[:-1], -1)[..., :samples]
+    return overlap_add(frames, hop)[..., :samples]

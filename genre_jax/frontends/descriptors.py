@@ -15,6 +15,7 @@ import numpy as np
 from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
+from genre_jax.frontends.mel import filtered_spectrogram
 from genre_jax.frontends.stft import as_float, at_least, frame, lengths, pad_center, positive_power, spectrogram
 
 
@@ -111,11 +112,10 @@ def chroma_stft(
     `tuning` is 0 by default, where librosa estimates it from the data. `norm` scales each frame (inf: maximum 1; p > 0: the
     p-norm 1; None: as it is); silent frames stay 0. The other arguments are those of `chroma_filterbank` and `stft`.
     """
-    power = _magnitude(y, n_fft, hop_length, options, 2.0)
     filters = chroma_filterbank(
         sr=sr, n_fft=n_fft, n_chroma=n_chroma, tuning=tuning, ctroct=ctroct, octwidth=octwidth, base_c=base_c
     )
-    return _normalise(jnp.matmul(power, filters.astype(power.dtype), precision=jax.lax.Precision.HIGHEST), norm)
+    return _normalise(filtered_spectrogram(y, filters, n_fft=n_fft, hop_length=hop_length, **options), norm)
 
 
 @functools.lru_cache

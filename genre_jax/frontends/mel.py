@@ -58,11 +58,7 @@ def mel_filterbank(
 
     Raises UserError where a range is not legal; warns with the numbers of filters that catch no FFT bin.
     """
-    if n_mels < 1:
-        raise UserError(f"n_mels must be at least 1, and was given {n_mels}")
-    fmax = sr / 2 if fmax is None else fmax
-    if not 0 <= fmin < fmax <= sr / 2:
-        raise UserError(f"fmin and fmax must satisfy 0 <= fmin < fmax <= sr / 2 = {sr / 2} Hz, and were given {fmin}, {fmax}")
+    fmax = check_band(sr, fmin, fmax, "n_mels", n_mels)
     if norm not in ("slaney", "none"):
         raise console.unknown("norm", norm, ("slaney", "none"))
     edges = mel_to_hz(np.linspace(hz_to_mel(fmin, htk=htk), hz_to_mel(fmax, htk=htk), n_mels + 2), htk=htk)
@@ -72,13 +68,36 @@ def mel_filterbank(
     weights = np.maximum(0.0, np.minimum(rising, falling))
     if norm == "slaney":
         weights *= 2.0 / (edges[2:] - edges[:-2])
+    return finished(weights, "mel")
+
+
+def check_band(sr: float, fmin: float, fmax: float | None, name: str, filters: int) -> float:
+    """`fmax`, sr / 2 where it is None. Raises UserError where the range or the number of `filters`, `name`, is not legal."""
+    fmax = sr / 2 if fmax is None else fmax
+    if filters < 1:
+        raise UserError(f"{name} must be at least 1, and was given {filters}")
+    if not 0 <= fmin < fmax <= sr / 2:
+        raise UserError(f"fmin and fmax must satisfy 0 <= fmin < fmax <= sr / 2 = {sr / 2} Hz, and were given {fmin}, {fmax}")
+    return fmax
+
+
+def finished(weights: np.ndarray, kind: str) -> np.ndarray:
+    """A filterbank (bins, filters), read-only; warns with the numbers of the `kind` filters that catch no bin."""
     empty = np.flatnonzero(weights.max(0) == 0)
     if empty.size:
-        warnings.warn(
-            f"mel filters {empty.tolist()} are empty: fewer than {n_mels} mels or a longer n_fft than {n_fft}", stacklevel=2
-        )
+        warnings.warn(f"{kind} filters {empty.tolist()} are empty: fewer filters or a longer n_fft", stacklevel=3)
     weights.setflags(write=False)
     return weights
+
+
+def filtered_spectrogram(y: jax.Array, filters: np.ndarray, **options: Any) -> jax.Array:
+    """`spectrogram(y, **options)` times `filters` (bins, filters), `(..., frames, filters)`, a few clips at a time."""
+
+    def of(y):
+        spectrum = spectrogram(y, **options)
+        return jnp.matmul(spectrum, filters.astype(spectrum.dtype), precision=jax.lax.Precision.HIGHEST)
+
+    return in_chunks(of, y)
 
 
 def mel_spectrogram(
@@ -101,9 +120,4 @@ def mel_spectrogram(
     pad_mode, engine), the other arguments are those of `mel_filterbank`.
     """
     filters = mel_filterbank(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
-
-    def of(y):
-        spectrum = spectrogram(y, power=power, n_fft=n_fft, hop_length=hop_length, **options)
-        return jnp.matmul(spectrum, filters.astype(spectrum.dtype), precision=jax.lax.Precision.HIGHEST)
-
-    return in_chunks(of, y)
+    return filtered_spectrogram(y, filters, power=power, n_fft=n_fft, hop_length=hop_length, **options)

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
-from genre_jax.frontends.mel import hz_to_mel, mel_spectrogram, mel_to_hz
-from genre_jax.frontends.stft import as_float, fft_window, frame, in_chunks, lengths, spectrogram
+from genre_jax.frontends.mel import check_band, filtered_spectrogram, finished, hz_to_mel, mel_spectrogram, mel_to_hz
+from genre_jax.frontends.stft import as_float, fft_window, frame, in_chunks, lengths
 
 DELTA_MODES = {"interp": "", "nearest": "edge", "mirror": "reflect", "constant": "constant", "wrap": "wrap"}
 # The windows of mfcc_htk are symmetric, as in HTK; those of stft are periodic.
@@ -113,14 +112,12 @@ def linear_filterbank(
     (n_fft - 1) / n_fft of that, and for an odd `sr` takes (sr - 1) / 2 for it. The centres are evenly spaced in Hz,
     `fmin` and `fmax` (default sr / 2) one step outside them. Raises UserError where a range is not legal.
     """
-    fmax = sr / 2 if fmax is None else fmax
-    _check_band(sr, fmin, fmax)
-    _check_at_least("n_filters", n_filters, 1)
+    fmax = check_band(sr, fmin, fmax, "n_filters", n_filters)
     bins = np.fft.rfftfreq(n_fft, 1.0 / sr)[:, None]
     step = (fmax - fmin) / (n_filters + 1)
     centres = fmin + step * np.arange(1, n_filters + 1)
     weights = np.maximum(0.0, 1.0 - np.abs(bins - centres) / step)
-    return _finished(weights, "linear")
+    return finished(weights, "linear")
 
 
 def lfcc(
@@ -152,12 +149,8 @@ def lfcc(
     Raises UserError where an argument is out of range.
     """
     filters = linear_filterbank(sr=sr, n_fft=n_fft, n_filters=n_filters, fmin=fmin, fmax=fmax)
-
-    def of(y):
-        power = spectrogram(y, n_fft=n_fft, hop_length=hop_length, **options)
-        return jnp.matmul(power, filters.astype(power.dtype), precision=jax.lax.Precision.HIGHEST)
-
-    return _cepstra(power_to_db(in_chunks(of, y)), n_lfcc, "n_lfcc")
+    power = filtered_spectrogram(y, filters, n_fft=n_fft, hop_length=hop_length, **options)
+    return _cepstra(power_to_db(power), n_lfcc, "n_lfcc")
 
 
 @functools.lru_cache
@@ -167,9 +160,7 @@ def mel_filterbank_htk(*, sr: float, n_fft: int, n_mels: int = 26, fmin: float =
     Edges evenly spaced on HTK's mel scale are rounded down to FFT bins, floor((n_fft + 1) · Hz / sr), and the triangles
     (peak 1) run between those bins. Raises UserError where a range is not legal; warns of filters that catch no bin.
     """
-    fmax = sr / 2 if fmax is None else fmax
-    _check_band(sr, fmin, fmax)
-    _check_at_least("n_mels", n_mels, 1)
+    fmax = check_band(sr, fmin, fmax, "n_mels", n_mels)
     hertz = mel_to_hz(np.linspace(hz_to_mel(fmin, htk=True), hz_to_mel(fmax, htk=True), n_mels + 2), htk=True)
     edges = np.floor((n_fft + 1) * hertz / sr)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
@@ -178,7 +169,7 @@ def mel_filterbank_htk(*, sr: float, n_fft: int, n_mels: int = 26, fmin: float =
     rising = (bins - left) / np.maximum(centre - left, 1)
     falling = (right - bins) / np.maximum(right - centre, 1)
     weights = np.where((left <= bins) & (bins < centre), rising, 0) + np.where((centre <= bins) & (bins < right), falling, 0)
-    return _finished(weights, "mel")
+    return finished(weights, "mel")
 
 
 def fbank_htk(
@@ -226,7 +217,7 @@ def fbank_htk(
     missing = (frames - 1) * hop_length + win_length - y.shape[-1]
 
     def of(y):
-        y = jnp.concatenate([y[..., :1], y[..., 1:] - preemph * y[..., :-1]], -1)
+        y = preemphasis(y, coef=preemph, zi=0)
         framed = frame(jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(0, missing)]), win_length, hop_length)
         spectrum = jnp.fft.rfft(framed * window.astype(y.dtype), n=n_fft)
         power = (spectrum.real**2 + spectrum.imag**2) / n_fft
@@ -324,24 +315,6 @@ def preemphasis(y: jax.Array, *, coef: float = 0.97, zi: jax.Array | float | Non
 def _log(energy: jax.Array) -> jax.Array:
     """Natural logarithm; of zero, that of float64's epsilon, with gradient zero."""
     return jnp.log(jnp.where(energy == 0, jnp.asarray(np.finfo(np.float64).eps, energy.dtype), energy))
-
-
-def _finished(weights: np.ndarray, kind: str) -> np.ndarray:
-    empty = np.flatnonzero(weights.max(0) == 0)
-    if empty.size:
-        warnings.warn(f"{kind} filters {empty.tolist()} are empty: fewer filters or a longer n_fft", stacklevel=3)
-    weights.setflags(write=False)
-    return weights
-
-
-def _check_band(sr: float, fmin: float, fmax: float) -> None:
-    if not 0 <= fmin < fmax <= sr / 2:
-        raise UserError(f"fmin and fmax must satisfy 0 <= fmin < fmax <= sr / 2 = {sr / 2} Hz, and were given {fmin}, {fmax}")
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{name} must be at least {least}, and was given {value}")
 
 
 def _check_samples(y: jax.Array, needed: int) -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
+from genre_jax.console import UserError
 from genre_jax.frontends import scaling
 from genre_jax.frontends.compression import compress
 from genre_jax.frontends.conditioning import equalise_loudness, log_mmse
@@ -85,6 +86,13 @@ class Frontend(nn.Module, kw_only=True):
     height: int = 0
     width: int = 0
     align_corners: bool = False
+
+    def __post_init__(self):
+        if self.statistics and (self.image or self.frames):
+            raise UserError("statistics leave no frames: image must be false and frames 0 with them")
+        if (self.height or self.width) and not self.image:
+            raise UserError(f"height and width are an image's: set image, or leave them 0, not {self.height} and {self.width}")
+        super().__post_init__()
 
     def features(self, y: jax.Array) -> jax.Array:
         """Unscaled features `(batch, frames, bins)` of conditioned waveforms."""
@@ -278,10 +286,7 @@ class Lpcc(Frontend):
 
 
 class Vqt(Frontend):
-    """Magnitude of the variable-Q transform `(batch, frames, n_bins)`; fmin 0 stands for C1, gamma below 0 for the ear's.
-
-    `compression` is "none", "db", "db_below_max" or "ln", as in `compress`.
-    """
+    """Magnitude of the variable-Q transform `(batch, frames, n_bins)`; fmin 0 stands for C1, gamma below 0 for the ear's."""
 
     hop_length: int = 512
     fmin: float = 0.0

@@ -214,7 +214,7 @@ def magphase(z: jax.Array, *, power: float = 1.0) -> tuple[jax.Array, jax.Array]
     return positive_power(square, power / 2), phase
 
 
-def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
+def overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
     """The sum of frames `(..., frames, frame_length)`, each `hop_length` samples after the one before, (..., samples)."""
     count, frame_length = frames.shape[-2:]
     parts = -(-frame_length // hop_length)
@@ -249,7 +249,7 @@ def istft(
     if length is None:
         length = n_fft + hop_length * (z.shape[-2] - 1) - 2 * start
     frames = jnp.fft.irfft(z, n=n_fft)
-    y = _overlap_add(frames * taper.astype(frames.dtype), hop_length)
+    y = overlap_add(frames * taper.astype(frames.dtype), hop_length)
     # In NumPy: the sum of squared windows depends on shapes alone.
     weight = np.zeros(y.shape[-1])
     for number in range(z.shape[-2]):

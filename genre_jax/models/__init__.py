@@ -14,13 +14,42 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
+from genre_jax.models.burrows import BurrowsConv1d, BurrowsConv2d, BurrowsMlp
 from genre_jax.models.bytenet import ByteNet
-from genre_jax.models.resnet import ResNet
+from genre_jax.models.choi import ChoiCnn
+from genre_jax.models.densenet import DenseNet
+from genre_jax.models.folmer import FolmerCnn, FolmerMlp
+from genre_jax.models.gru import GruAttention
+from genre_jax.models.mobilenet import MobileNet
+from genre_jax.models.resnet import Bottleneck, ResNet
+from genre_jax.models.schindler import SchindlerDeep, SchindlerShallow
+from genre_jax.models.snn import Snn
+from genre_jax.models.swishnet import SwishNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "burrows_conv1d": BurrowsConv1d,
+    "burrows_conv2d": BurrowsConv2d,
+    "burrows_mlp": BurrowsMlp,
     "bytenet": ByteNet,
+    "choi_cnn": ChoiCnn,
+    "dense_cnn": functools.partial(FolmerCnn, dense_layers=3, head="pooled"),
+    "densenet121": functools.partial(DenseNet, stages=(6, 12, 24, 16)),
+    "densenet169": functools.partial(DenseNet, stages=(6, 12, 32, 32)),
+    "densenet201": functools.partial(DenseNet, stages=(6, 12, 48, 32)),
+    "folmer_cnn": FolmerCnn,
+    "folmer_mlp": FolmerMlp,
+    "gru_attention": GruAttention,
+    "mobilenet_v1": MobileNet,
     "resnet18": functools.partial(ResNet, stages=(2, 2, 2, 2)),
     "resnet34": functools.partial(ResNet, stages=(3, 4, 6, 3)),
+    "resnet50": functools.partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck),
+    "resnet101": functools.partial(ResNet, stages=(3, 4, 23, 3), block=Bottleneck, instance_norm=False),
+    "resnet152": functools.partial(ResNet, stages=(3, 8, 36, 3), block=Bottleneck),
+    "schindler_deep": SchindlerDeep,
+    "schindler_shallow": SchindlerShallow,
+    "snn": Snn,
+    "swishnet_slim": SwishNet,
+    "swishnet_wide": functools.partial(SwishNet, width=2),
 }
 
 

@@ -7,6 +7,8 @@ not grow with depth. Policies (`remat`), equal in value and gradient, for a set 
 - `block`: the n inputs of the blocks are kept, each block is computed again in the backward pass.
 - `tree`: nested scans: about √n inputs of segments are kept, then about √n inputs of the blocks of one segment.
 - `lean`: as `tree`, with a block's backward pass written by hand, which holds less at a time (`models/residual.py`).
+- `offload`: as `lean`, but the n inputs of the blocks go to pinned memory of the host and come back; no segment is computed
+  again. Only for devices that can address such memory.
 """
 
 import functools
@@ -17,51 +19,50 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from genre_jax.models.dilated import same_padding
+from genre_jax.console import UserError
 from genre_jax.models.layers import layer_keys
-from genre_jax.models.residual import Convolution, Params, block, lean_block
+from genre_jax.models.residual import BlockSpec, Params, block, lean_block
 
-REMAT = ("none", "block", "tree", "lean")
+REMAT = ("none", "block", "tree", "lean", "offload")
 
 # The kernels of a set are stacked: the first axis counts in no fan.
 stacked_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 
 
 class BlockSet(nn.Module):
-    """Blocks of the given dilations, one after the other: `(batch, time, 2 width)` → the same.
+    """Blocks one after the other: `(batch, time, 2 width)` → the same.
 
-    At `width` 112 and `kernel` 3 a block has 88,704 parameters; leaf k of the parameters holds block i's at index i. They do
-    not depend on `remat` or `backend`.
+    At `width` 112, 3 taps and instance norm a block has 88,704 parameters; leaf k of the parameters holds block i's at index
+    i. They do not depend on `remat` or the backend.
 
     Attributes:
-      backend: of the dilated convolution (`models/dilated.py`). `shift` scans; the others need each dilation to be known,
-        so their blocks are unrolled, and program and compile time grow with depth.
+      spec: dilations, and what else the blocks share. Of its backends `shift` scans; the others need each dilation to be
+        known, so their blocks are unrolled, and program and compile time grow with depth.
     """
 
     width: int
-    kernel: int
-    dilations: tuple[int, ...]
-    causal: bool
-    dropout: float
+    spec: BlockSpec
     remat: str
-    backend: str
-    dtype: Any
     param_dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        if not self.dilations:
+        spec = self.spec
+        if not spec.dilations:
             return x
         params = self._parameters()
-        keys = None if keys is None or self.dropout == 0 else layer_keys(keys, self.path)
-        before, after = same_padding(max(self.dilations), self.kernel, self.causal)
-        conv = Convolution(self.kernel, self.causal, self.dropout, self.dtype, self.backend, (int(before), int(after)))
-        run = _scanned if self.backend == "shift" else _unrolled
-        return run(params, x, keys, self.dilations, conv, self.remat)
+        keys = None if keys is None or spec.rate == 0 else layer_keys(keys, self.path)
+        run = _scanned if spec.backend == "shift" else _unrolled
+        numbers = jnp.arange(len(spec.dilations))
+        for start, stop in _groups(spec, x.shape[1]):
+            own = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], (params, numbers))
+            x = run(*own, x, keys, spec._replace(dilations=spec.dilations[start:stop]), self.remat)
+        return x
 
     def _parameters(self) -> Params:
-        blocks, half, full = len(self.dilations), self.width, 2 * self.width
+        blocks, half, full = len(self.spec.dilations), self.width, 2 * self.width
 
         def norm(key, features):
             del key
@@ -71,17 +72,26 @@ class BlockSet(nn.Module):
         def conv(key, *shape):
             return {"kernel": stacked_kernel(key, (blocks, *shape), self.param_dtype)}
 
-        return {
+        params = {
             "norm1": self.param("norm1", norm, full),
             "conv1": self.param("conv1", conv, 1, full, half),
             "norm2": self.param("norm2", norm, half),
-            "conv2": self.param("conv2", conv, self.kernel, half, half),
-            "norm3": self.param("norm3", norm, half),
+            "conv2": self.param("conv2", conv, self.spec.taps, half, full if self.spec.gated else half),
             "conv3": self.param("conv3", conv, 1, half, full),
         }
+        return params if self.spec.gated else params | {"norm3": self.param("norm3", norm, half)}
 
 
-def _block_keys(keys: jax.Array | None, number: int | jax.Array) -> jax.Array | None:
+def _groups(spec: BlockSpec, steps: int) -> list[tuple[int, int]]:
+    """(start, stop) of blocks that run together: where time is sharded, those that reach beyond a shard stand apart."""
+    blocks = len(spec.dilations)
+    if spec.shards is None:
+        return [(0, blocks)]
+    near = sum(max(spec.reach(dilation)) <= steps for dilation in spec.dilations)
+    return [(start, stop) for start, stop in ((0, near), (near, blocks)) if start < stop]
+
+
+def _block_keys(keys: jax.Array | None, number: jax.Array) -> jax.Array | None:
     return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
@@ -96,29 +106,46 @@ def segments(blocks: int) -> tuple[int, int]:
     return min(splits, key=lambda split: (sum(split), blocks - math.prod(split)))
 
 
-def _scanned(params: Params, x: jax.Array, keys: jax.Array | None, dilations: tuple[int, ...], conv: Convolution, remat: str):
+def _to_host() -> Callable:
+    """What `offload` keeps: the blocks' inputs, in the host's memory."""
+    kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
+    if "pinned_host" not in kinds:
+        raise UserError(f"model.remat 'offload' needs a device with memory 'pinned_host', and this one has {sorted(kinds)}")
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["block_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+
+
+def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array | None, spec: BlockSpec, remat: str):
     """The set as a scan over blocks, or over segments of blocks."""
-    compute: Callable[..., jax.Array] = lean_block if remat == "lean" else block
+    compute: Callable[..., jax.Array] = lean_block if remat in ("lean", "offload") else block
 
     def step(x, element):
         params, dilation, number = element
-        return compute(params, x, _block_keys(keys, number), dilation, conv), None
+        x = checkpoint_name(x, "block_input")
+        return compute(params, x, _block_keys(keys, number), dilation, spec), None
 
     def chain(step: Callable, x: jax.Array, elements: Any) -> jax.Array:
         return jax.lax.scan(step, x, elements)[0]
 
-    blocks = len(dilations)
-    elements = (params, jnp.asarray(dilations, jnp.int32), jnp.arange(blocks))
+    # Inside a scan nothing can be merged with the forward pass, so the barrier against it is not needed.
+    checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+    elements = (params, jnp.asarray(spec.dilations, jnp.int32), numbers)
     if remat == "none":
         return chain(step, x, elements)
+    if remat == "offload":
+        return chain(checkpoint(step, policy=_to_host()), x, elements)
     if remat != "lean":
-        # Inside a scan nothing can be merged with the forward pass, so the barrier against it is not needed.
-        step = jax.checkpoint(step, prevent_cse=False)
+        step = checkpoint(step)
     if remat == "block":
         return chain(step, x, elements)
+    blocks = len(spec.dilations)
     outer, inner = segments(blocks)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
+    @checkpoint
     def segment(x, elements):
         return chain(step, x, elements), None
 
@@ -128,22 +155,25 @@ def _scanned(params: Params, x: jax.Array, keys: jax.Array | None, dilations: tu
     return chain(step, x, rest) if outer * inner < blocks else x
 
 
-def _unrolled(params: Params, x: jax.Array, keys: jax.Array | None, dilations: tuple[int, ...], conv: Convolution, remat: str):
+def _unrolled(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array | None, spec: BlockSpec, remat: str):
     """The set block by block, each with its own dilation in the program."""
-    compute: Callable[..., jax.Array] = lean_block if remat == "lean" else block
+    compute: Callable[..., jax.Array] = lean_block if remat in ("lean", "offload") else block
     if remat in ("block", "tree"):
         compute = jax.checkpoint(block, static_argnums=4)
+    elif remat == "offload":
+        compute = jax.checkpoint(lean_block, static_argnums=4, policy=_to_host())
 
     def run(start: int, stop: int, params: Params, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        for number in range(start, stop):
-            static = conv._replace(dilation=dilations[number])
-            own = jax.tree.map(lambda leaf, n=number: leaf[n], params)
-            x = compute(own, x, _block_keys(keys, number), None, static)
+        for at in range(start, stop):
+            own, number = jax.tree.map(lambda leaf, at=at: leaf[at], (params, numbers))
+            x = checkpoint_name(x, "block_input")
+            x = compute(own, x, _block_keys(keys, number), None, spec._replace(dilation=spec.dilations[at]))
         return x
 
-    if remat in ("none", "block"):
-        return run(0, len(dilations), params, x, keys)
-    outer, inner = segments(len(dilations))
+    blocks = len(spec.dilations)
+    if remat not in ("tree", "lean"):
+        return run(0, blocks, params, x, keys)
+    outer, inner = segments(blocks)
     for start in range(0, outer * inner, inner):
         x = jax.checkpoint(run, static_argnums=(0, 1))(start, start + inner, params, x, keys)
-    return run(outer * inner, len(dilations), params, x, keys)
+    return run(outer * inner, blocks, params, x, keys)

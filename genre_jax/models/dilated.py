@@ -42,27 +42,30 @@ def dilated_conv(
     padding: Padding,
     *,
     backend: str = "lax",
-    bound: tuple[int, int] | None = None,
+    span: tuple[int, int] | None = None,
+    length: int | None = None,
 ) -> jax.Array:
     """Convolution of `x` (batch, time, in) with `kernel` (taps, in, out) at `dilation` ≥ 1.
 
     Args:
-      padding: zeros (before, after); the result has time + before + after - dilation · (taps - 1) steps.
+      padding: zeros (before, after), negative where steps are cut away; the result has
+        time + before + after - dilation · (taps - 1) steps.
       backend: one of `BACKENDS`.
-      bound: the largest (before, after) that a traced `dilation` can ask for. Only `shift` takes one, with a `padding` that
-        keeps the length.
+      span, length: for a traced `dilation`, which only `shift` takes: the least and the largest offset j · dilation - before
+        of a tap that it can ask for, and the steps of the result.
 
     Returns:
-      (batch, time', out). Raises `UserError` for an unknown backend or a traced dilation without `shift` and `bound`.
+      (batch, time', out). Raises `UserError` for an unknown backend or a traced dilation without `shift`, span and length.
     """
     if backend not in BACKENDS:
         raise console.unknown("convolution backend", backend, BACKENDS)
     taps = kernel.shape[0]
     if not isinstance(dilation, int):
-        if backend != "shift" or bound is None:
-            raise console.UserError(f"a traced dilation needs backend 'shift' and a bound, not {backend!r} and {bound}")
-        offsets = jnp.arange(taps) * dilation - padding[0]
-        return _shift(x, kernel, offsets, (-bound[0], bound[1]), x.shape[1])
+        if backend != "shift" or span is None or length is None:
+            raise console.UserError(
+                f"a traced dilation needs backend 'shift', span and length, not {backend!r}, {span} and {length}"
+            )
+        return _shift(x, kernel, jnp.arange(taps) * dilation - padding[0], span, length)
     left, right = int(padding[0]), int(padding[1])
     length = x.shape[1] + left + right - dilation * (taps - 1)
     if length < 1:

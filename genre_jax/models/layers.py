@@ -13,6 +13,8 @@ from genre_jax import parallel
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # He et al. 2015 for ReLU networks, over outputs, as torchvision's ResNets have it.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# The same over inputs, as its DenseNets have it.
+he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -32,11 +34,13 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all but the last axis, with PyTorch's conventions.
 
     Statistics are those of the whole batch over all devices (`axis_name`), the variance in two passes; examples with
-    `mask` 0 do not count. The running variance is the unbiased one; running = (1 - momentum) · running + momentum · batch.
+    `mask` 0 do not count. The running variance is the unbiased one (Keras 3 takes the biased one: `unbiased=False`);
+    running = (1 - momentum) · running + momentum · batch.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
+    unbiased: bool = True
     axis_name: str | None = None
     param_dtype: Any = jnp.float32
 
@@ -51,9 +55,9 @@ class BatchNorm(nn.Module):
         if train:
             mean, var, count = self._batch_statistics(wide, mask)
             if not self.is_initializing():
-                unbiased = var * (count / jnp.maximum(count - 1, 1))
+                kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
                 running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
+                running_var.value += self.momentum * (kept - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
         return ((wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(x.dtype)
@@ -99,6 +103,32 @@ class InstanceNorm(nn.Module):
         return instance_norm(x, scale, bias, self.epsilon)
 
 
+class ImageStem(nn.Module):
+    """One channel to three, for networks made for colour images: a 1×1 convolution that is never trained unless asked.
+
+    It starts as three copies of the image, or (`copies=False`) as document 000's code has it: weight 1 in channel 0, all else
+    U(-1, 1); followed by an instance norm that is ± the z-score of the image.
+    """
+
+    copies: bool
+    trainable: bool
+    instance_norm: bool
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def thesis_kernel(key, shape, dtype):
+            return jax.random.uniform(key, shape, dtype, -1, 1).at[..., 0].set(1)
+
+        w = self.param("kernel", nn.initializers.ones if self.copies else thesis_kernel, (1, 3), self.param_dtype)
+        b = self.param("bias", nn.initializers.zeros if self.copies else torch_bias(1), (3,), self.param_dtype)
+        if not self.trainable:
+            w, b = jax.lax.stop_gradient((w, b))
+        x = x.astype(jnp.promote_types(x.dtype, self.dtype)) * w[0] + b
+        return (InstanceNorm(affine=False)(x) if self.instance_norm else x).astype(self.dtype)
+
+
 def layer_keys(keys: jax.Array, path: tuple[str, ...]) -> jax.Array:
     """The examples' keys (batch,) for the layer at `path`."""
     layer = zlib.crc32("/".join(path).encode())
@@ -112,6 +142,19 @@ def drop(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
         return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
 
     return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0)
+
+
+def drop_steps(x: jax.Array, keys: jax.Array, rate: float, first: Any) -> jax.Array:
+    """`drop` of a sequence (batch, steps, channels) whose steps, from number `first` on, each have a mask of their own.
+
+    A part of a sequence so loses what it would lose as part of the whole.
+    """
+
+    def mask(key, step):
+        return jax.random.bernoulli(jax.random.fold_in(key, step), 1 - rate, x.shape[2:])
+
+    masks = jax.vmap(jax.vmap(mask, (None, 0)), (0, None))
+    return jnp.where(masks(keys, first + jnp.arange(x.shape[1])), x / (1 - rate), 0)
 
 
 class Dropout(nn.Module):

@@ -1,6 +1,11 @@
-"""ByteNet's residual block, with the backward pass that JAX makes, and with one that holds less memory at a time."""
+"""ByteNet's residual block, with the backward pass that JAX makes, and with one that holds less memory at a time.
+
+Where devices share a sequence along time (`parallel.TimeShards`), sums over time are those of all shards, and the dilated
+convolution sees its neighbours' steps. The gradients are those of the sum of what all the devices compute.
+"""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,109 +13,139 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.models.dilated import dilated_conv, over_chunks, same_padding
-from genre_jax.models.layers import drop, instance_norm
+from genre_jax.models.layers import drop_steps
+from genre_jax.parallel import TimeShards
 
 Params = dict[str, dict[str, jax.Array]]
+# Mean and 1 / deviation (batch, 1, channels) of a sequence; () where none are needed.
+Statistics = tuple[jax.Array, jax.Array] | tuple[()]
 
 EPSILON = 1e-5
+NORMS = ("instance", "layer")
 
 
-class Convolution(NamedTuple):
-    """What the blocks of a set share, known when the program is made; `dilation` counts where none is traced."""
+class BlockSpec(NamedTuple):
+    """What the blocks of a set share, known when the program is made.
+
+    Attributes:
+      length: steps of the whole sequence, which may be less than what the shards hold together.
+      dilation: counts where none is traced.
+    """
 
     taps: int
+    dilations: tuple[int, ...]
     causal: bool
+    norm: str
+    gated: bool
     rate: float
     dtype: Any
     backend: str
-    bound: tuple[int, int]
+    length: int
+    shards: TimeShards | None
     dilation: int = 1
 
-    def __call__(self, x: jax.Array, kernel: jax.Array, dilation: jax.Array | None) -> jax.Array:
+    def reach(self, dilation: int) -> tuple[int, int]:
+        """Steps (before, after) that a dilation sees, no further than there can be any."""
+        before, after = (int(n) for n in same_padding(dilation, self.taps, self.causal))
+        return min(before, self.length), min(after, self.length)
+
+    def convolve(self, x: jax.Array, kernel: jax.Array, dilation: jax.Array | None) -> jax.Array:
+        """The dilated convolution, of the same length as `x`; steps beyond the sequence's end count as zeros."""
         at = self.dilation if dilation is None else dilation
-        padding = same_padding(at, self.taps, self.causal)
-        return dilated_conv(x, kernel.astype(self.dtype), at, padding, backend=self.backend, bound=self.bound)
+        left, right = same_padding(at, self.taps, self.causal)
+        steps, kernel = x.shape[1], kernel.astype(self.dtype)
+        before = after = 0
+        if self.shards:
+            before, after = self.reach(self.dilation if dilation is None else max(self.dilations))
+            x = self.shards.extend(self.inside(x), before, after)
+        furthest = same_padding(max(self.dilations), self.taps, self.causal)
+        span = (before - int(furthest[0]), before + int(furthest[1]))
+        return dilated_conv(x, kernel, at, (left - before, right - after), backend=self.backend, span=span, length=steps)
+
+    def inside(self, x: jax.Array) -> jax.Array:
+        """`x` (batch, steps, …) with zeros at what lies beyond the sequence's end."""
+        if self.shards is None:
+            return x
+        step = self.shards.index * x.shape[1] + jnp.arange(x.shape[1])
+        return jnp.where((step < self.length)[:, None], x, 0)
+
+    def total(self, tree: Any) -> Any:
+        """Sums over this device's steps → over the sequence."""
+        return self.shards.sum(tree) if self.shards else tree
+
+    def first_step(self, steps: int) -> Any:
+        """The number of this device's first step."""
+        return self.shards.index * steps if self.shards else 0
+
+    def statistics(self, x: jax.Array) -> Statistics:
+        """Of the norm of `x` over time."""
+        if self.norm == "layer":
+            return ()
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = self.total(self.inside(wide).sum(1, keepdims=True)) / self.length
+        var = self.total(self.inside(jnp.square(wide - mean)).sum(1, keepdims=True)) / self.length
+        return mean, jax.lax.rsqrt(var + EPSILON)
+
+    def through_statistics(self, x: jax.Array, statistics: Statistics, gradients: Statistics, start: Any) -> jax.Array:
+        """The gradient by steps from `start` on, `x`, of `statistics` whose own `gradients` are known."""
+        (mean, inverse), (d_mean, d_inverse) = statistics, gradients
+        d_x = (d_mean - d_inverse * inverse**3 * (x.astype(mean.dtype) - mean)) / self.length
+        if self.shards:
+            d_x = jnp.where((start + jnp.arange(x.shape[1]) < self.length)[:, None], d_x, 0)
+        return d_x.astype(x.dtype)
 
 
-def block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, conv: Convolution) -> jax.Array:
-    """Norm, ReLU, 1×1 to half width; norm, ReLU, dilated convolution; norm, ReLU, 1×1 back; dropout; plus input `x`.
+def norm_relu(x: jax.Array, statistics: Statistics, params: dict[str, jax.Array]) -> jax.Array:
+    """ReLU of the norm: per clip and channel with the statistics over time, or, without any, per step over channels."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if statistics:
+        mean, inverse = statistics
+    else:
+        mean = wide.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + EPSILON)
+    return nn.relu((wide - mean) * inverse * params["scale"] + params["bias"]).astype(x.dtype)
 
-    `x` (batch, time, 2 width) and the result alike. Convolutions have no bias; the norms are per clip and channel over time.
+
+def gate(x: jax.Array) -> jax.Array:
+    """WaveNet's gated unit: tanh of the first half of the channels times the sigmoid of the second."""
+    one, other = jnp.split(x, 2, -1)
+    return jnp.tanh(one) * nn.sigmoid(other)
+
+
+def block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec) -> jax.Array:
+    """Norm, ReLU, 1×1 to half width; norm, ReLU, dilated convolution; norm, ReLU (or gate), 1×1 back; dropout; plus `x`.
+
+    `x` (batch, time, 2 width) and the result alike. Convolutions have no bias.
     """
 
     def active(y, name):
-        return nn.relu(instance_norm(y, params[name]["scale"], params[name]["bias"]))
+        return norm_relu(y, spec.statistics(y), params[name])
 
-    y = active(x, "norm1") @ params["conv1"]["kernel"][0].astype(conv.dtype)
-    y = conv(active(y, "norm2"), params["conv2"]["kernel"], dilation)
-    y = active(y, "norm3") @ params["conv3"]["kernel"][0].astype(conv.dtype)
-    return x + (y if keys is None else drop(y, keys, conv.rate))
+    y = active(x, "norm1") @ params["conv1"]["kernel"][0].astype(spec.dtype)
+    y = spec.convolve(active(y, "norm2"), params["conv2"]["kernel"], dilation)
+    y = (gate(y) if spec.gated else active(y, "norm3")) @ params["conv3"]["kernel"][0].astype(spec.dtype)
+    return x + _dropped(y, keys, spec)
+
+
+def _dropped(y: jax.Array, keys: jax.Array | None, spec: BlockSpec) -> jax.Array:
+    return y if keys is None else drop_steps(y, keys, spec.rate, spec.first_step(y.shape[1]))
 
 
 # ---------------------------------------------------------------- the lean backward pass
 
 
-class Norm(NamedTuple):
-    """Instance norm with its statistics known: mean, 1 / deviation (batch, 1, channels), scale and bias (channels,)."""
-
-    mean: jax.Array
-    inverse: jax.Array
-    scale: jax.Array
-    bias: jax.Array
-
-    @classmethod
-    def of(cls, x: jax.Array, params: dict[str, jax.Array]) -> "Norm":
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = wide.mean(1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(1, keepdims=True) + EPSILON)
-        return cls(mean, inverse, params["scale"], params["bias"])
-
-    def normalised(self, x: jax.Array) -> jax.Array:
-        return (x.astype(self.mean.dtype) - self.mean) * self.inverse
-
-    def relu(self, x: jax.Array) -> jax.Array:
-        """ReLU of the norm of `x`, which may be a part of what the statistics are of."""
-        return nn.relu(self.normalised(x) * self.scale + self.bias).astype(x.dtype)
-
-    def sums(self, x: jax.Array, d_out: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(batch, 1, channels) each: sums over time of the gradient behind the ReLU, and of it times the normalised `x`."""
-        open_gradient, normalised = self._open(x, d_out)
-        return open_gradient.sum(1, keepdims=True), (open_gradient * normalised).sum(1, keepdims=True)
-
-    def gradient(self, x: jax.Array, d_out: jax.Array, sums: tuple[jax.Array, jax.Array], time: int) -> jax.Array:
-        """The gradient by `x`, of the sums over all `time`."""
-        open_gradient, normalised = self._open(x, d_out)
-        return self.inverse * self.scale * (open_gradient - sums[0] / time - normalised * (sums[1] / time))
-
-    def _open(self, x: jax.Array, d_out: jax.Array) -> tuple[jax.Array, jax.Array]:
-        normalised = self.normalised(x)
-        return jnp.where(normalised * self.scale + self.bias > 0, d_out.astype(self.mean.dtype), 0), normalised
-
-
-def _backward(norm: Norm, x: jax.Array, d_out: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Gradients by `x` and by scale and bias of `norm.relu(x)`."""
-    sums = norm.sums(x, d_out)
-    return norm.gradient(x, d_out, sums, x.shape[1]).astype(x.dtype), _affine(sums, norm)
-
-
-def _affine(sums: tuple[jax.Array, jax.Array], norm: Norm) -> dict[str, jax.Array]:
-    return {"scale": sums[1].sum((0, 1)).astype(norm.scale.dtype), "bias": sums[0].sum((0, 1)).astype(norm.bias.dtype)}
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def lean_block(
-    params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, conv: Convolution
-) -> jax.Array:
+def lean_block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec) -> jax.Array:
     """`block`, of which the backward pass keeps `x` alone.
 
-    It works at half width but for the ends: what has full width is computed in chunks of time, first for the sums that
-    the norm's gradient needs, then once more for the gradient, which takes the place of the one that came in.
+    It works at half width but for the ends: what has full width is computed in chunks of time, and the gradient by `x`
+    takes the place of the one that came in.
     """
-    return block(params, x, keys, dilation, conv)
+    return block(params, x, keys, dilation, spec)
 
 
-def _lean_forward(params, x, keys, dilation, conv):
-    return block(params, x, keys, dilation, conv), (params, x, keys, dilation)
+def _lean_forward(params, x, keys, dilation, spec):
+    return block(params, x, keys, dilation, spec), (params, x, keys, dilation)
 
 
 def _cut(x: jax.Array, start: Any, steps: int) -> jax.Array:
@@ -121,51 +156,78 @@ def _put(x: jax.Array, part: jax.Array, start: Any) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(x, part, start, 1)
 
 
-def _end_sums(norm: Norm, x: jax.Array, kernel: jax.Array, d_out: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Of `norm.relu(x) @ kernel`: the gradient by `kernel`, and the norm's sums, collected in chunks of time."""
+def _forward_in_chunks(function: Callable, x: jax.Array, statistics: Statistics, params: Any, features: int) -> jax.Array:
+    """function(x, statistics, params) (batch, time, features), of a `function` that works on each step alone."""
 
-    def collect(start, steps, carry):
-        d_kernel, sums = carry
-        part, d_part = _cut(x, start, steps), _cut(d_out, start, steps)
-        more = norm.sums(part, d_part @ kernel.T)
-        return d_kernel + jnp.einsum("bti,bto->io", norm.relu(part), d_part), jax.tree.map(jnp.add, sums, more)
+    def body(start, steps, y):
+        return _put(y, function(_cut(x, start, steps), statistics, params), start)
 
-    return over_chunks(x.shape[1], collect, (jnp.zeros_like(kernel), (jnp.zeros_like(norm.mean),) * 2))
+    return over_chunks(x.shape[1], body, jnp.zeros((*x.shape[:2], features), x.dtype))
 
 
-def _lean_backward(conv, kept, dy):
+def _backward_in_chunks(
+    function: Callable,
+    x: jax.Array,
+    statistics: Statistics,
+    params: Any,
+    d_out: jax.Array,
+    spec: BlockSpec,
+    d_x: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+    """Gradients of the same by `x`, added to `d_x` or in the place of `d_out`, and by `params`.
+
+    The statistics are those of `x`, and what reaches them reaches it.
+    """
+
+    def local(start, steps, carry):
+        d_x, sums = carry
+        so_far = _cut(d_x, start, steps)
+        _, pull = jax.vjp(function, _cut(x, start, steps), statistics, params)
+        d_part, *more = pull(so_far if replaced else _cut(d_out, start, steps))
+        d_part = d_part if replaced else so_far + d_part
+        return _put(d_x, d_part, start), jax.tree.map(jnp.add, sums, tuple(more))
+
+    replaced = d_x is None
+    d_x = d_out if d_x is None else d_x
+
+    zeros = jax.tree.map(jnp.zeros_like, (statistics, params))
+    d_x, (d_statistics, d_params) = over_chunks(x.shape[1], local, (d_x, zeros))
+    if not statistics:
+        return d_x, d_params
+    d_statistics = spec.total(d_statistics)
+    first = spec.first_step(x.shape[1])
+
+    def through_statistics(start, steps, d_x):
+        more = spec.through_statistics(_cut(x, start, steps), statistics, d_statistics, first + start)
+        return _put(d_x, _cut(d_x, start, steps) + more, start)
+
+    return over_chunks(x.shape[1], through_statistics, d_x), d_params
+
+
+def _lean_backward(spec, kept, dy):
     params, x, keys, dilation = kept
-    first, middle, last = (params[name]["kernel"].astype(conv.dtype) for name in ("conv1", "conv2", "conv3"))
-    time = x.shape[1]
-    norm1 = Norm.of(x, params["norm1"])
 
-    def half_width(start, steps, h):
-        return _put(h, norm1.relu(_cut(x, start, steps)) @ first[0], start)
+    def first(x, statistics, params):
+        return norm_relu(x, statistics, params["norm1"]) @ params["conv1"]["kernel"][0].astype(spec.dtype)
 
-    h1 = over_chunks(time, half_width, jnp.zeros((*x.shape[:2], first.shape[2]), x.dtype))
-    norm2 = Norm.of(h1, params["norm2"])
-    h2, pull = jax.vjp(lambda a, w: conv(a, w, dilation), norm2.relu(h1), middle)
-    norm3 = Norm.of(h2, params["norm3"])
-    dz = dy if keys is None else drop(dy, keys, conv.rate)
-    d_last, sums3 = _end_sums(norm3, h2, last[0], dz)
+    def last(h, statistics, params):
+        active = gate(h) if spec.gated else norm_relu(h, statistics, params["norm3"])
+        return active @ params["conv3"]["kernel"][0].astype(spec.dtype)
 
-    def over_h2(start, steps, h):
-        d_part = _cut(dz, start, steps) @ last[0].T
-        return _put(h, norm3.gradient(_cut(h, start, steps), d_part, sums3, time).astype(x.dtype), start)
-
-    d_a2, d_middle = pull(over_chunks(time, over_h2, h2))
-    d_h1, d_norm2 = _backward(norm2, h1, d_a2)
-    d_first, sums1 = _end_sums(norm1, x, first[0], d_h1)
-
-    def over_dy(start, steps, dx):
-        d_part = _cut(d_h1, start, steps) @ first[0].T
-        d_part = norm1.gradient(_cut(x, start, steps), d_part, sums1, time).astype(x.dtype)
-        return _put(dx, _cut(dx, start, steps) + d_part, start)
-
-    kernels = {"conv1": d_first[None], "conv2": d_middle, "conv3": d_last[None]}
-    d_params = {name: {"kernel": d.astype(params[name]["kernel"].dtype)} for name, d in kernels.items()}
-    d_params |= {"norm1": _affine(sums1, norm1), "norm2": d_norm2, "norm3": _affine(sums3, norm3)}
-    return d_params, over_chunks(time, over_dy, dy), None, None
+    ends = [{name: params[name] for name in names if name in params} for names in (("norm1", "conv1"), ("norm3", "conv3"))]
+    statistics1 = spec.statistics(x)
+    h1 = _forward_in_chunks(first, x, statistics1, ends[0], params["conv1"]["kernel"].shape[2])
+    statistics2 = spec.statistics(h1)
+    h2, pull = jax.vjp(
+        lambda a, w: spec.convolve(a, w, dilation), norm_relu(h1, statistics2, params["norm2"]), params["conv2"]["kernel"]
+    )
+    statistics3 = () if spec.gated else spec.statistics(h2)
+    dz = dy if keys is None else _dropped(dy, keys, spec)  # linear, and its own transpose
+    d_h2, d_last = _backward_in_chunks(last, h2, statistics3, ends[1], dz, spec, jnp.zeros_like(h2))
+    d_a2, d_middle = pull(d_h2)
+    d_h1, d_norm2 = _backward_in_chunks(norm_relu, h1, statistics2, params["norm2"], d_a2, spec)
+    dx, d_first = _backward_in_chunks(first, x, statistics1, ends[0], d_h1, spec, dy)
+    return {**d_first, "norm2": d_norm2, "conv2": {"kernel": d_middle}, **d_last}, dx, None, None
 
 
 lean_block.defvjp(_lean_forward, _lean_backward)

@@ -12,67 +12,18 @@ from deterministic import GRADIENT_SCALES, parameter, tensor
 from torch import nn
 from torch.nn import functional as F
 
+from genre_jax.bench.peer_networks import ByteNet, behind_stem, import_torchvision
+
 torch.set_default_dtype(torch.float64)
-# torchvision without its compiled operators: it declares these two at import.
-library = torch.library.Library("torchvision", "DEF")
-library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import torchvision  # noqa: E402
-from torchvision.models.resnet import BasicBlock  # noqa: E402
+torchvision = import_torchvision()
 
 CLASSES = 5
 LABELS = torch.tensor([3, 1, 4])
 
 
-# ---------------------------------------------------------------- ByteNet, as document 000's code has it
-
-
-class ByteNetBlock(nn.Module):
-    def __init__(self, d: int, k: int, r: int, causal: bool):
-        super().__init__()
-        reach = r * (k - 1)
-        self.padding = (reach, 0) if causal else (reach // 2, reach // 2)
-        self.norm1, self.norm2, self.norm3 = (nn.InstanceNorm1d(c, affine=True) for c in (2 * d, d, d))
-        self.conv1 = nn.Conv1d(2 * d, d, 1, bias=False)
-        self.conv2 = nn.Conv1d(d, d, k, dilation=r, bias=False)
-        self.conv3 = nn.Conv1d(d, 2 * d, 1, bias=False)
-
-    def forward(self, x):
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.pad(F.relu(self.norm2(y)), self.padding))
-        return x + self.conv3(F.relu(self.norm3(y)))
-
-
-class ByteNet(nn.Module):
-    """Width 4, kernel 3, dilations 1, 2, 4; two encoder sets (reductions 4 and 2), one decoder set; fixed head."""
-
-    def __init__(self, length: int, d: int = 4, dilations=(1, 2, 4), strides=(4, 2)):
-        super().__init__()
-
-        def blocks(causal):
-            return nn.Sequential(*(ByteNetBlock(d, 3, r, causal) for r in dilations))
-
-        self.encoder_in, self.encoder_out = nn.Conv1d(1, 2 * d, 1), nn.Conv1d(2 * d, 2 * d, 1)
-        self.encoder = nn.ModuleList(blocks(False) for _ in strides)
-        self.reduce = nn.ModuleList(nn.Conv1d(2 * d, 2 * d, r, stride=r) for r in strides)
-        self.decoder = nn.ModuleList([blocks(True)])
-        self.decoder_mid, self.decoder_out = nn.Conv1d(2 * d, 2 * d, 1), nn.Conv1d(2 * d, d, 1)
-        for stride in strides:
-            length = length // stride + 1
-        self.fc = nn.Linear(d * length, CLASSES)
-
-    def forward(self, x):
-        x = self.encoder_in(x)
-        for blocks, reduce in zip(self.encoder, self.reduce, strict=True):
-            x = reduce(F.pad(blocks(x), (0, reduce.stride[0])))
-        x = F.relu(self.encoder_out(x))
-        for blocks in self.decoder:
-            x = blocks(x)
-        x = self.decoder_out(F.relu(self.decoder_mid(F.relu(x))))
-        return self.fc(x.flatten(1))
-
-
-# ---------------------------------------------------------------- ResNet34, torchvision's, narrower
+def bytenet() -> nn.Module:
+    """Width 4, kernel 3, dilations 1, 2, 4; two encoder sets (reductions 4 and 2), one decoder set; 99 samples."""
+    return ByteNet(99, CLASSES, width=4, kernel=3, max_dilation=4, strides=(4, 2), decoder_sets=1)
 
 
 def resnet34(width: int = 4) -> nn.Module:
@@ -81,11 +32,10 @@ def resnet34(width: int = 4) -> nn.Module:
     net.inplanes = width
     net.conv1, net.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
     for stage, count in enumerate((3, 4, 6, 3)):
-        layer = net._make_layer(BasicBlock, width * 2**stage, count, stride=2 if stage else 1)
+        layer = net._make_layer(torchvision.models.resnet.BasicBlock, width * 2**stage, count, stride=2 if stage else 1)
         setattr(net, f"layer{stage + 1}", layer)
     net.fc = nn.Linear(8 * width, CLASSES)
-    stem = nn.Conv2d(1, 3, 1).requires_grad_(False)
-    return nn.Sequential(stem, nn.InstanceNorm2d(3), net)
+    return behind_stem(net)
 
 
 def network(name: str, net: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,7 +111,7 @@ def resized() -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     np.savez_compressed(
         Path(__file__).with_name("torch.npz"),
-        **network("bytenet", ByteNet(length=99), tensor("waveform", (3, 1, 99))),
+        **network("bytenet", bytenet(), tensor("waveform", (3, 1, 99))),
         **network("resnet34", resnet34(), tensor("image", (3, 1, 70, 45))),
         **loss_values(),
         **optimizer_steps(),

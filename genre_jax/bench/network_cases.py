@@ -1,0 +1,156 @@
+"""What `bench train_step` measures: networks with the inputs of their training step, as this library runs them."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre_jax import config as configs
+from genre_jax import forward, logbook, models, optim, parallel, train
+from genre_jax.bench import torch_names
+
+LEARNING_RATE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The model with `options` on `batch` inputs of `shape`, AMSGrad on the cross-entropy over `classes`.
+
+    Attributes:
+      shape: of one input, as the network reads it (images are height, width, channels).
+      rename: our names of the network's modules → those of its peer in `peer_networks.py`, which has the case's model.
+      small: options and shape of a dry run, which takes seconds.
+    """
+
+    model: str
+    classes: int
+    shape: tuple[int, ...]
+    batch: int
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rename: Callable[[str], str] = str
+    small: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+SMALL_BYTENET: dict[str, Any] = {
+    "options": {"width": 4, "max_dilation": 4, "strides": (4, 1), "decoder_sets": 1},
+    "shape": (400, 1),
+}
+
+CASES = {
+    "bytenet": Case("bytenet", 67, (20_000, 1), 2, rename=torch_names.bytenet, small=SMALL_BYTENET),
+    "bytenet_512": Case(
+        "bytenet", 67, (20_000, 1), 2, {"max_dilation": 512}, rename=torch_names.bytenet,
+        small=SMALL_BYTENET | {"options": SMALL_BYTENET["options"] | {"max_dilation": 512}},
+    ),
+    "resnet34": Case("resnet34", 67, (224, 224, 1), 8, rename=torch_names.resnet, small={"shape": (64, 64, 1)}),
+}  # fmt: skip
+
+
+def case_of(name: str, dry_run: bool = False, **changes: Any) -> Case:
+    """The case called `name` with the `changes` that are not empty, small where it is a `dry_run`."""
+    small = CASES[name].small if dry_run else {}
+    return dataclasses.replace(CASES[name], **small | {key: value for key, value in changes.items() if value})
+
+
+def versions() -> dict[str, str]:
+    """Package → version, and what else `environment.json` of a run has."""
+    return logbook.environment()
+
+
+def build(name: str, variants: list[dict[str, str]], dtype: str, dry_run: bool, changes: dict[str, Any]) -> dict[str, "Step"]:
+    """Label → contestant: the case `name` for each of `variants`, options that change no number."""
+    case = case_of(name, dry_run, **changes)
+    first = Step(case, variants[0], dtype)
+    steps = [first, *(Step(case, chosen, dtype, first.variables) for chosen in variants[1:])]
+    labels = (" ".join(["genre_jax", *(f"{key}={value}" for key, value in chosen.items())]) for chosen in variants)
+    return dict(zip(labels, steps, strict=True))
+
+
+class Shaped(nn.Module):
+    """In the place of a front end: a network's input `(batch, *shape)` out of waveforms of as many samples."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, waveform: jax.Array) -> jax.Array:
+        return waveform.reshape(len(waveform), *self.shape)
+
+
+class Step:
+    """A run's own step on one device: `train.train_step`, its state donated, on random int16 inputs.
+
+    `variables` are the network's first ones, fresh where there are none.
+    """
+
+    def __init__(self, case: Case, variant: dict[str, str], dtype: str, variables: Any = None):
+        self.case, self.config = case, _config(case, variant, dtype)
+        options = configs.component_options(self.config.model)
+        model = models.build(case.model, num_classes=case.classes, dtype=dtype, axis_name=parallel.AXIS, **options)
+        frontend: Any = Shaped(case.shape)
+        network = forward.Forward(frontend, model, jnp.dtype(jnp.float32))
+        optimizer = optim.build("amsgrad", 0.0, **configs.component_options(self.config.optimizer))
+        devices = parallel.Devices(1)
+        step = functools.partial(
+            train.train_step, network=network, optimizer=optimizer, config=self.config, axis_name=parallel.AXIS,
+            schedule=lambda step: jnp.full((), LEARNING_RATE),
+        )  # fmt: skip
+        self.step: Any = devices.train_step(step)
+        key = jax.random.key(0)
+        # On the host, for the step takes its state's own memory.
+        self.variables = variables or jax.device_get(network.init(key, self.config.data.samples))
+        params, batch_stats = self.variables["params"], self.variables.get("batch_stats", {})
+        state = train.TrainState(np.zeros((), np.int32), params, batch_stats, ema={}, opt_state=optimizer.init(params))
+        constants = {"augment_key": key, "dropout_key": key, "class_weights": np.ones(case.classes)}
+        self.state, self.constants = devices.replicate((state, constants))
+        self.batch = devices.shard(_batch(case))
+
+    def problem(self, path: str) -> dict[str, Any]:
+        """Write inputs, labels and first weights for the peer, in PyTorch's layout; returns what else it has to know."""
+        inputs = self.batch["audio"].reshape(self.case.batch, *self.case.shape).astype(np.float32) / 32768
+        arrays: Any = {"inputs": inputs, "labels": self.batch["labels"][0].argmax(-1)}
+        for name, value in torch_names.torch_arrays(self.variables, self.case.rename).items():
+            arrays[f"weights/{name}"] = value
+        np.savez(path, **arrays)
+        options = {key: value for key, value in self.config.model.to_dict().items() if key != "name"}
+        case = {"model": self.case.model, "classes": self.case.classes, "batch": self.case.batch, "shape": self.case.shape}
+        return case | {"options": options}
+
+    def parameters(self) -> int:
+        """Parameters of the network, those of a frozen stem with them."""
+        return models.count(self.variables["params"])
+
+    def run(self, steps: int) -> tuple[float, float, float]:
+        """Seconds of so many steps, by the clock and on all cores together, and the loss of the last."""
+        started, on_cores = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            self.state, metrics = self.step(self.state, self.constants, self.batch)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - started, time.process_time() - on_cores, float(metrics["loss"])
+
+
+def _config(case: Case, variant: dict[str, str], dtype: str) -> Any:
+    """A run's config with the case's model and AMSGrad."""
+    config = configs.base("bench")
+    config.dtype, config.data.samples = dtype, math.prod(case.shape)
+    configs.choose(config, "model", case.model, **case.options | variant)
+    configs.choose(config, "optimizer", "amsgrad")
+    return config
+
+
+def _batch(case: Case) -> dict[str, np.ndarray]:
+    """A batch of noise and random labels, as the input pipeline gives it."""
+    rng, numbers = np.random.default_rng(0), np.arange(case.batch, dtype=np.int32)
+    audio = rng.normal(0, 4000, (case.batch, math.prod(case.shape)))
+    return {
+        "audio": np.clip(np.round(audio), -32768, 32767).astype(np.int16),
+        "labels": np.eye(case.classes, dtype=np.uint8)[rng.integers(0, case.classes, case.batch)],
+        "mask": np.ones(case.batch, np.float32),
+        "clip": numbers, "variant": np.zeros_like(numbers), "visit": np.zeros_like(numbers),
+    }  # fmt: skip

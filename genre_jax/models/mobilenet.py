@@ -1,0 +1,81 @@
+"""MobileNet v1 (Howard et al. 2017) in Keras's layout, with the head of SwishNet's teacher (arXiv 1812.00149; document 003)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genre_jax.console import UserError
+from genre_jax.models.layers import BatchNorm, Dropout, ImageStem
+
+# (channels at alpha 1, stride) of the thirteen depthwise-separable blocks
+BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+
+
+class MobileNet(nn.Module):
+    """Depthwise-separable convolutions over images `(batch, frames, bins, 1)`, then a dense layer, then the classes.
+
+    With `alpha` 0.25 and 3 classes it has the teacher's 217,235 trainable parameters, beside the 6 of the frozen stem, which
+    copies the image to three channels. As in Keras 3: strided depthwise convolutions are padded at the end only, batch norms
+    have momentum 0.99 (0.01 here), epsilon 1e-3 and keep the biased variance.
+
+    Attributes:
+      alpha: factor of the channels of each layer, rounded down; published weights have 0.25, 0.5, 0.75 and 1.
+      hidden: units of the dense layer before the classes.
+      dropout: rate before that layer; 0.1 in the earlier code of SwishNet's first author, not stated in the paper.
+    """
+
+    num_classes: int
+    alpha: float = 0.25
+    hidden: int = 16
+    dropout: float = 0.1
+    instance_norm: bool = True
+    train_stem: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    input_shape = (200, 64, 1)
+
+    def __post_init__(self):
+        if self.alpha < 1 / 32:
+            raise UserError(f"'model.alpha' must be at least 1/32, and was given {self.alpha}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        keys: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits `(batch, num_classes)` and intermediates; `mask` (batch,) leaves examples out of batch statistics.
+
+        `keys` (batch,) are the examples' for dropout. Raises `UserError` for images that the strides would leave empty.
+        """
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        glorot = nn.initializers.glorot_uniform()
+        if min(x.shape[1:3]) < 31:  # ceil(size / 2) is halved four times
+            raise UserError(f"a MobileNet reads images of at least 31 × 31 pixels, and was given {x.shape[1]} × {x.shape[2]}")
+
+        def conv(x, name, features, kernel=1, stride=1, padding="SAME", groups=1):
+            x = nn.Conv(
+                features, (kernel, kernel), stride, padding=padding, use_bias=False, kernel_init=glorot,
+                feature_group_count=groups, name=name, **types,
+            )(x)  # fmt: skip
+            norm = BatchNorm(0.01, 1e-3, False, self.axis_name, self.param_dtype, name=f"{name}_bn")
+            return jax.nn.relu6(norm(x, train=train, mask=mask))
+
+        x = ImageStem(True, self.train_stem, self.instance_norm, name="stem", **types)(x)
+        x = conv(x, "conv1", int(32 * self.alpha), 3, 2)
+        for number, (features, stride) in enumerate(BLOCKS, 1):
+            channels = x.shape[-1]
+            x = conv(x, f"conv_dw_{number}", channels, 3, stride, "SAME" if stride == 1 else ((0, 1), (0, 1)), channels)
+            x = conv(x, f"conv_pw_{number}", int(features * self.alpha))
+        embedding = x.mean((1, 2))
+        y = Dropout(self.dropout, name="dropout")(embedding, keys)
+        y = nn.relu(nn.Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(y))
+        return nn.Dense(self.num_classes, kernel_init=glorot, name="fc", **types)(y), {"features": x, "embedding": embedding}
