@@ -22,6 +22,7 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint",
+        "safetensors",
         "scikit-learn",
         "scipy",
         "soundfile",

@@ -9,8 +9,8 @@ Presets: `shallow`; `as_coded` (ReLU, no biases, dropout on the merge, as docume
 (80 constant-Q bins, 3e-5) and `exp` (rate × 0.9 every 3000 steps), document 004's two ideas, to be combined.
 
 Source: segments of 80 frames at 22,050 Hz (0.93 s; the document's 0.97 s would give 84), Adam at 5e-5, batches of 15, 75,000
-steps (its 100 epochs of 15 segments a track), 15 windows a track in evaluation. Printed by document 004 for 75 % / 25 % of GTZAN, by
-window / summed / majority: deep 68.6 / 83.2 / 82.4, shallow 65.2 / 81.2 / 78.9, deep with `cqt,exp` 70.0 / 85.6 / 85.2.
+steps (its 100 epochs of 15 segments a track), 15 windows a track in evaluation. Printed by document 004 for 75 % / 25 % of
+GTZAN, window / summed / majority: deep 68.6 / 83.2 / 82.4, shallow 65.2 / 81.2 / 78.9, deep with `cqt,exp` 70.0 / 85.6 / 85.2.
 Not here: the L1 penalty of 1e-4 on all parameters. Segments are drawn anew at each visit, not 15 a track once.
 Hardware, time, score: full run not measured here.
 """

@@ -1,7 +1,10 @@
 """Checkpoints of a run, through Orbax: written in the background, the best one and the last k kept.
 
-What a run starts from, in this order: (1) its own last checkpoint in the workdir, (2) the weights of the run that
-`config.init_from` names, (3) fresh weights from the seed.
+What a run starts from, in this order, resume > init_from > scratch:
+(1) its own last checkpoint in the workdir; where there is one, nothing else is read;
+(2) the weights that `config.init_from` names, a run's workdir or a file (`pretrained.transplant`), the classifier fresh
+    where the classes differ; step and optimiser state start at 0;
+(3) fresh weights from the seed.
 
 A checkpoint has two items, "model" (parameters, batch statistics, moving average: all that prediction needs) and
 "training" (step, optimiser state). Orbax writes into a temporary folder and renames it, so that a killed run finds its
@@ -16,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from genre_jax.console import UserError, say
+from genre_jax.console import UserError
 
 MODEL = ("params", "batch_stats", "ema")
 TRAINING = ("step", "opt_state")
@@ -96,33 +99,3 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
-
-
-def transplant(workdir: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """Fresh `variables` ({"params", "batch_stats"}) with the weights of a finished run, for `config.init_from`.
-
-    The classifier ("fc") stays fresh where its shape differs, and the front end's fitted statistics do, which are those of
-    the new training split; any other leaf that is missing or of another shape is an error that lists them.
-    """
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
-    saved = checkpoints.restore_model(checkpoints.final("best"))
-    checkpoints.close()
-    donor = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]}
-    given = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(donor)}
-    wrong: list[str] = []
-    fresh: list[str] = []
-
-    def take(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.startswith("batch_stats/frontend/"):
-            return leaf
-        if name in given and given[name].shape == leaf.shape:
-            return given[name].astype(leaf.dtype)
-        (fresh if name.startswith("params/fc/") and name in given else wrong).append(name)
-        return leaf
-
-    taken = jax.tree_util.tree_map_with_path(take, variables)
-    if wrong:
-        raise UserError(f"{workdir!r} has no weights of the same name and shape for {', '.join(wrong)}")
-    say(f"weights of {workdir}; fresh: {', '.join(fresh) or 'none'}")
-    return taken

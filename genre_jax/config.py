@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import console, frontends, losses, models, optim
+from genre_jax import console, freezing, frontends, losses, models, optim, weight_files
 from genre_jax.console import UserError
 from genre_jax.datasets.locate import check_name
 
@@ -34,6 +34,7 @@ CHOICES = {
     "data.reader": ("auto", "tfdata", "threads"),
     "loss.name": tuple(losses.LOSSES),
     "loss.class_weights": ("none", "balanced"),
+    "freeze.optimizer_from": ("release", "start"),
     "evaluate.windows": ("consecutive", "centre"),
     "evaluate.weights": ("best", "last"),
 }
@@ -50,7 +51,9 @@ def base(name: str) -> ConfigDict:
             "seed": 0,  # of weights, order, cuts, dropout and augmentation
             "dtype": "float32",  # of the network's compute; float64 also holds parameters and front end in float64
             "devices": 0,  # accelerators to use, 0 = all
-            "init_from": "",  # workdir of a run whose weights this one starts from, with a new head where classes differ
+            # Whose weights the run starts from, with a new head where classes differ: a workdir, a file of save_pretrained,
+            # a published ResNet, DenseNet or MobileNet (.safetensors .pth .pt .h5 .keras), hf://owner/name[/file]; #sha256=…
+            "init_from": "",
             "data": {
                 "name": "synthetic",  # a prepared data set, or an embedded one, which is made on first use
                 "data_dir": "data",
@@ -76,6 +79,13 @@ def base(name: str) -> ConfigDict:
                 "name": "softmax",  # softmax (one label a clip) or sigmoid (many)
                 "class_weights": "none",  # balanced: inverse to the classes' frequency in the training split
             },
+            "freeze": {  # parameters that stand still: freezing.py has the patterns
+                "patterns": [],  # as in ["*", "!fc/*"], all but the classifier; [] = none
+                "until": "",  # the duration after which they move, as in "10 epochs"; "" = the whole run
+                "batch_stats": False,  # also the statistics of their batch norms, which then normalise as in evaluation
+                "optimizer_from": "release",  # their optimiser state starts at release, or at the start of the run
+            },
+            "learning_rates": [],  # factors of the scheduled rate by pattern, as in ["layer1*=0.1"]
             "gradient_clip": 0.0,  # global norm, 0 = off
             "ema": 0.0,  # decay of an exponential moving average of the parameters, evaluated in their stead; 0 = off
             "train": {
@@ -236,7 +246,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
     """(number, unit) of a duration such as "30 epochs"."""
-    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([a-z]+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]+)\s*", text)
     try:
         number = float(match[1]) if match else math.nan
     except ValueError:
@@ -256,6 +266,15 @@ def steps(text: str, batch_size: int, examples: int, key: str = "duration") -> i
 
 def validate(config: ConfigDict) -> None:
     """Check names, ranges and sizes before any data is read. Raises `UserError`."""
+    validate_values(config)
+    if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
+        weight_files.check(config.init_from)
+    check_name(config.data.name, config.data.data_dir)
+    _check_pairing(config)
+
+
+def validate_values(config: ConfigDict) -> None:
+    """The part of `validate` that needs no files and builds nothing."""
     values = flat(config)
     for key, legal in CHOICES.items():
         if values[key] not in legal:
@@ -272,10 +291,8 @@ def validate(config: ConfigDict) -> None:
     for key in ("augment.gain_cap", "augment.gain_db", "augment.equalise_db", "evaluate.hop", "gradient_clip"):
         if values[key] < 0:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
-    if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
-        raise UserError(f"config key 'init_from' must be the workdir of a run, and {config.init_from!r} holds no checkpoints")
-    check_name(config.data.name, config.data.data_dir)
-    _check_pairing(config)
+    if config.freeze.until:
+        parse_duration(config.freeze.until, "config key 'freeze.until'")
 
 
 def _check_pairing(config: ConfigDict) -> None:
@@ -290,8 +307,10 @@ def _check_pairing(config: ConfigDict) -> None:
             f"and front end {config.frontend.name!r} gives {features}"
         )
     try:
-        models.abstract_variables(model, features)
+        params = models.abstract_variables(model, features)["params"]
     except UserError as error:
         raise UserError(
             f"model {config.model.name!r} cannot read what front end {config.frontend.name!r} gives, {features}: {error}"
         ) from error
+    freezing.check_patterns("freeze.patterns", config.freeze.patterns, params)
+    freezing.check_patterns("learning_rates", [*freezing.parse_rates(config.learning_rates)], params)

@@ -93,7 +93,7 @@ def count_classes(config: ConfigDict) -> int:
 def largest(size: Callable[[int], float], limit: float, start: int = 2) -> int:
     """The largest n ≥ 0 with size(n) ≤ limit, of a size that grows almost in a straight line; `size` is asked of few n.
 
-    It goes by the line through the two sizes nearest the limit, and has seen n fit and n + 1 not when it stops.
+    It goes by straight lines, after six sizes by halves, and has seen n fit and n + 1 not when it stops.
     """
     known = {n: size(n) for n in (1, max(2, start))}
     while True:
@@ -101,19 +101,19 @@ def largest(size: Callable[[int], float], limit: float, start: int = 2) -> int:
         low = max((n for n, found in known.items() if found <= limit and (high is None or n < high)), default=0)
         if high == low + 1:
             return low
-        guess = _crossing(known, limit) or (2 * low if high is None else (low + high) // 2)
-        guess = max(low + 1, guess if high is None else min(guess, high - 1))
+        if high is None:
+            *_, one, other = sorted(known)
+            guess = max(_crossing(known, one, other, limit) or 2 * low, low + 1)
+        else:
+            line = _crossing(known, low, high, limit) if low and len(known) < 6 else None
+            guess = min(max(line or (low + high) // 2, low + 1), high - 1)
         known[guess] = size(guess)
 
 
-def _crossing(known: dict[int, float], limit: float) -> int | None:
-    """Where the line through the two sizes nearest `limit` crosses it; None where it never does."""
-    finite = sorted((n for n, found in known.items() if math.isfinite(found)), key=lambda n: abs(known[n] - limit))
-    if len(finite) < 2:
-        return None
-    one, other = finite[:2]
+def _crossing(known: dict[int, float], one: int, other: int, limit: float) -> int | None:
+    """Where the line through two sizes crosses `limit`; None where it never does."""
     slope = (known[other] - known[one]) / (other - one)
-    return math.floor(one + (limit - known[one]) / slope) if slope > 0 else None
+    return math.floor(one + (limit - known[one]) / slope) if 0 < slope < math.inf else None
 
 
 class Advice(NamedTuple):

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genre_jax.freezing import NOTHING, Freeze, scale_by_name
+
 Schedule = Callable[[jax.Array], jax.Array]
 Resolve = Callable[[str], int]  # a duration such as "25 epochs" → steps
 
@@ -85,10 +87,17 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def build(name: str, gradient_clip: float, **options) -> optax.GradientTransformation:
-    """The optimiser `name`, behind clipping by global norm where `gradient_clip` > 0."""
+def build(
+    name: str, gradient_clip: float, freeze: Freeze = NOTHING, learning_rates: dict[str, float] | None = None, **options
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser `name`, behind clipping by global norm where `gradient_clip` > 0.
+
+    With a `freeze` its `update` needs the `step`; `learning_rates` are factors by pattern of name.
+    """
     clip = optax.clip_by_global_norm(gradient_clip) if gradient_clip else optax.identity()
-    return optax.chain(clip, OPTIMIZERS[name](**options))
+    optimizer = OPTIMIZERS[name](**options)
+    chain = freeze.optimizer(clip, optimizer) if freeze.patterns else optax.chain(clip, optimizer)
+    return optax.chain(chain, scale_by_name(learning_rates)) if learning_rates else chain
 
 
 def constant(resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmup: str = "0 steps") -> Schedule:

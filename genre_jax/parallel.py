@@ -9,8 +9,9 @@ beside what a network makes of it; the network takes its part. Means over the ba
 numerator and denominator alike, so that losses and gradients are those of whole clips.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ def sum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-class TimeShards(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TimeShards:
     """`count` neighbouring devices of an axis that share each sequence: shard i has steps i · n to (i + 1) · n of it.
 
     Arrays are `(batch, n, …)` on each, n the same for all; the last shards may hold steps beyond the sequence's end.

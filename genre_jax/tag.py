@@ -57,25 +57,18 @@ class Tagger:
     """A trained run, ready to predict. `labels`, `sample_rate` (Hz) and `samples` (of a window) are the run's own."""
 
     def __init__(self, workdir: str | Path):
-        """Load config, labels and the checkpoint that the run's evaluation uses. Raises `UserError` where one is missing."""
+        """Load a workdir, with the checkpoint that its evaluation uses, or a file of `genre_jax.save_pretrained`.
+
+        Raises `UserError` where something is missing.
+        """
         import jax
 
-        from genre_jax import config as configs
-        from genre_jax import evaluate, forward, train
-        from genre_jax.checkpoint import Checkpoints
+        from genre_jax import evaluate, forward, pretrained, train
 
-        folder = Path(workdir)
-        if not (folder / "labels.json").exists():
-            raise UserError(f"{str(workdir)!r} is not the workdir of a run: it holds no labels.json")
-        self.config = configs.from_json(json.loads((folder / "config.json").read_text()))
-        self.labels = tuple(json.loads((folder / "labels.json").read_text()))
+        self.config, self.labels, self._variables = pretrained.load_trained(workdir)
         self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples
         self._task = evaluate.task(self.config)
         jax.config.update("jax_enable_x64", self.config.dtype == "float64")
-        checkpoints = Checkpoints(folder / "checkpoints", self.config.train.keep)
-        saved = checkpoints.restore_model(checkpoints.final(self.config.evaluate.weights))
-        checkpoints.close()
-        self._variables = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]}
         network = forward.build(self.config, len(self.labels))
 
         def scores(variables, batch):

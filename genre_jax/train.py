@@ -14,9 +14,9 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from genre_jax import augment, evaluate, forward, input_pipeline, losses, models, optim, parallel, records
+from genre_jax import augment, evaluate, forward, freezing, input_pipeline, losses, models, optim, parallel, pretrained, records
 from genre_jax import config as configs
-from genre_jax.checkpoint import Checkpoints, transplant
+from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
 from genre_jax.datasets.locate import locate
 from genre_jax.frontends import scaling
@@ -51,10 +51,11 @@ def train_step(
     batch: dict[str, jax.Array],
     *,
     network: forward.Forward,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optim.Schedule,
     config: ConfigDict,
     axis_name: str | None,
+    freeze: freezing.Freeze = freezing.NOTHING,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of the batch; losses and gradients are those of the whole batch.
 
@@ -72,12 +73,14 @@ def train_step(
         hits = (losses.hits(logits, part["labels"]) * part["mask"]).sum() / count
         return share, (batch_stats, {"loss": share, "accuracy": hits})
 
-    gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
+    with freeze.statistics(state.step):
+        gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
     gradients, metrics = parallel.sum((gradients, sums), axis_name)
     rate = schedule(state.step)
-    directions, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    directions, opt_state = optimizer.update(gradients, state.opt_state, state.params, step=state.step)
     params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)
     ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params) if config.ema else state.ema
+    ema = freeze.keep(state.step, state.ema, ema)
     state = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
     return state, metrics | {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
 
@@ -158,14 +161,24 @@ class Program:
         self.config, self.devices, self.classes, self.clips = config, devices, classes, clips
         self.total = self._count(config.train.duration, "train.duration")
         network = forward.build(config, classes, parallel.AXIS)
-        optimizer = optim.build(config.optimizer.name, config.gradient_clip, **configs.component_options(config.optimizer))
+        freeze = freezing.build(config.freeze, lambda text: self._count(text, "freeze.until"))
+        optimizer = optim.build(
+            config.optimizer.name, config.gradient_clip, freeze, freezing.parse_rates(config.learning_rates),
+            **configs.component_options(config.optimizer),
+        )  # fmt: skip
         schedule = optim.SCHEDULES[config.schedule.name](
             lambda text: self._count(text, "schedule"), self.total, **configs.component_options(config.schedule)
         )
         self.network, self._optimizer = network, optimizer
         self.train_step: Any = devices.train_step(
             functools.partial(
-                train_step, network=network, optimizer=optimizer, schedule=schedule, config=config, axis_name=parallel.AXIS
+                train_step,
+                network=network,
+                optimizer=optimizer,
+                schedule=schedule,
+                config=config,
+                axis_name=parallel.AXIS,
+                freeze=freeze,
             )
         )
         self.eval_step = devices.eval_step(functools.partial(eval_step, network=network, config=config))
@@ -238,7 +251,8 @@ class Run(Program):
         """The state at step 0, on the devices; of one that is not `fresh` only the shapes count, a checkpoint will fill it."""
         variables = self.init()
         if self.config.init_from and fresh:
-            variables = transplant(self.config.init_from, variables)
+            labels = self.splits["train"].classes
+            variables = pretrained.transplant(self.config.init_from, variables, self.network.model, labels)
         if self.network.frontend.scale == "standardise" and fresh:
             variables["batch_stats"]["frontend"] = self._fitted_scaler()
         return self.devices.replicate(self.state_of(variables))
@@ -287,7 +301,7 @@ def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
-    """Train from the workdir's last checkpoint (or from scratch) to the end, evaluate on test, write results.
+    """Train from where `checkpoint.py` says to the end, evaluate on test, write results.
 
     Returns what `results.json` holds. A workdir whose run is finished is left as it is.
     """

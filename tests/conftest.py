@@ -25,11 +25,12 @@ CLASSES = ("low", "mid", "high", "noise")
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Child processes compile what this one has compiled already for nothing."""
-    folder = tmp_path_factory.mktemp("compiled")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    """What a test or its child processes compile again costs little: a program of a step is the same in many tests."""
+    options = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
+    options["jax_persistent_cache_min_compile_time_secs"] = 0.1
+    for name, value in options.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 def tone_clip(split: str, genre: int, number: int, samples: int) -> records.Clip:

@@ -29,26 +29,19 @@ POINT = {
 }  # fmt: skip
 
 
-def test_rows_and_running_out_of_memory(tmp_path):
-    """The point that is too large is a row, with what its compilation said, and the next one is measured all the same."""
-    path, table = tmp_path / "deep" / "rows.json", tmp_path / "rows.csv"
-    arguments = ("--dry_run", "--max_dilation=4", "--remat=block", f"--batch={HUGE},2", "--micro_batch=1", "--steps=1")
-    out, _ = finish(run_module("genre_jax.bench", "dilation", *arguments, f"--json={path}", f"--csv={table}"))
-    written = json.loads(path.read_text())
-    assert written["benchmark"] == "dilation" and written["dry_run"]
-    assert "jax" in written["environment"] and written["environment"]["command"].startswith("-c")
-    lost, row = written["rows"]
-    assert [list(lost), list(row)] == [KEYS, KEYS]
-    assert (lost["status"], row["status"]) == ("out of memory", "ok")
-    assert lost["predicted_bytes"] > HUGE * 2 * 2048 > lost["parameter_bytes"]
-    assert (lost["step_seconds"], lost["measured_bytes"], lost["clips_per_second"]) == (None, None, None)
+# What a point takes a second to compile with: no blocks at all.
+BARE = {"width": 4, "strides": [], "decoder_sets": 0}
 
+
+def check_measured(row):
+    assert list(row) == KEYS and row["status"] == "ok"
     asked = [row[key] for key in ("max_dilation", "remat", "dtype", "seconds", "batch", "micro_batch", "time_shards")]
     assert asked == [4, "block", "float32", 0.128, 2, 1, 1]
     assert row["backend"] in ("lax", "shift", "phases")  # the one that "auto" stands for
     state = row["parameter_bytes"] + row["optimizer_bytes"]
+    audio = 2 * 2 * 2048
     assert row["gradient_bytes"] == row["parameter_bytes"] and row["optimizer_bytes"] > 3 * row["parameter_bytes"]
-    assert state + 2 * 2 * 2048 < row["argument_bytes"] < state + 2 * 2 * 2048 + 2000
+    assert state + audio < row["argument_bytes"] < state + audio + 2000
     added = row["temp_bytes"] + row["argument_bytes"]  # the state is written over itself: outputs add the metrics alone
     assert added < row["predicted_bytes"] < added + 2000 < added + row["output_bytes"]
     assert row["temp_bytes"] > row["gradient_bytes"] and row["host_temp_bytes"] == 0
@@ -56,15 +49,56 @@ def test_rows_and_running_out_of_memory(tmp_path):
     assert row["receptive_field_samples"] >= row["effective_field_samples"] > 1
     assert row["compile_seconds"] > 0 and row["flops"] > 0
     assert row["clips_per_second"] == pytest.approx(2 / row["step_seconds"])
-    lines = out.splitlines()
-    assert lines[1].endswith("out of memory") and lines[2].endswith("ok") and len(lines) == 3
+
+
+ARGUMENTS = ("--dry_run", "--max_dilation=4", "--remat=block", "--micro_batch=1", "--steps=1")
+
+
+def test_a_row(tmp_path):
+    path, table = tmp_path / "deep" / "rows.json", tmp_path / "rows.csv"
+    out, _ = finish(run_module("genre_jax.bench", "dilation", *ARGUMENTS, "--batch=2", f"--json={path}", f"--csv={table}"))
+    written = json.loads(path.read_text())
+    assert written["benchmark"] == "dilation" and written["dry_run"]
+    assert "jax" in written["environment"] and "--remat=block" in written["environment"]["command"]
+    (row,) = written["rows"]
+    check_measured(row)
     with table.open(newline="") as file:
-        assert [line["predicted_bytes"] for line in csv.DictReader(file)] == [str(r["predicted_bytes"]) for r in (lost, row)]
+        (line,) = csv.DictReader(file)
+    assert line == {key: str(value) for key, value in row.items()}
+    title, shown = out.splitlines()
+    assert title.split()[-1] == "status" and shown.split()[:6] == ["4", "block", "float32", "0.128", "2", "1"]
+    assert shown.endswith("ok")
+
+
+@pytest.mark.slow
+def test_the_row_after_the_one_that_ran_out(tmp_path):
+    path = tmp_path / "rows.json"
+    finish(run_module("genre_jax.bench", "dilation", *ARGUMENTS, f"--batch={HUGE},2", f"--json={path}"))
+    lost, row = json.loads(path.read_text())["rows"]
+    assert lost["status"] == "out of memory" and lost["predicted_bytes"] > HUGE * 2 * 2048
+    check_measured(row)
+
+
+def test_running_out_of_memory_is_a_row_with_what_the_compiler_said(monkeypatch):
+    monkeypatch.setattr(dilation_point, "TINY", BARE)
+    row = {}
+    dilation_point.measure(POINT | {"batch": HUGE, "micro_batch": 1, "plan_only": False}, row.update)
+    assert row["status"] == "out of memory"
+    assert row["predicted_bytes"] > HUGE * 2 * 2048 > row["parameter_bytes"]
+    assert {"temp_bytes", "compile_seconds", "flops"} < set(row) and "step_seconds" not in row
 
 
 def test_a_point_needs_no_more_than_jax_and_may_only_be_compiled():
-    hidden = ("librosa", "tensorflow", "matplotlib", "sklearn", "soundfile", "torch")
-    process = run_module("genre_jax.bench.dilation_point", "measure", json.dumps(POINT), hide=hidden)
+    hidden = ["librosa", "tensorflow", "matplotlib", "sklearn", "soundfile"]
+    code = f"""
+import sys; sys.modules.update(dict.fromkeys({hidden!r}))
+from genre_jax.bench import dilation_point
+dilation_point.TINY = {BARE!r}
+dilation_point.main(["", "measure", {json.dumps(POINT)!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     row = {}
     for line in finish(process)[0].splitlines():
         row |= json.loads(line)

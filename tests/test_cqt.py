@@ -67,7 +67,8 @@ def definition(y, *, hop_length=512, pad_mode="constant", turned=False, **option
         padded = np.pad(y.astype(np.float64), [(0, 0)] * (y.ndim - 1) + [(len(taps), len(taps))], mode=pad_mode)
         frames = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=-1)
         first = len(taps) - before
-        columns.append(frames[..., first : first + y.shape[-1] + 1 : hop_length, :] @ taps.conj())
+        products = frames[..., first : first + y.shape[-1] + 1 : hop_length, :] @ np.stack([taps.real, -taps.imag], -1)
+        columns.append(products[..., 0] + 1j * products[..., 1])
     return np.stack(columns, -1)
 
 

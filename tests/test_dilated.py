@@ -124,7 +124,5 @@ def test_one_sentence_for_what_cannot_be():
         dilated_conv(x, kernel, 1, (1, 1), backend="fft")
     with pytest.raises(UserError, match=r"^3 taps at dilation 5 need at least 11 steps with padding, not 9$"):
         dilated_conv(x, kernel, 5, (0, 0))
-    with pytest.raises(
-        UserError, match=r"^a traced dilation needs backend 'shift', span and length, not 'lax', None and None"
-    ):
+    with pytest.raises(UserError, match=r"^a traced dilation needs backend 'shift', span and length, not 'lax', None and None"):
         jax.eval_shape(lambda d: dilated_conv(x, kernel, d, (0, 0)), jnp.int32(1))

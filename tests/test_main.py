@@ -58,5 +58,5 @@ def test_profile_and_default_workdir(tones, tmp_path):
         f"--workdir={tmp_path}",
         "--profile",
     ]
-    finish(run_module("genre_jax.main", *arguments))
+    finish(run_module("genre_jax.main", *arguments, hide=("matplotlib",)))  # no report
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -175,7 +175,10 @@ def test_training_pass(name):
     assert (np.abs(redrawn - logits).max() > 1e-3) == (name not in DROPOUT_FREE)
 
 
-@pytest.mark.parametrize("name", SMALL)
+ALIKE = {"schindler_deep", "burrows_mlp", "burrows_conv1d", "folmer_cnn", "folmer_mlp"}  # others run through the same code
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else []) for name in SMALL])
 def test_bfloat16_training_pass(name):
     net, variables = small(name, "bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from golden.deterministic import parameter, tensor
 
-from genre_jax import losses, models
+from genre_jax import converters, losses, models
 from genre_jax.frontends import resize
 
 LABELS = np.eye(5)[[3, 1, 4]]
@@ -33,12 +33,10 @@ def torch_name(model: str, path: tuple[str, ...]) -> str:
     if model == "bytenet":
         name = re.sub(r"(encoder|decoder)(\d+)\.", r"\1.\2.{block}.", name)
         name = re.sub(r"reduce(\d+)", r"reduce.\1", name)
-    elif model.startswith("resnet"):
-        name = "0" if name == "stem" else "2." + re.sub(r"layer(\d+)_(\d+)", r"layer\1.\2", name)
-        name = name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-    elif model.startswith("densenet"):
-        name = {"stem": "0", "fc": "2.classifier"}.get(name, "2.features." + re.sub(r"(block|transition)(\d+)_", r"\1\2.", name))
-    return f"{name}.{ {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}.get(leaf, leaf) }"
+    elif model.startswith(("resnet", "densenet")):
+        rename = converters.densenet if model.startswith("densenet") else converters.resnet
+        name = "0" if name == "stem" else f"2.{rename(name)}"
+    return f"{name}.{converters.TORCH_LEAVES.get(leaf, leaf)}"
 
 
 def torch_variables(model: str, net, shape: tuple[int, ...], dtype):

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,20 +74,20 @@ def test_recomputation_costs_flops(tones):
 
 def test_predicted_bytes_are_temporaries_arguments_and_what_outputs_add():
     assert memory.Needs(100, 7, 50, 40, 30).predicted_bytes == 160
-    step = jax.jit(lambda state, x: (state + 1, jnp.tanh(x @ x.T).sum()), donate_argnums=0)
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1000,), (64, 32))]
+    step = jax.jit(lambda state, x: (state + 1, jnp.sort(x).sum()), donate_argnums=0)
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1000,), (512, 256))]
     needs = memory.Needs.of(step.lower(*shapes).compile())
-    assert needs.argument_bytes == 4 * (1000 + 64 * 32)
+    assert needs.argument_bytes == 4 * (1000 + 512 * 256)
     assert needs.aliased_bytes == 4000  # the donated state is written over
     assert 4004 <= needs.output_bytes <= 4100
-    assert needs.temp_bytes >= 4 * 64 * 64
+    assert needs.temp_bytes >= 4 * 512 * 256
     assert needs.predicted_bytes == needs.temp_bytes + needs.argument_bytes + needs.output_bytes - 4000
 
 
-@pytest.mark.parametrize("model", ["bytenet", "resnet"])
+@pytest.mark.parametrize("model", ["bytenet", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_shapes_are_those_of_the_run(tones, model):
     """Lowering for shapes alone is lowering for the run's own arrays."""
-    run = train.Run(small_config(tones, model, ema=0.9, devices=2))
+    run = train.Run(small_config(tones, model, ema=0.9, **(BARE if model == "bytenet" else {}) | {"devices": 2}))
     real = (run.initial_state(), run.constants, run.devices.shard(run.batches(0)))
     described = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree) for tree in (real, run.shapes())]
     assert described[0] == described[1]
@@ -164,7 +165,7 @@ def test_largest_is_the_last_that_fits(size, limit, start):
 
     n = memory.largest(counted, limit, start)
     assert size(n) <= limit < size(n + 1)
-    assert {n, n + 1} <= set(asked) and len(asked) == len(set(asked)) <= 16
+    assert {n, n + 1} <= set(asked) and len(asked) == len(set(asked)) <= 25
 
 
 def test_largest_of_a_straight_line_asks_four_times_and_of_none_twice():
@@ -260,22 +261,51 @@ def test_a_policy_that_cannot_be_is_left_out(tones, capsys, monkeypatch):
 # ---------------------------------------------------------------- commands
 
 
+def run_script(script: str, *arguments: str) -> subprocess.Popen:
+    """A command after something in it was replaced: `script` with `arguments` in sys.argv."""
+    script = f"import sys; sys.argv = {['command', *arguments]!r}\n{script}"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+HIDE = "sys.modules.update(dict.fromkeys(['librosa', 'tensorflow', 'matplotlib', 'sklearn', 'soundfile']))\n"
+
+
+def check_plan(tones, path, process, policies):
+    out, _ = finish(process)
+    written = json.loads(path.read_text())
+    assert [row["remat"] for row in written["rows"]] == policies
+    for row in written["rows"]:
+        assert row["largest_batch"] > 8 and row["predicted_bytes"] <= 20e6 and row["flops_a_clip"] > 0
+        assert f"{row['largest_batch']:,}" in out
+    assert written["memory_bytes"] == 20_000_000 and "jax" in written["environment"]
+    assert written["advice"]["flags"] == [] and out.strip().endswith(written["advice"]["sentence"])
+
+
 def test_plan_prints_rows_and_advice(tones, tmp_path):
+    """Of one policy, to compile less; without what is no part of training."""
+    path = tmp_path / "plan.json"
+    script = f"""{HIDE}
+from genre_jax import console, memory
+from genre_jax.bench import plan
+memory.REMAT = ("none",)
+console.run(plan.main, plan.parse_flags)
+"""
+    arguments = (f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}", *BARE_FLAGS)
+    check_plan(tones, path, run_script(script, *arguments, "--memory=20MB", f"--json={path}"), ["none"])
+
+
+@pytest.mark.slow
+def test_plan_of_a_model_without_policies(tones, tmp_path):
     path = tmp_path / "plan.json"
     arguments = [
         f"--config={ROOT}/tests/small_run.py:resnet",
         f"--config.data.data_dir={tones}",
-        "--memory=1MB",
+        "--memory=20MB",
         f"--json={path}",
     ]
-    hidden = ("librosa", "tensorflow", "matplotlib", "sklearn", "soundfile", "torch")
-    out, _ = finish(run_module("genre_jax.bench", "plan", *arguments, hide=hidden))
-    written = json.loads(path.read_text())
-    (row,) = written["rows"]
-    assert row["remat"] is None and row["predicted_bytes"] <= 1e6 and row["flops_a_clip"] > 0
-    assert written["memory_bytes"] == 10**6 and "jax" in written["environment"]
-    assert f"{row['largest_batch']:,}" in out
-    assert out.strip().endswith(written["advice"]["sentence"])
+    check_plan(tones, path, run_module("genre_jax.bench", "plan", *arguments), [None])
 
 
 @pytest.mark.parametrize(
@@ -291,39 +321,30 @@ def test_plan_errors_are_one_sentence(arguments, sentence):
     assert err == sentence
 
 
-def test_main_advises_when_memory_runs_out(tones):
-    """The refusal is XLA's own; what the settings need is made up, so that nothing has to be compiled."""
-    arguments = ["main", f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}"]
-    script = f"""
-import sys; sys.argv = {arguments!r}
+MAIN_OUT_OF_MEMORY = """
 import jax.numpy as jnp
 from genre_jax import console, main, memory, train
 train.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
-memory.Planner.bytes = lambda self, policy, batch, parts=1: 1000 + batch // parts * (100 if policy in ("none", "block") else 50)
-console.run(main.main, console.parse_flags)
 """
-    command = [sys.executable, "-c", script]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    _, err = finish(process, code=1)
-    assert err.startswith("error: out of memory (Out of memory allocating 4398046511104 bytes.): use --config.model.remat=")
-    assert err.endswith("\n") and err.count("\n") == 1
-    assert "8 clips a device take 0 MB of 0 MB" in err
+RUN_MAIN = "console.run(main.main, console.parse_flags)"
+
+
+def test_main_advises_when_memory_runs_out(tones):
+    """The refusal is XLA's own; what the settings need is made up, so that nothing has to be compiled."""
+    needs = "memory.Planner.bytes = lambda self, policy, batch, parts=1: 1e6 * (9 if policy == 'none' else 5) * batch / parts\n"
+    arguments = (f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}")
+    _, err = finish(run_script(MAIN_OUT_OF_MEMORY + needs + RUN_MAIN, *arguments), code=1)
+    assert err == (
+        "error: out of memory (Out of memory allocating 4398046511104 bytes.): use --config.model.remat=block: "
+        "8 clips a device take 40 MB of 72 MB with remat=block\n"
+    )
 
 
 @pytest.mark.slow
 def test_main_advises_what_fits(tones):
     """The same with a planner that compiles: the advice needs less than what ran out."""
-    arguments = ["main", f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}", *BARE_FLAGS]
-    script = f"""
-import sys; sys.argv = {arguments!r}
-import jax.numpy as jnp
-from genre_jax import console, main, train
-train.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
-console.run(main.main, console.parse_flags)
-"""
-    command = [sys.executable, "-c", script]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = finish(process, code=1)
+    arguments = (f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}", *BARE_FLAGS)
+    out, err = finish(run_script(MAIN_OUT_OF_MEMORY + RUN_MAIN, *arguments), code=1)
     assert "use --config.train.accumulate=2: 8 clips a device in micro-batches of 4 take" in err
     assert "compiled remat=none batch 8" in out
 

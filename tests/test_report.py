@@ -3,6 +3,7 @@
 import html.parser
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -22,10 +23,9 @@ EVIL = "<script>alert(1)</script>.wav"
 CLASSES = ("rock & roll", 'so "called" jazz', "$cost$ <b>", "blues")
 
 
-@pytest.fixture
-def data_set(tmp_path):
+def make_data_set(data_dir: Path) -> Path:
     """A tiny prepared data set, two clips a track; the first test clip has a name to escape."""
-    folder = records.directory(tmp_path / "data", "toy", RATE)
+    folder = records.directory(data_dir, "toy", RATE)
     rng = np.random.default_rng(0)
     for split, count in (("learn", 16), ("exam", 24)):
         clips = []
@@ -37,6 +37,18 @@ def data_set(tmp_path):
     passport = {"name": "toy", "sample_rate": RATE, "labels": CLASSES, "splits": {"learn": {}, "exam": {}}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    return make_data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(data_set, tmp_path_factory):
+    """The workdir of a run of one label a clip, and its page."""
+    workdir = write_run(tmp_path_factory.mktemp("runs") / "one", data_set)
+    return workdir, report.write_report([workdir], workdir / "report")
 
 
 def write_run(workdir: Path, folder: Path, task: str = "single", right: int = 20) -> Path:
@@ -100,9 +112,9 @@ class Page(html.parser.HTMLParser):
         assert self.files and all((self.folder / name).is_file() for name in self.files)
 
 
-def test_the_page_of_a_finished_run(data_set, tmp_path):
-    output = tmp_path / "report"
-    path = report.write_report([write_run(tmp_path / "runs" / "one", data_set)], output)
+def test_the_page_of_a_finished_run(data_set, finished):
+    workdir, path = finished
+    output = workdir / "report"
     assert path == output / "index.html"
     page = Page(path)
     page.check_files()
@@ -118,15 +130,14 @@ def test_the_page_of_a_finished_run(data_set, tmp_path):
     assert (data_set / "baselines.json").exists()
 
 
-def test_mistakes_have_players_with_the_evaluated_audio(data_set, tmp_path):
-    workdir = write_run(tmp_path / "run", data_set)
-    report.write_report([workdir], tmp_path / "report")
-    names = sorted(path.name for path in (tmp_path / "report" / "mistakes").iterdir())
+def test_mistakes_have_players_with_the_evaluated_audio(data_set, finished):
+    workdir, _ = finished
+    names = sorted(path.name for path in (workdir / "report" / "mistakes").iterdir())
     assert names == sorted(f"{i:02d}.{kind}" for i in range(1, 5) for kind in ("png", "wav"))
     with np.load(workdir / "predictions.npz") as file:
         worst = report.worst_clips(dict(file), "single")[0]
     index = records.load_index(data_set, "exam")
-    with wave.open(str(tmp_path / "report" / "mistakes" / "01.wav")) as file:
+    with wave.open(str(workdir / "report" / "mistakes" / "01.wav")) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
         audio = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     np.testing.assert_array_equal(audio, index.cut(index.names.index(worst["clip"]), 0, 2 * WINDOW))
@@ -220,12 +231,13 @@ def test_one_line_of_metrics_is_a_point(data_set, tmp_path):
     assert [line.get_marker() for line in axes.lines] == ["None", "o"]
 
 
-def test_a_data_set_that_moved_leaves_no_players(data_set, tmp_path):
-    workdir = write_run(tmp_path / "run", data_set)
-    report.write_report([workdir], tmp_path / "report")
-    data_set.rename(tmp_path / "elsewhere")
+def test_a_data_set_that_moved_leaves_no_players(finished, tmp_path):
+    folder = make_data_set(tmp_path / "data")
+    workdir = write_run(tmp_path / "run", folder)
+    folder.rename(tmp_path / "elsewhere")
+    shutil.copytree(finished[0] / "report" / "mistakes", tmp_path / "report" / "mistakes")
     page = Page(report.write_report([workdir], tmp_path / "report"))
-    assert f"No players: the data set is not at {data_set} any more." in page.text
+    assert f"No players: the data set is not at {folder} any more." in page.text
     assert "Some are missing: the data set is not there any more." in page.text
     assert "audio" not in page.tags and EVIL in page.text
     assert not list((tmp_path / "report" / "mistakes").iterdir())  # those of the page before are gone

@@ -73,6 +73,7 @@ def memory_and_speed(rows: list[dict[str, Any]]) -> figures.Draw:
             axes.set_xscale("log", base=2)
             axes.set_xticks(dilations, [str(dilation) for dilation in dilations])
             axes.set_xticks([], minor=True)
+            axes.tick_params("x", pad=9)  # below the crosses at 0
             axes.set(title=title, xlabel="largest dilation", ylim=(0, None))
             axes.margins(x=0.06)
             axes.grid(True)
@@ -80,7 +81,7 @@ def memory_and_speed(rows: list[dict[str, Any]]) -> figures.Draw:
         if short:
             handles.append(axes.scatter([], [], marker="x", s=60, linewidth=2, color=theme.ink))
             labels.append("out of memory")
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 4))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 6))
         return figure
 
     return draw

@@ -13,10 +13,10 @@ Contestants = dict[str, Any]
 
 
 def start(contestants: Contestants, own: list[str], tolerance: float) -> dict[str, dict[str, Any]]:
-    """Two steps each, the first of which compiles; the losses must be those of the first of our `own`, relative `tolerance`.
+    """Two steps each, the first of which compiles; the losses must be those of the first of our `own`.
 
-    The second may be ten times as far off: an Adam's first update moves every parameter by the rate, whatever the size of its
-    gradient, so that a gradient near 0 whose sign is rounded otherwise shows.
+    The first loss to `tolerance`, relative; the fall by the first update to a tenth, for Adam's moves every parameter by the
+    rate, however small its gradient, so that one that rounds to another sign counts in full.
 
     A peer that cannot run is taken out of `contestants` with a sentence. Returns {"losses" of both steps, "compile_s",
     "step_s"} of the others; raises `UserError` where losses differ.
@@ -34,7 +34,9 @@ def start(contestants: Contestants, own: list[str], tolerance: float) -> dict[st
         facts[label] = {"losses": [loss, updated], "compile_s": max(0.0, before - seconds), "step_s": seconds}
         say(f"{label}: loss {loss:.6f}, {updated:.6f} after an update; first step {before:.1f} s, second {seconds:.3f} s")
         expected = facts[own[0]]["losses"]
-        if not (abs(loss / expected[0] - 1) <= tolerance and abs(updated / expected[1] - 1) <= 10 * tolerance):
+        fall, expected_fall = loss - updated, expected[0] - expected[1]
+        slack = 0.1 * (abs(expected_fall) + tolerance * abs(loss))
+        if not (abs(loss / expected[0] - 1) <= tolerance and abs(fall - expected_fall) <= slack):
             raise UserError(
                 f"{label} computes other losses than {own[0]} from the same weights and inputs, {loss:.6f} and {updated:.6f} "
                 f"for {expected[0]:.6f} and {expected[1]:.6f}: their times would not compare"

@@ -7,8 +7,8 @@ a busy machine is busy for all; "× ours" is the median over the rounds of a tim
 what a step takes of all cores together, which others' work hardly changes.
 
 `--ours` takes options of our network that change no number, as `--ours=remat=none --ours=remat=block,backend=lax`: each is a
-contestant, and the fastest is "ours". Both sides get the same MALLOC_* variables, which the output names: without them glibc
-gives large buffers back at every step and faults them in again at the next.
+contestant, and the fastest is "ours". Without the MALLOC_* variables of the Makefile glibc gives large buffers back at every
+step and faults them in again at the next, which costs either side up to half its time: `--malloc` says who gets them.
 """
 
 import os
@@ -36,17 +36,18 @@ SHAPE = flags.DEFINE_list("shape", [], "Shape of an input, as 160000,1 for ten s
 RECOMPUTE = flags.DEFINE_bool("recompute", False, "The peer, too, computes ByteNet's blocks again in its backward pass.")
 COMPILED = flags.DEFINE_bool("compiled", True, "Time the peer through torch.compile as well.")
 THREADS = flags.DEFINE_integer("threads", 0, "CPU cores that both sides are bound to; 0: all that this process may use.")
+MALLOC = flags.DEFINE_string("malloc", "both", "Who gets the Makefile's MALLOC_* variables: both, ours or neither.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Small networks and two rounds: the same rows in seconds.")
 JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
 
-# As in the Makefile; and of a GPU's memory JAX would take most before the peer starts.
-ENVIRONMENT = {
+# As in the Makefile.
+MALLOC_VARIABLES = {
     "MALLOC_TOP_PAD_": "268435456",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_ARENA_MAX": "1",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
+TUNED = {"both": ("genre_jax", "peer"), "ours": ("genre_jax",), "neither": ()}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of losses, relative
 
 
@@ -55,15 +56,16 @@ def main(argv: list[str]) -> None:
     del argv
     changes, variants = check_flags()
     cores = _bind(THREADS.value)
-    variables = {"OMP_NUM_THREADS": str(cores)} | {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
-    say(f"{cores} CPU cores; both sides with " + " ".join(f"{key}={value}" for key, value in variables.items()))
+    variables = _variables(cores)
+    for side, chosen in variables.items():
+        say(f"{side}: {cores} CPU cores, " + " ".join(f"{key}={value}" for key, value in chosen.items()))
     record: dict[str, Any] = {"benchmark": "train_step", "dry_run": DRY_RUN.value, "dtype": DTYPE.value}
     record["recompute"] = RECOMPUTE.value
-    record |= {"environment": {"cpus": cores, "platform": platform.platform()} | variables, "rows": []}
+    record |= {"environment": {"cpus": cores, "platform": platform.platform()}, "variables": variables, "rows": []}
     for name in NETWORKS.value:
         with (
-            Side("genre_jax.bench.network_cases", sys.executable, environment=variables) as ours,
-            Side("genre_jax.bench.peer_networks", PEER_PYTHON.value or sys.executable, environment=variables) as theirs,
+            Side("genre_jax.bench.network_cases", sys.executable, environment=variables["genre_jax"]) as ours,
+            Side("genre_jax.bench.peer_networks", PEER_PYTHON.value or sys.executable, environment=variables["peer"]) as theirs,
         ):
             measure(name, ours.build(name, variants, DTYPE.value, DRY_RUN.value, changes), theirs, record)
             record["environment"] |= ours.versions()
@@ -79,6 +81,8 @@ def check_flags() -> tuple[dict[str, Any], list[dict[str, str]]]:
             raise unknown("network", name, CASES)
     if DTYPE.value not in TOLERANCE:
         raise unknown("dtype", DTYPE.value, TOLERANCE)
+    if MALLOC.value not in TUNED:
+        raise unknown("--malloc", MALLOC.value, TUNED)
     if ROUNDS.value < 1 or BATCH.value < 0:
         raise UserError(f"--rounds must be at least 1 and --batch at least 0, not {ROUNDS.value} and {BATCH.value}")
     if SHAPE.value and not (len(NETWORKS.value) == 1 and all(n.isdigit() and int(n) for n in SHAPE.value)):
@@ -106,6 +110,15 @@ def _bind(threads: int) -> int:
     if threads:
         os.sched_setaffinity(0, free[:threads])
     return threads or len(free)
+
+
+def _variables(cores: int) -> dict[str, dict[str, str]]:
+    """Side → environment variables of its process."""
+    for key in MALLOC_VARIABLES:
+        os.environ.pop(key, None)  # of a shell or `make`
+    # JAX would else take most of a GPU's memory before the peer starts.
+    shared = {"OMP_NUM_THREADS": str(cores), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {side: shared | (MALLOC_VARIABLES if side in TUNED[MALLOC.value] else {}) for side in ("genre_jax", "peer")}
 
 
 def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[str, Any]) -> None:

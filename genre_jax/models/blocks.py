@@ -57,8 +57,8 @@ class BlockSet(nn.Module):
         run = _scanned if spec.backend == "shift" else _unrolled
         numbers = jnp.arange(len(spec.dilations))
         for start, stop in _groups(spec, x.shape[1]):
-            own = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], (params, numbers))
-            x = run(*own, x, keys, spec._replace(dilations=spec.dilations[start:stop]), self.remat)
+            own = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], params)
+            x = run(own, numbers[start:stop], x, keys, spec._replace(dilations=spec.dilations[start:stop]), self.remat)
         return x
 
     def _parameters(self) -> Params:

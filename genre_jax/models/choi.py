@@ -52,7 +52,7 @@ class ChoiCnn(nn.Module):
         """
         del train, mask  # no batch statistics
         types = {"kernel_init": nn.initializers.glorot_uniform(), "dtype": self.dtype, "param_dtype": self.param_dtype}
-        kept = {}
+        kept: dict[str, jax.Array] = {}
         for n in range(1, self.layers + 1):
             maps = nn.relu(nn.Conv(self.maps, (3, 3), use_bias=self.use_bias, name=f"conv{n}", **types)(x))
             pooled = max_pool(maps, POOL)

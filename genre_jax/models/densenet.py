@@ -75,11 +75,13 @@ class DenseNet(nn.Module):
         `keys` (batch,) are the examples' for dropout. Raises `UserError` for images that pooling would leave empty.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=he_fan_in, **types)
+        conv: Any = functools.partial(nn.Conv, use_bias=False, kernel_init=he_fan_in, **types)
         layer = nn.remat(DenseLayer) if self.remat else DenseLayer
         least = 2 ** (len(self.stages) + 1) - 3  # ceil(size / 4) must be halved between the blocks
         if min(x.shape[1:3]) < least:
-            raise UserError(f"a DenseNet reads images of at least {least} × {least} pixels, and was given {x.shape[1]} × {x.shape[2]}")
+            raise UserError(
+                f"a DenseNet reads images of at least {least} × {least} pixels, and was given {x.shape[1]} × {x.shape[2]}"
+            )
 
         def norm(x, name):
             return BatchNorm(axis_name=self.axis_name, param_dtype=self.param_dtype, name=name)(x, train=train, mask=mask)

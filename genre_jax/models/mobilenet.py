@@ -9,9 +9,6 @@ import jax.numpy as jnp
 from genre_jax.console import UserError
 from genre_jax.models.layers import BatchNorm, Dropout, ImageStem
 
-# (channels at alpha 1, stride) of the thirteen depthwise-separable blocks
-BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
-
 
 class MobileNet(nn.Module):
     """Depthwise-separable convolutions over images `(batch, frames, bins, 1)`, then a dense layer, then the classes.
@@ -21,12 +18,14 @@ class MobileNet(nn.Module):
     have momentum 0.99 (0.01 here), epsilon 1e-3 and keep the biased variance.
 
     Attributes:
+      stages: depthwise-separable blocks at each size of the image, with 64, 128, 256, 512 and 1024 channels at `alpha` 1.
       alpha: factor of the channels of each layer, rounded down; published weights have 0.25, 0.5, 0.75 and 1.
       hidden: units of the dense layer before the classes.
       dropout: rate before that layer; 0.1 in the earlier code of SwishNet's first author, not stated in the paper.
     """
 
     num_classes: int
+    stages: tuple[int, ...] = (1, 2, 2, 6, 2)
     alpha: float = 0.25
     hidden: int = 16
     dropout: float = 0.1
@@ -58,8 +57,11 @@ class MobileNet(nn.Module):
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         glorot = nn.initializers.glorot_uniform()
-        if min(x.shape[1:3]) < 31:  # ceil(size / 2) is halved four times
-            raise UserError(f"a MobileNet reads images of at least 31 × 31 pixels, and was given {x.shape[1]} × {x.shape[2]}")
+        least = 2 ** len(self.stages) - 1  # ceil(size / 2) must be halved between the stages
+        if min(x.shape[1:3]) < least:
+            raise UserError(
+                f"a MobileNet reads images of at least {least} × {least} pixels, and was given {x.shape[1]} × {x.shape[2]}"
+            )
 
         def conv(x, name, features, kernel=1, stride=1, padding="SAME", groups=1):
             x = nn.Conv(
@@ -71,10 +73,15 @@ class MobileNet(nn.Module):
 
         x = ImageStem(True, self.train_stem, self.instance_norm, name="stem", **types)(x)
         x = conv(x, "conv1", int(32 * self.alpha), 3, 2)
-        for number, (features, stride) in enumerate(BLOCKS, 1):
-            channels = x.shape[-1]
-            x = conv(x, f"conv_dw_{number}", channels, 3, stride, "SAME" if stride == 1 else ((0, 1), (0, 1)), channels)
-            x = conv(x, f"conv_pw_{number}", int(features * self.alpha))
+        number = 0
+        for stage, blocks in enumerate(self.stages):
+            for block in range(blocks):
+                number, channels = number + 1, x.shape[-1]
+                if stage > 0 and block == 0:
+                    x = conv(x, f"conv_dw_{number}", channels, 3, 2, ((0, 1), (0, 1)), channels)
+                else:
+                    x = conv(x, f"conv_dw_{number}", channels, 3, groups=channels)
+                x = conv(x, f"conv_pw_{number}", int(64 * 2**stage * self.alpha))
         embedding = x.mean((1, 2))
         y = Dropout(self.dropout, name="dropout")(embedding, keys)
         y = nn.relu(nn.Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(y))

@@ -18,7 +18,7 @@ from genre_jax.parallel import TimeShards
 
 Params = dict[str, dict[str, jax.Array]]
 # Mean and 1 / deviation (batch, 1, channels) of a sequence; () where none are needed.
-Statistics = tuple[jax.Array, jax.Array] | tuple[()]
+Statistics = tuple[jax.Array, ...]
 
 EPSILON = 1e-5
 NORMS = ("instance", "layer")

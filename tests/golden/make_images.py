@@ -28,9 +28,10 @@ from torchvision.models.resnet import Bottleneck  # noqa: E402
 
 CLASSES = 5
 LABELS = torch.tensor([3, 1, 4])
-RATE = 0.02  # of the five steps of gradient descent
+RATE = 1e-4  # of the five steps of gradient descent
 
 torch.set_default_dtype(torch.float64)
+keras.config.set_floatx("float64")
 keras.config.set_dtype_policy("float64")
 BIT64_TO_BIT32_DTYPE.pop("float64")  # else Keras's batch norms compute in float32 whatever the policy
 
@@ -40,10 +41,12 @@ def narrow_resnet(stages: tuple[int, ...], width: int) -> nn.Module:
     net = torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], num_classes=CLASSES)
     net.inplanes = width
     net.conv1, net.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
-    for stage, count in enumerate(stages):
-        layer = net._make_layer(Bottleneck, width * 2**stage, count, stride=2 if stage else 1)
+    for stage in range(4):
+        layer = nn.Identity()
+        if stage < len(stages):
+            layer = net._make_layer(Bottleneck, width * 2**stage, stages[stage], stride=2 if stage else 1)
         setattr(net, f"layer{stage + 1}", layer)
-    net.fc = nn.Linear(32 * width, CLASSES)
+    net.fc = nn.Linear(net.inplanes, CLASSES)
     return net
 
 
@@ -64,7 +67,9 @@ class KerasMobileNet(nn.Module):
     def __init__(self, alpha: float):
         super().__init__()
         self.stem = behind_stem(nn.Identity())
-        trunk = keras.applications.MobileNet(alpha=alpha, weights=None, include_top=False, input_shape=(70, 45, 3), pooling="avg")
+        trunk = keras.applications.MobileNet(
+            alpha=alpha, weights=None, include_top=False, input_shape=(70, 45, 3), pooling="avg"
+        )
         hidden = keras.layers.Dense(16, "relu", name="hidden")(trunk.output)
         self.net = keras.Model(trunk.input, keras.layers.Dense(CLASSES, name="fc")(hidden))
 
@@ -116,8 +121,8 @@ def network(make: Callable[[], nn.Module], shape: tuple[int, ...], steps: int = 
 
 SMALL, FULL = (3, 1, 70, 45), (2, 1, 64, 64)
 CASES: dict[str, tuple] = {
-    "short resnet50": (lambda: behind_stem(narrow_resnet((1, 2, 1, 1), 4)), SMALL),
-    "short densenet121": (lambda: behind_stem(narrow_densenet((2, 3, 2, 2))), SMALL),
+    "short resnet50": (lambda: behind_stem(narrow_resnet((1, 2), 4)), SMALL),
+    "short densenet121": (lambda: behind_stem(narrow_densenet((2, 2))), SMALL),
     "mobilenet_v1": (lambda: KerasMobileNet(1 / 8), SMALL),
     "resnet50": (lambda: behind_stem(narrow_resnet((3, 4, 6, 3), 4)), SMALL),
     "resnet101": (lambda: behind_stem(narrow_resnet((3, 4, 23, 3), 4), instance_norm=False), SMALL),

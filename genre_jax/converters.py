@@ -1,0 +1,170 @@
+"""What other libraries call the variables of ResNet, DenseNet and MobileNet v1, and how they lay them out.
+
+A variable of ours is a path (collection, *modules, leaf), such as ("params", "layer1_0", "conv1", "kernel"). timm's
+MobileNet pads strided convolutions at both ends and has batch norms with epsilon 1e-5, ours, like Keras's, at the end alone
+and 1e-3: its weights are a start there, and the same function only where both come from Keras. Neither library has our stem.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from genre_jax import models
+from genre_jax.console import UserError
+
+Path = tuple[str, ...]
+
+TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+KERAS_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+TIMM_STAGES = (1, 2, 2, 6, 2)  # of MobileNet's thirteen blocks
+
+
+def resnet(module: str) -> str:
+    """The dotted name of a module of `models.ResNet` in torchvision and timm."""
+    module = re.sub(r"(layer\d+)_(\d+)", r"\1.\2", module)
+    return module.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+
+
+def densenet(module: str) -> str:
+    """The dotted name of a module of `models.DenseNet` in torchvision and timm."""
+    return "classifier" if module == "fc" else "features." + re.sub(r"(block|transition)(\d+)_", r"\1\2.", module)
+
+
+def mobilenet(module: str) -> str:
+    """The dotted name of a module of `models.MobileNet` in timm."""
+    match = re.fullmatch(r"conv_(dw|pw)_(\d+)(_bn)?", module)
+    if not match:
+        return {"conv1": "conv_stem", "conv1_bn": "bn1"}[module]
+    block, stage = int(match[2]) - 1, 0
+    while block >= TIMM_STAGES[stage]:
+        block, stage = block - TIMM_STAGES[stage], stage + 1
+    norm = "bn1" if match[1] == "dw" else "bn2"
+    return f"blocks.{stage}.{block}.{norm if match[3] else f'conv_{match[1]}'}"
+
+
+def torch_name(path: Path, module: Callable[[str], str]) -> str:
+    """PyTorch's name of a variable; `module` turns the dotted name of its module."""
+    return f"{module('.'.join(path[1:-1]))}.{TORCH_LEAVES.get(path[-1], path[-1])}"
+
+
+def _torch_array(path: Path, array: np.ndarray) -> np.ndarray:
+    """Kernels (out, in, …) → (…, in, out)."""
+    return np.moveaxis(array, (0, 1), (-1, -2)) if path[-1] == "kernel" and array.ndim > 1 else array
+
+
+def _torch_clean(name: str) -> str:
+    """Without the prefix of DataParallel; DenseNet's "norm.1" of torchvision's published files is "norm1" in its code."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name.removeprefix("module."))
+
+
+def _keras_name(path: Path) -> str:
+    return f"{path[-2]}/{KERAS_LEAVES.get(path[-1], path[-1])}"
+
+
+def _keras_array(path: Path, array: np.ndarray) -> np.ndarray:
+    """Depthwise kernels (…, in, 1) → (…, 1, in)."""
+    return array.swapaxes(-1, -2) if "_dw_" in path[-2] and path[-1] == "kernel" and array.ndim > 1 else array
+
+
+def _keras_clean(name: str) -> str:
+    """layer/variable; Keras 3 numbers the layers of each class and their variables where older files name them."""
+    if name.startswith("optimizer"):  # of a whole model; its moments carry the weights' names
+        return f"optimizer/{name}"
+    match = re.search(r"layers/(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d+))?/vars/(\d)$", name)
+    if not match:
+        return "/".join(name.removesuffix(":0").replace("depthwise_kernel", "kernel").split("/")[-2:])
+    number, variable = int(match[2] or 0), int(match[3])
+    if match[1] == "batch_normalization":
+        block, pointwise = divmod(number + 1, 2)
+        layer = f"conv_{'pw' if pointwise else 'dw'}_{block}_bn" if number else "conv1_bn"
+        return f"{layer}/{[*KERAS_LEAVES.values()][variable]}"
+    if match[1] == "depthwise_conv2d":
+        layer = f"conv_dw_{number + 1}"
+    else:
+        layer = {0: "conv1", 14: "conv_preds"}.get(number, f"conv_pw_{number}")
+    return f"{layer}/{('kernel', 'bias')[variable > 0]}"
+
+
+class Layout(NamedTuple):
+    """A library's names and arrays of a network.
+
+    Attributes:
+      library: who calls it so.
+      name: our path → its name.
+      array: (our path, its array) → the array as we have it.
+      clean: the name in a file → that of `name`.
+      head: a pattern of its classifier's names and of what is no weight, which may be left over.
+      absent: our modules that it does not have, beside the stem and the front end.
+    """
+
+    library: str
+    name: Callable[[Path], str]
+    array: Callable[[Path, np.ndarray], np.ndarray]
+    clean: Callable[[str], str]
+    head: str
+    absent: tuple[str, ...] = ()
+
+
+def _torch_layout(library: str, module: Callable[[str], str], head: str, absent: tuple[str, ...] = ()) -> Layout:
+    return Layout(library, lambda path: torch_name(path, module), _torch_array, _torch_clean, head, absent)
+
+
+LAYOUTS: dict[type[nn.Module], tuple[Layout, ...]] = {
+    models.ResNet: (_torch_layout("torchvision and timm", resnet, r"fc\."),),
+    models.DenseNet: (_torch_layout("torchvision and timm", densenet, r"classifier\."),),
+    models.MobileNet: (
+        _torch_layout("timm", mobilenet, r"classifier\.", ("hidden", "fc")),
+        Layout(
+            "Keras", _keras_name, _keras_array, _keras_clean, "conv_preds|dense|predictions|vars|optimizer", ("hidden", "fc")
+        ),
+    ),
+}
+
+
+class Donor(NamedTuple):
+    """What a run can start from.
+
+    Attributes:
+      arrays: our name, as "params/conv1/kernel", → array as we have it, of all that the file or run holds.
+      names: our name → the donor's, of all that it should hold.
+      unknown: the donor's names that we have no use for.
+      heads: those of its classifier among them, and of what is no weight.
+      origin: what to say of it.
+      labels: of its classifier, None where they are unknown.
+    """
+
+    arrays: dict[str, np.ndarray]
+    names: dict[str, str]
+    unknown: list[str]
+    heads: list[str]
+    origin: str
+    labels: tuple[str, ...] | None = None
+
+
+def convert(model: nn.Module, arrays: dict[str, np.ndarray], ours: list[str]) -> Donor:
+    """The `arrays` of another library's file under `ours`, the names of the variables of `model`; `origin` is the library.
+
+    Raises `UserError` for a network that no other library has here, and for a file of another.
+    """
+    kind = type(model).__name__
+    if type(model) not in LAYOUTS:
+        known = ", ".join(each.__name__ for each in LAYOUTS)
+        raise UserError(f"files of other libraries are read for {known}; {kind} starts from a run of its own kind")
+    fits = []
+    for layout in LAYOUTS[type(model)]:
+        paths = {name: tuple(name.split("/")) for name in ours}
+        names = {name: layout.name(path) for name, path in paths.items() if path[1] not in ("stem", "frontend", *layout.absent)}
+        cleaned = {layout.clean(name): array for name, array in arrays.items()}
+        found = {name: layout.array(paths[name], cleaned[theirs]) for name, theirs in names.items() if theirs in cleaned}
+        unknown = cleaned.keys() - set(names.values())
+        heads = sorted(name for name in unknown if re.match(layout.head, name))
+        fits.append(Donor(found, names, sorted(unknown - set(heads)), heads, layout.library))
+    best = max(fits, key=lambda fit: len(fit.arrays))
+    if not best.arrays:
+        libraries = " or ".join(layout.library for layout in LAYOUTS[type(model)])
+        held = ", ".join([*arrays][:3]) or "nothing"
+        raise UserError(f"it holds no variable of a {kind} under the names of {libraries}, but {held}")
+    return best

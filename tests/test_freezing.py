@@ -1,0 +1,204 @@
+"""Frozen parameters stay bit for bit until their release, with or without their statistics, in one traced step."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+
+from genre_jax import config as configs
+from genre_jax import freezing, models, optim, train
+from genre_jax.console import UserError
+
+TRUNK = ["*", "!fc/*"]
+GRADIENTS = [{"a": jnp.array([1.0, -2.0]), "b": jnp.array([scale])} for scale in (3.0, -1.0, 0.5, 2.0)]
+PARAMS = {"a": jnp.array([1.0, 1.0]), "b": jnp.array([1.0])}
+
+
+def names_of(tree):
+    return {freezing.name_of(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def moved(before, after) -> set[str]:
+    before, after = names_of(before), names_of(after)
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+def walk(config, steps: int):
+    """The states on the host before and after each of `steps` steps, and their metrics."""
+    run = train.Run(config)
+    state = run.initial_state()
+    states, metrics = [jax.device_get(state)], []
+    for step in range(steps):
+        state, values = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        states.append(jax.device_get(state))
+        metrics.append(jax.device_get(values))
+    return states, metrics
+
+
+def frozen_config(tones, **changes):
+    """Three steps make an epoch."""
+    return small_config(tones, "resnet", model__stages=[1], devices=1, freeze__patterns=TRUNK, **changes)
+
+
+@pytest.mark.parametrize("batch_stats", [False, True])
+def test_frozen_leaves_stay_bit_for_bit_and_move_from_the_stated_epoch_on(tones, monkeypatch, batch_stats):
+    traces = []
+    original = train.train_step
+    monkeypatch.setattr(train, "train_step", lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs))
+    options = {"freeze__until": "1 epochs", "freeze__batch_stats": batch_stats, "ema": 0.9}
+    states, _ = walk(frozen_config(tones, **options), 5)
+    statistics = set(names_of(states[0].batch_stats))
+    trunk = {name for name in names_of(states[0].params) if not name.startswith(("fc/", "stem/"))}
+    assert len(trunk) == 9 and len(statistics) == 6
+    for step, (before, after) in enumerate(itertools.pairwise(states)):
+        released = step >= 3
+        assert moved(before.params, after.params) == {"fc/kernel", "fc/bias"} | (trunk if released else set()), step
+        rounded = {"stem/kernel", "stem/bias"} if released else set()  # an average of equal numbers, in float32
+        assert moved(before.ema, after.ema) - rounded == {"fc/kernel", "fc/bias"} | (trunk if released else set()), step
+        assert moved(before.batch_stats, after.batch_stats) == (statistics if released or not batch_stats else set()), step
+    assert len(traces) == 1
+
+
+def test_frozen_statistics_normalise_as_in_evaluation(tones):
+    """The loss of a training step is that of evaluation, in micro-batches too; before, and only before, the release."""
+    config = frozen_config(tones, freeze__batch_stats=True, freeze__until="2 steps", schedule__learning_rate=0.0)
+    _, metrics = walk(config, 3)
+    run = train.Run(config)
+    state = run.initial_state()
+    scores = [run.eval_step(state.variables(), run.constants, run.devices.shard(run.batches(step))) for step in range(3)]
+    expected = [float(np.mean(each["loss"])) for each in scores]
+    assert [float(m["loss"]) for m in metrics[:2]] == pytest.approx(expected[:2], abs=1e-5)
+    assert abs(metrics[2]["loss"] - expected[2]) > 1e-3
+    config.train.accumulate = 2
+    _, split = walk(config, 2)
+    assert [float(m["loss"]) for m in split] == pytest.approx(expected[:2], abs=1e-5)
+
+
+@pytest.mark.parametrize("until", [None, 5])
+def test_statistics_inside_remat_are_frozen_by_pattern(until):
+    net = models.build("densenet121", num_classes=3, stages=(1, 1), width=4, growth_rate=2, bn_size=2, remat=True)
+    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    freeze = freezing.Freeze(("denseblock1_*", "norm0/*"), until, batch_stats=True)
+
+    @jax.jit
+    def statistics(step):
+        with freeze.statistics(step):
+            (logits, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits, updated["batch_stats"]
+
+    _, updated = statistics(jnp.int32(4))
+    everything = set(names_of(variables["batch_stats"]))
+    frozen = {name for name in everything if name.startswith(("denseblock1_", "norm0/"))}
+    assert len(frozen) == 6
+    assert moved(variables["batch_stats"], updated) == everything - frozen
+    logits, updated = statistics(jnp.int32(5))
+    assert moved(variables["batch_stats"], updated) == (everything - frozen if until is None else everything)
+    if until:
+        (usual, _), _ = jax.jit(lambda v: net.apply(v, x, train=True, mutable=["batch_stats"]))(variables)
+        np.testing.assert_allclose(logits, usual, atol=1e-5)
+
+
+def path_of(optimizer, first: int = 0, params=None):
+    """Parameters after each step of `optimizer` along GRADIENTS[first:], and its last state."""
+    params = params or PARAMS
+    state, path = optimizer.init(params), []
+    for step, gradients in enumerate(GRADIENTS[first:], first):
+        directions, state = optimizer.update(gradients, state, params, step=jnp.int32(step))
+        params = jax.tree.map(lambda p, d: p - 0.1 * d, params, directions)
+        path.append(params)
+    return path, state
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"weight_decay": 0.1, "gradient_clip": 1.0}])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "amsgrad"])
+def test_the_optimiser_of_frozen_leaves_starts_at_release(name, options):
+    """b is frozen for two steps: then it moves as under a fresh optimiser. Clipping meanwhile counts a alone."""
+    options = {"gradient_clip": 0.0} | options
+    path, _ = path_of(optim.build(name, freeze=freezing.Freeze(("b",), 2), **options))
+    assert [float(params["b"][0]) for params in path[:2]] == [1.0, 1.0]
+    alone = optim.build(name, freeze=freezing.Freeze(("b",), None), **options)
+    state, params = alone.init(PARAMS), PARAMS
+    for step in range(2):
+        directions, state = alone.update(GRADIENTS[step], state, params, step=jnp.int32(step))
+        params = jax.tree.map(lambda p, d: p - 0.1 * d, params, directions)
+        np.testing.assert_allclose(path[step]["a"], params["a"], rtol=1e-6)
+    if not options["gradient_clip"]:  # whose norm is of both leaves
+        fresh, _ = path_of(optim.build(name, **options), 2)
+        np.testing.assert_allclose([p["b"] for p in path[2:]], [p["b"] for p in fresh], rtol=1e-6)
+        whole, _ = path_of(optim.build(name, **options))
+        np.testing.assert_allclose([p["a"] for p in path], [p["a"] for p in whole], rtol=1e-6)
+
+
+def test_the_optimiser_of_frozen_leaves_may_start_with_the_run():
+    """Document 000's code: moments gather at learning rate 0."""
+    path, state = path_of(optim.build("adam", 0.0, freezing.Freeze(("b",), 2, optimizer_from="start")))
+    _, usual = path_of(optim.build("adam", 0.0))
+    assert [float(params["b"][0]) for params in path[:2]] == [1.0, 1.0]
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(usual), strict=True):
+        np.testing.assert_array_equal(one, other)
+    released, _ = path_of(optim.build("adam", 0.0, freezing.Freeze(("b",), 2)))
+    assert abs(path[2]["b"] - released[2]["b"]) > 1e-2
+
+
+def test_leaves_that_are_never_released_have_no_optimiser_state():
+    state = optim.build("adam", 0.0, freezing.Freeze(("b",), None)).init(PARAMS)
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(state)) == [(), (2,), (2,)]
+
+
+def test_layers_have_learning_rates_of_their_own():
+    rates = freezing.parse_rates(["*=0.5", "b=0.1"])
+    path, _ = path_of(optim.build("sgd", 0.0, learning_rates=rates, momentum=0.0))
+    np.testing.assert_allclose(path[0]["a"], PARAMS["a"] - 0.1 * 0.5 * GRADIENTS[0]["a"], rtol=1e-6)
+    np.testing.assert_allclose(path[0]["b"], PARAMS["b"] - 0.1 * 0.1 * GRADIENTS[0]["b"], rtol=1e-6)
+
+
+def test_the_run_scales_layers_by_pattern(tones):
+    options = {"optimizer__name": "sgd", "schedule__learning_rate": 1.0, "devices": 1, "model__stages": [1]}
+    (before, after), _ = walk(small_config(tones, "resnet", **options), 1)
+    (_, scaled), _ = walk(small_config(tones, "resnet", learning_rates=["layer1*=0.25", "conv1/*=0"], **options), 1)
+    for name, start in names_of(before.params).items():
+        factor = {"layer1": 0.25, "conv1/": 0.0}.get(name[:6], 1.0)
+        step, expected = names_of(scaled.params)[name] - start, factor * (names_of(after.params)[name] - start)
+        np.testing.assert_allclose(step, expected, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "frozen"),
+    [
+        (["*", "!fc/*"], {"conv1/kernel", "layer1_0/bn1/scale"}),
+        (["layer1*", "fc/kernel"], {"layer1_0/bn1/scale", "fc/kernel"}),
+        (["!conv1/*", "conv1/kernel"], {"conv1/kernel"}),
+        (["*/kernel", "!*", "fc/*"], {"fc/kernel", "fc/bias"}),
+        ([], set()),
+    ],
+)
+def test_the_last_pattern_that_matches_decides(patterns, frozen):
+    names = ("conv1/kernel", "layer1_0/bn1/scale", "fc/kernel", "fc/bias")
+    assert {name for name in names if freezing.matches(patterns, name)} == frozen
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"freeze__patterns": ["layr1*"]}, "config key 'freeze.patterns': 'layr1.*' matches no parameter of the network, whose modules are bn1, conv1, fc, layer1_0"),
+        ({"freeze__patterns": ["*", "!fd/*"]}, "'!fd/.*' matches no parameter"),
+        ({"learning_rates": ["nothing=2"]}, "config key 'learning_rates': 'nothing' matches no parameter"),
+        ({"learning_rates": ["fc/*"]}, r"'learning_rates' holds pattern=factor, as in 'layer1\*=0.1', and was given 'fc/\*'"),
+        ({"learning_rates": ["fc/*=-1"]}, r"and was given 'fc/\*=-1'"),
+        ({"freeze__until": "soon"}, "'freeze.until' must be a number and one of steps, epochs, examples"),
+        ({"freeze__optimizer_from": "zero"}, "unknown freeze.optimizer_from 'zero': choose one of release, start"),
+    ],
+)  # fmt: skip
+def test_freezing_that_cannot_be_meant(tones, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        small_config(tones, "resnet", **changes)
+
+
+def test_a_run_of_an_older_config_is_not_frozen():
+    values = configs.to_json(configs.base("old"))
+    del values["freeze"], values["learning_rates"]
+    assert not configs.from_json(values).freeze.patterns
