@@ -157,13 +157,11 @@ def test_layers_have_learning_rates_of_their_own():
 
 
 def test_the_run_scales_layers_by_pattern(tones):
-    options = {"optimizer__name": "sgd", "schedule__learning_rate": 1.0, "devices": 1, "model__stages": [1]}
-    (before, after), _ = walk(small_config(tones, "resnet", **options), 1)
-    (_, scaled), _ = walk(small_config(tones, "resnet", learning_rates=["layer1*=0.25", "conv1/*=0"], **options), 1)
-    for name, start in names_of(before.params).items():
-        factor = {"layer1": 0.25, "conv1/": 0.0}.get(name[:6], 1.0)
-        step, expected = names_of(scaled.params)[name] - start, factor * (names_of(after.params)[name] - start)
-        np.testing.assert_allclose(step, expected, rtol=1e-3, atol=1e-6, err_msg=name)
+    rates = ["*=0", "fc/*=2.0"]
+    config = small_config(tones, "resnet", model__stages=[1], devices=1, learning_rates=rates, optimizer__name="sgd")
+    (before, after), (metrics,) = walk(config, 1)
+    assert moved(before.params, after.params) == {"fc/kernel", "fc/bias"}
+    assert metrics["gradient_norm"] > 0
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ KEYS = jax.random.split(jax.random.key(1), 4)
 
 @functools.cache
 def network(name, dtype="float32", **options):
-    """A small network, its variables, and a compiled pass: evaluation logits; training logits, statistics, gradients."""
+    """A small network, its variables, and a compiled training pass: logits, intermediates, statistics, gradients."""
     net = models.build(name, num_classes=3, dtype=dtype, **SMALL[name], **options)
     variables = jax.jit(net.init)(jax.random.key(0), IMAGES)
 

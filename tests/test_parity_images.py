@@ -17,7 +17,6 @@ from test_parity import torch_variables
 from genre_jax import models
 
 LABELS = np.array([3, 1, 4])
-RATE = 1e-4
 DENSE = {"width": 6, "growth_rate": 3, "bn_size": 2}
 CASES = {
     "short resnet50": ("resnet50", {"stages": (1, 2), "width": 4}),
@@ -50,7 +49,7 @@ def assert_close(ours, theirs, tolerance):
     assert np.abs(ours - theirs).max() < tolerance * np.abs(theirs).max()
 
 
-def five_steps(model: str, x: np.ndarray, **options):
+def five_steps(model: str, x: np.ndarray, rate: float, **options):
     """Losses of five steps of gradient descent, running statistics in the order of their names, variables (all float64)."""
     with jax.enable_x64(True):
         net, names, variables = build(model, x, "float64", **options)
@@ -62,7 +61,7 @@ def five_steps(model: str, x: np.ndarray, **options):
                 return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean(), updated
 
             (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
-            return loss, {"params": jax.tree.map(lambda p, g: p - RATE * g, variables["params"], gradients), **updated}
+            return loss, {"params": jax.tree.map(lambda p, g: p - rate * g, variables["params"], gradients), **updated}
 
         losses = []
         for _ in range(5):
@@ -82,7 +81,7 @@ def test_network_equals_its_reference(golden, name):
     net, _, variables = build(model, x, "float32", **options)
     evaluate = jax.jit(lambda variables: net.apply(variables, jnp.asarray(x, jnp.float32))[0])
     assert_close(evaluate(variables), golden[f"{name}/evaluated"], 1e-4)
-    losses, statistics, variables = five_steps(model, x, **options)
+    losses, statistics, variables = five_steps(model, x, golden[f"{name}/rate"], **options)
     np.testing.assert_allclose(losses, golden[f"{name}/losses"], rtol=1e-7)
     np.testing.assert_allclose(statistics, golden[f"{name}/statistics"], rtol=1e-5, atol=1e-6)
     trained = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), variables)

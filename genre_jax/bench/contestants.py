@@ -1,7 +1,5 @@
 """What the benchmarks time: calls in this process, or contestants in another interpreter that are asked over a pipe."""
 
-import ctypes
-import gc
 import importlib
 import json
 import os
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from genre_jax.bench import resident
 from genre_jax.console import UserError
 
 
@@ -40,12 +39,9 @@ class Local:
     def peak_mb(self) -> float | None:
         """Most resident memory that one call adds, its output included; None where Linux's /proc cannot tell."""
         try:
-            gc.collect()
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-            before = _status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+            before = resident.reset_peak()
             self.call()
-            return (_status("VmHWM") - before) / 1e3
+            return (resident.peak() - before) / 1e6
         except OSError:
             return None
 
@@ -131,9 +127,3 @@ class Side:
         """End the other interpreter."""
         if self.process:
             self.process.communicate()
-
-
-def _status(key: str) -> float:
-    """A line of /proc/self/status, in kB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return float(line.split()[1])

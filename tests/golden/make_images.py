@@ -28,7 +28,6 @@ from torchvision.models.resnet import Bottleneck  # noqa: E402
 
 CLASSES = 5
 LABELS = torch.tensor([3, 1, 4])
-RATE = 1e-4  # of the five steps of gradient descent
 
 torch.set_default_dtype(torch.float64)
 keras.config.set_floatx("float64")
@@ -95,18 +94,18 @@ def named_arrays(net: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value for key, value in net.state_dict().items() if value.is_floating_point()}
 
 
-def network(make: Callable[[], nn.Module], shape: tuple[int, ...], steps: int = 5) -> dict[str, np.ndarray]:
-    """Evaluation logits; the losses of `steps` steps of gradient descent, and what they leave: logits, running statistics."""
+def network(make: Callable[[], nn.Module], shape: tuple[int, ...], rate: float = 1e-4) -> dict[str, np.ndarray]:
+    """Evaluation logits; the losses of five steps of gradient descent, and what they leave: logits, running statistics."""
     net, x = make(), torch.from_numpy(tensor("image", shape))
     arrays = named_arrays(net)
     for key, value in arrays.items():
         value.copy_(torch.from_numpy(np.asarray(parameter(key, tuple(value.shape)))))
     with torch.no_grad():
         out = {"evaluated": net.eval()(x).numpy()}
-    if not steps:
+    if not rate:
         return out
-    optimizer, path = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], RATE), []
-    for _ in range(steps):
+    optimizer, path = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], rate), []
+    for _ in range(5):
         optimizer.zero_grad()
         loss = F.cross_entropy(net.train()(x), LABELS)
         loss.backward()
@@ -116,7 +115,8 @@ def network(make: Callable[[], nn.Module], shape: tuple[int, ...], steps: int = 
     statistics = [arrays[key].numpy().ravel() for key in sorted(arrays) if "running" in key]
     with torch.no_grad():
         trained = net.eval()(x).numpy()
-    return out | {"losses": np.array(path), "trained": trained, "statistics": np.concatenate(statistics).astype(np.float32)}
+    statistics = np.concatenate(statistics).astype(np.float32)
+    return out | {"rate": np.array(rate), "losses": np.array(path), "trained": trained, "statistics": statistics}
 
 
 SMALL, FULL = (3, 1, 70, 45), (2, 1, 64, 64)
@@ -125,7 +125,7 @@ CASES: dict[str, tuple] = {
     "short densenet121": (lambda: behind_stem(narrow_densenet((2, 2))), SMALL),
     "mobilenet_v1": (lambda: KerasMobileNet(1 / 8), SMALL),
     "resnet50": (lambda: behind_stem(narrow_resnet((3, 4, 6, 3), 4)), SMALL),
-    "resnet101": (lambda: behind_stem(narrow_resnet((3, 4, 23, 3), 4), instance_norm=False), SMALL),
+    "resnet101": (lambda: behind_stem(narrow_resnet((3, 4, 23, 3), 4), instance_norm=False), SMALL, 1e-6),
     "densenet121": (lambda: behind_stem(narrow_densenet((6, 12, 24, 16))), SMALL),
     "full resnet101": (lambda: behind_stem(torchvision.models.resnet101(), instance_norm=False), FULL, 0),
     "full densenet121": (lambda: behind_stem(torchvision.models.densenet121()), FULL, 0),
