@@ -20,7 +20,7 @@ from genre_jax.models.layers import BatchNorm
 
 
 def name_of(path: Any) -> str:
-    """ "layer1_0/conv1/kernel" of a path of `jax.tree_util`."""
+    """The name, such as "layer1_0/conv1/kernel", of a path of `jax.tree_util`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

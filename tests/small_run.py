@@ -10,11 +10,17 @@ def get_config(argument: str = "bytenet"):
         batch_size=8, duration="6 steps", log_every="2 steps", evaluate_every="3 steps", checkpoint_every="2 steps"
     )
     config.evaluate.batch_size = 8
-    return with_argument(config, argument, bytenet=bytenet, resnet=resnet)
+    return with_argument(config, argument, bytenet=bytenet, resnet=resnet, snn=snn)
 
 
 def bytenet(config):
     choose(config, "model", "bytenet", width=4, max_dilation=2, strides=[16], decoder_sets=1, head="pooled", dropout=0.1)
+
+
+def snn(config):
+    """The one that compiles soonest."""
+    choose(config, "frontend", "log_mel", n_fft=256, hop_length=128, n_mels=16)
+    choose(config, "model", "snn", hidden=[16], dropout=0.2)
 
 
 def resnet(config):

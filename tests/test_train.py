@@ -85,11 +85,10 @@ def test_gradient_accumulation_equals_the_full_batch(tones, monkeypatch, parts):
         options = {
             "dtype": "float64",
             "train__batch_size": 16,
-            **NETWORKS["bytenet"],
             **AUGMENTED,
         }
-        whole, _, state = run_steps(small_config(tones, **options), 2, 3)
-        split, _, split_state = run_steps(small_config(tones, train__accumulate=parts, **options), 2, 3)
+        whole, _, state = run_steps(small_config(tones, "snn", **options), 2, 3)
+        split, _, split_state = run_steps(small_config(tones, "snn", train__accumulate=parts, **options), 2, 3)
         np.testing.assert_allclose(split, whole, atol=1e-12)
         assert largest_difference(split_state.params, state.params) < 1e-12
 
@@ -220,7 +219,7 @@ def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypat
             return _original(*args, **kwargs)
 
         monkeypatch.setattr(train, name, counted)
-    train.train_and_evaluate(small_config(tones, schedule__name="multistep"), tmp_path)
+    train.train_and_evaluate(small_config(tones, "snn", schedule__name="multistep"), tmp_path)
     assert traces == {"train_step": 1, "eval_step": 1}
 
 
@@ -285,8 +284,7 @@ def test_one_real_step_of_every_other_front_end(tones, frontend):
             configs.validate(config)
         return
     if not config.frontend.image:
-        bytenet = small_config(tones, "bytenet", model__max_dilation=1).model.to_dict()
-        configs.choose(config, "model", bytenet.pop("name"), **bytenet)
+        configs.choose(config, "model", "snn", hidden=[16])
     assert_one_step(config)
 
 
@@ -320,7 +318,7 @@ def test_compute_types(tones, dtype):
 
 
 def test_moving_average_is_evaluated(tones):
-    config = small_config(tones, ema=0.5, devices=1)
+    config = small_config(tones, "snn", ema=0.5, devices=1)
     run = train.Run(config)
     state = run.initial_state()
     ema = jax.device_get(state.params)
@@ -348,10 +346,10 @@ def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
 
 
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
-    train.train_and_evaluate(small_config(tones, train__duration="1 steps"), tmp_path)
-    train._check_workdir(tmp_path, small_config(tones, train__duration="1 steps", devices=4))
+    train.train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)
+    train._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
-        train.train_and_evaluate(small_config(tones, train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
+        train.train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
 
 
 def test_a_run_without_its_data_leaves_no_workdir(tmp_path):
@@ -362,7 +360,7 @@ def test_a_run_without_its_data_leaves_no_workdir(tmp_path):
 
 
 def test_non_finite_loss_stops_with_step_clips_and_checkpoint(tones, tmp_path):
-    config = small_config(tones, optimizer__name="sgd", schedule__learning_rate=1e30, train__checkpoint_every="1 steps")
+    config = small_config(tones, "snn", optimizer__name="sgd", schedule__learning_rate=1e30, train__checkpoint_every="1 steps")
     with pytest.raises(
         UserError, match=r"at step \d are not finite; the last good checkpoint is of step \d.*: train/\w+/0\d.wav"
     ):
@@ -448,7 +446,7 @@ def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
             for i in range(9)
         ]
         records.write_shards(folder, "both", split, clips)
-    config = small_config(data_dir, data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
+    config = small_config(data_dir, "snn", data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
     summary = train.train_and_evaluate(config, tmp_path / "run")
     assert summary["task"] == "multi"
     assert 0 <= summary["clip"]["mean_average_precision"] <= 1

@@ -7,8 +7,8 @@ a busy machine is busy for all; "× ours" is the median over the rounds of a tim
 what a step takes of all cores together, which others' work hardly changes.
 
 `--ours` takes options of our network that change no number, as `--ours=remat=none --ours=remat=block,backend=lax`: each is a
-contestant, and the fastest is "ours". Without the MALLOC_* variables of the Makefile glibc gives large buffers back at every
-step and faults them in again at the next, which costs either side up to half its time: `--malloc` says who gets them.
+contestant, and the fastest is "ours". glibc gives large buffers back at every step and faults them in again at the next,
+which costs either side up to half its time; MALLOC_* variables, as the Makefile has them, stop that: `--malloc` says for whom.
 """
 
 import os
@@ -36,15 +36,15 @@ SHAPE = flags.DEFINE_list("shape", [], "Shape of an input, as 160000,1 for ten s
 RECOMPUTE = flags.DEFINE_bool("recompute", False, "The peer, too, computes ByteNet's blocks again in its backward pass.")
 COMPILED = flags.DEFINE_bool("compiled", True, "Time the peer through torch.compile as well.")
 THREADS = flags.DEFINE_integer("threads", 0, "CPU cores that both sides are bound to; 0: all that this process may use.")
-MALLOC = flags.DEFINE_string("malloc", "both", "Who gets the Makefile's MALLOC_* variables: both, ours or neither.")
+MALLOC = flags.DEFINE_string("malloc", "both", "Who gets MALLOC_* variables that keep freed memory: both, ours or neither.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Small networks and two rounds: the same rows in seconds.")
 JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
 
-# As in the Makefile.
+# Freed memory stays with the process, however much it is (the Makefile's, but for buffers of over 1 GB too).
 MALLOC_VARIABLES = {
     "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "68719476736",
     "MALLOC_ARENA_MAX": "1",
 }
 TUNED = {"both": ("genre_jax", "peer"), "ours": ("genre_jax",), "neither": ()}
@@ -114,8 +114,8 @@ def _bind(threads: int) -> int:
 
 def _variables(cores: int) -> dict[str, dict[str, str]]:
     """Side → environment variables of its process."""
-    for key in MALLOC_VARIABLES:
-        os.environ.pop(key, None)  # of a shell or `make`
+    for key in [key for key in os.environ if key.startswith("MALLOC_")]:
+        del os.environ[key]  # of a shell or `make`
     # JAX would else take most of a GPU's memory before the peer starts.
     shared = {"OMP_NUM_THREADS": str(cores), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {side: shared | (MALLOC_VARIABLES if side in TUNED[MALLOC.value] else {}) for side in ("genre_jax", "peer")}

@@ -1,5 +1,7 @@
 """Max pooling of images in windows that do not overlap, and what undoes it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -20,9 +22,28 @@ def _windows(x: jax.Array, window: Window) -> jax.Array:
 def max_pool(x: jax.Array, window: Window) -> jax.Array:
     """The largest number of each window of `x` (batch, rows, columns, channels); rows and columns left over do not count.
 
-    XLA's own pooling has a backward pass that is slow on CPUs. Raises `UserError` where the window does not fit.
+    The gradient goes to the first of equals, as in PyTorch. XLA's own pooling has a backward pass that is slow on CPUs; that
+    of a plain maximum asks which numbers equal it, and where XLA has rounded them in two ways finds none, and divides by 0.
+    Raises `UserError` where the window does not fit.
     """
+    return _max_pool(window, x.shape[1:3], x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _max_pool(window: Window, size: tuple[int, int], x: jax.Array) -> jax.Array:
+    del size
     return _windows(x, window).max((2, 4))
+
+
+def _max_pool_forward(window, size, x):
+    return _max_pool(window, size, x), switches(x, window)
+
+
+def _max_pool_backward(window, size, at, d_pooled):
+    return (unpool(d_pooled, at, window, size),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def switches(x: jax.Array, window: Window) -> jax.Array:
