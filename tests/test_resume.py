@@ -115,7 +115,7 @@ def test_killed_on_8_devices_and_continued_on_2(tones, tmp_path):
 
 def test_core_and_main_run_where_tensorflow_is_not_installed(tones, tmp_path):
     arguments = (
-        f"--config={ROOT}/tests/small_run.py:bytenet",
+        f"--config={ROOT}/tests/small_run.py:snn",
         f"--workdir={tmp_path}/run",
         f"--config.data.data_dir={tones}",
         "--config.data.reader=auto",

@@ -276,7 +276,7 @@ ALIKE = ("burrows_melgram", "burrows_mfcc", "choi_stft", "folmer_log_mel", "poll
     ],
 )
 def test_one_real_step_of_every_other_front_end(tones, frontend):
-    """With the network that reads as many axes, at its smallest; a vector a clip is read by none yet."""
+    """With the network that reads as many axes, at its smallest; a vector a clip is read by `burrows_mlp` alone."""
     config = small_config(tones, "resnet", devices=1, model__stages=[1])
     small_frontend(config, frontend)
     if frontend.endswith("_mean"):

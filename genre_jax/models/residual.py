@@ -166,29 +166,18 @@ def _forward_in_chunks(function: Callable, x: jax.Array, statistics: Statistics,
 
 
 def _backward_in_chunks(
-    function: Callable,
-    x: jax.Array,
-    statistics: Statistics,
-    params: Any,
-    d_out: jax.Array,
-    spec: BlockSpec,
-    d_x: jax.Array | None = None,
+    function: Callable, x: jax.Array, statistics: Statistics, params: Any, d_out: jax.Array, d_x: jax.Array, spec: BlockSpec
 ) -> tuple[jax.Array, Any]:
-    """Gradients of the same by `x`, added to `d_x` or in the place of `d_out`, and by `params`.
+    """`d_x` plus the gradient of the same by `x`, and that by `params`.
 
     The statistics are those of `x`, and what reaches them reaches it.
     """
 
     def local(start, steps, carry):
         d_x, sums = carry
-        so_far = _cut(d_x, start, steps)
         _, pull = jax.vjp(function, _cut(x, start, steps), statistics, params)
-        d_part, *more = pull(so_far if replaced else _cut(d_out, start, steps))
-        d_part = d_part if replaced else so_far + d_part
-        return _put(d_x, d_part, start), jax.tree.map(jnp.add, sums, tuple(more))
-
-    replaced = d_x is None
-    d_x = d_out if d_x is None else d_x
+        d_part, *more = pull(_cut(d_out, start, steps))
+        return _put(d_x, _cut(d_x, start, steps) + d_part, start), jax.tree.map(jnp.add, sums, tuple(more))
 
     zeros = jax.tree.map(jnp.zeros_like, (statistics, params))
     d_x, (d_statistics, d_params) = over_chunks(x.shape[1], local, (d_x, zeros))
@@ -202,6 +191,22 @@ def _backward_in_chunks(
         return _put(d_x, _cut(d_x, start, steps) + more, start)
 
     return over_chunks(x.shape[1], through_statistics, d_x), d_params
+
+
+def _norm_backward(h: jax.Array, statistics: Statistics, params: Any, d_out: jax.Array, spec: BlockSpec) -> tuple[Any, Any]:
+    """Gradients of norm_relu(h) by `h`, which can take the place of `d_out`, and by `params`; sums come first, in chunks."""
+
+    def sums_of(start, steps, sums):
+        _, pull = jax.vjp(lambda *sums: norm_relu(_cut(h, start, steps), *sums), statistics, params)
+        return jax.tree.map(jnp.add, sums, pull(_cut(d_out, start, steps)))
+
+    zeros = jax.tree.map(jnp.zeros_like, (statistics, params))
+    d_statistics, d_params = over_chunks(h.shape[1], sums_of, zeros)
+    _, pull = jax.vjp(lambda h: norm_relu(h, statistics, params), h)
+    (d_h,) = pull(d_out)
+    if statistics:
+        d_h += spec.through_statistics(h, statistics, spec.total(d_statistics), spec.first_step(h.shape[1]))
+    return d_h, d_params
 
 
 def _lean_backward(spec, kept, dy):
@@ -223,10 +228,10 @@ def _lean_backward(spec, kept, dy):
     )
     statistics3 = () if spec.gated else spec.statistics(h2)
     dz = dy if keys is None else _dropped(dy, keys, spec)  # linear, and its own transpose
-    d_h2, d_last = _backward_in_chunks(last, h2, statistics3, ends[1], dz, spec, jnp.zeros_like(h2))
+    d_h2, d_last = _backward_in_chunks(last, h2, statistics3, ends[1], dz, jnp.zeros_like(h2), spec)
     d_a2, d_middle = pull(d_h2)
-    d_h1, d_norm2 = _backward_in_chunks(norm_relu, h1, statistics2, params["norm2"], d_a2, spec)
-    dx, d_first = _backward_in_chunks(first, x, statistics1, ends[0], d_h1, spec, dy)
+    d_h1, d_norm2 = _norm_backward(h1, statistics2, params["norm2"], d_a2, spec)
+    dx, d_first = _backward_in_chunks(first, x, statistics1, ends[0], d_h1, dy, spec)
     return {**d_first, "norm2": d_norm2, "conv2": {"kernel": d_middle}, **d_last}, dx, None, None
 
 
