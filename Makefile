@@ -39,7 +39,7 @@ lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-# LLVM's optimisations are three quarters of the compilations, which are most of the tests; `test-all` has them.
+# The tests mostly compile, a network two to three times faster without LLVM's optimisations; `test-all` and `demo` have them.
 test: lint
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
