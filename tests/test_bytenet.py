@@ -50,7 +50,7 @@ def block_set(
 
 
 def without_norms(monkeypatch):
-    monkeypatch.setattr(residual, "norm_relu", lambda x, statistics, params: jnp.maximum(x, 0))
+    monkeypatch.setattr(residual, "norm_relu", lambda x, affine: jnp.maximum(x, 0))
 
 
 def conv_reach(causal: bool, dilation: int, monkeypatch) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def test_the_fixed_head_takes_one_length():
 
 
 POLICIES = [*((remat, "shift") for remat in blocks.REMAT), ("none", "lax"), ("tree", "phases"), ("offload", "lax")]
-LEAN = [("none", "shift"), ("lean", "shift")]
+LEAN = [("none", "shift"), ("dots", "shift")]
 VARIANTS = [
     ("float64", 3, False, "instance", False, POLICIES),
     ("float32", 1, True, "instance", False, LEAN),
@@ -132,7 +132,7 @@ VARIANTS = [
 )
 def test_policies_and_backends_change_neither_value_nor_gradient(dtype, batch, causal, norm, gated, policies, monkeypatch):
     """Dropout included, on an odd length that the larger dilations exceed, in chunks; parameters do not know of either."""
-    monkeypatch.setattr(dilated, "CHUNK", 10)
+    monkeypatch.setattr(dilated, "CHUNK", {"cpu": 10 * 3 * 8})  # ten steps of three clips
     dilations, results = (1, 4, 16, 64), []
     with jax.enable_x64(dtype == "float64"):
         x = jnp.asarray(RNG.normal(size=(batch, 41, 8)), dtype)

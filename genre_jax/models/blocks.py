@@ -4,9 +4,12 @@ The blocks of a set differ in their dilation alone, so one traced block under `l
 not grow with depth. Policies (`remat`), equal in value and gradient, for a set of n blocks:
 
 - `none`: everything inside every block is kept.
+- `dots`: of every block the input and what its first two convolutions gave, both of half width, are kept; norms and ReLUs are
+  computed again, chunk by chunk in the cache: no product is, and on a CPU it is the fastest.
 - `block`: the n inputs of the blocks are kept, each block is computed again in the backward pass.
 - `tree`: nested scans: about √n inputs of segments are kept, then about √n inputs of the blocks of one segment.
-- `lean`: as `tree`, with a block's backward pass written by hand, which holds less at a time (`models/residual.py`).
+- `lean`: as `tree`, with the backward pass of `dots`, which is written by hand and holds little at a time
+  (`models/residual.py`).
 - `offload`: as `lean`, but the n inputs of the blocks go to pinned memory of the host and come back; no segment is computed
   again. Only for devices that can address such memory.
 """
@@ -23,9 +26,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from genre_jax.console import UserError
 from genre_jax.models.layers import layer_keys
-from genre_jax.models.residual import BlockSpec, Params, block, lean_block
+from genre_jax.models.residual import BlockSpec, Params, block, written_block
 
-REMAT = ("none", "block", "tree", "lean", "offload")
+REMAT = ("none", "dots", "block", "tree", "lean", "offload")
 
 # The kernels of a set are stacked: the first axis counts in no fan.
 stacked_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
@@ -119,9 +122,15 @@ def _to_host() -> Callable:
     )
 
 
+def _compute(remat: str) -> Callable[..., jax.Array]:
+    if remat in ("dots", "lean", "offload"):
+        return functools.partial(written_block, keep=remat == "dots")
+    return block
+
+
 def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array | None, spec: BlockSpec, remat: str):
     """The set as a scan over blocks, or over segments of blocks."""
-    compute: Callable[..., jax.Array] = lean_block if remat in ("lean", "offload") else block
+    compute = _compute(remat)
 
     def step(x, element):
         params, dilation, number = element
@@ -134,7 +143,7 @@ def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array |
     # Inside a scan nothing can be merged with the forward pass, so the barrier against it is not needed.
     checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
     elements = (params, jnp.asarray(spec.dilations, jnp.int32), numbers)
-    if remat == "none":
+    if remat in ("none", "dots"):
         return chain(step, x, elements)
     if remat == "offload":
         return chain(checkpoint(step, policy=_to_host()), x, elements)
@@ -157,11 +166,11 @@ def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array |
 
 def _unrolled(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array | None, spec: BlockSpec, remat: str):
     """The set block by block, each with its own dilation in the program."""
-    compute: Callable[..., jax.Array] = lean_block if remat in ("lean", "offload") else block
+    compute = _compute(remat)
     if remat in ("block", "tree"):
-        compute = jax.checkpoint(block, static_argnums=4)
+        compute = jax.checkpoint(compute, static_argnums=4)
     elif remat == "offload":
-        compute = jax.checkpoint(lean_block, static_argnums=4, policy=_to_host())
+        compute = jax.checkpoint(compute, static_argnums=4, policy=_to_host())
 
     def run(start: int, stop: int, params: Params, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         for at in range(start, stop):

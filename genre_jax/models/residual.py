@@ -95,15 +95,28 @@ class BlockSpec(NamedTuple):
         return d_x.astype(x.dtype)
 
 
-def norm_relu(x: jax.Array, statistics: Statistics, params: dict[str, jax.Array]) -> jax.Array:
-    """ReLU of the norm: per clip and channel with the statistics over time, or, without any, per step over channels."""
+def norm_relu(x: jax.Array, affine: tuple[jax.Array, ...]) -> jax.Array:
+    """ReLU of the norm: per clip and channel over time with a `folded` norm, or per step over channels with (scale, bias)."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if statistics:
-        mean, inverse = statistics
-    else:
+    if len(affine) == 2:
         mean = wide.mean(-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + EPSILON)
-    return nn.relu((wide - mean) * inverse * params["scale"] + params["bias"]).astype(x.dtype)
+        scale = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + EPSILON) * affine[0]
+    else:
+        mean, scale = jax.lax.stop_gradient(affine[0]), affine[1]
+    return nn.relu((wide - mean) * scale + affine[-1]).astype(x.dtype)
+
+
+def folded(statistics: Statistics, params: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """What `norm_relu` takes: (scale, bias), or with statistics (mean, scale, bias), each (batch, 1, channels).
+
+    The gradient by the mean goes through the bias, so that the backward pass has two sums over time to make and not four.
+    """
+    scale, bias = params["scale"], params["bias"]
+    if not statistics:
+        return scale, bias
+    mean, inverse = statistics
+    fixed = jax.lax.stop_gradient(mean)
+    return fixed, inverse * scale, bias + (fixed - mean) * (inverse * scale)
 
 
 def gate(x: jax.Array) -> jax.Array:
@@ -119,7 +132,7 @@ def block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Ar
     """
 
     def active(y, name):
-        return norm_relu(y, spec.statistics(y), params[name])
+        return norm_relu(y, folded(spec.statistics(y), params[name]))
 
     y = active(x, "norm1") @ params["conv1"]["kernel"][0].astype(spec.dtype)
     y = spec.convolve(active(y, "norm2"), params["conv2"]["kernel"], dilation)
@@ -131,21 +144,71 @@ def _dropped(y: jax.Array, keys: jax.Array | None, spec: BlockSpec) -> jax.Array
     return y if keys is None else drop_steps(y, keys, spec.rate, spec.first_step(y.shape[1]))
 
 
-# ---------------------------------------------------------------- the lean backward pass
+# ---------------------------------------------------------------- the backward pass by hand
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def lean_block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec) -> jax.Array:
-    """`block`, of which the backward pass keeps `x` alone.
+class Middle(NamedTuple):
+    """What lies between a block's input and its result: two half-width sequences, and the statistics of the three norms."""
 
-    It works at half width but for the ends: what has full width is computed in chunks of time, and the gradient by `x`
-    takes the place of the one that came in.
+    first: jax.Array
+    second: jax.Array
+    statistics: tuple[Statistics, Statistics, Statistics]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def written_block(
+    params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec, keep: bool
+) -> jax.Array:
+    """`block`, of which the backward pass keeps `x`, and if `keep` also what its first two convolutions gave.
+
+    That pass works at half width but for the ends: what has full width is computed in chunks of time, which fit a core's
+    cache, and the gradient by `x` takes the place of the one that came in.
     """
-    return block(params, x, keys, dilation, spec)
+    return _forward(params, x, keys, dilation, spec, keep)[0]
 
 
-def _lean_forward(params, x, keys, dilation, spec):
-    return block(params, x, keys, dilation, spec), (params, x, keys, dilation)
+def _forward(params, x, keys, dilation, spec, keep):
+    middle = _middle(params, x, dilation, spec)
+    local = _fold_last(middle.statistics[2], params, spec)
+
+    def add(start, steps, y):
+        part = _last(_cut(middle.second, start, steps), local)
+        if keys is not None:
+            part = drop_steps(part, keys, spec.rate, spec.first_step(x.shape[1]) + start)
+        return _put(y, _cut(y, start, steps) + part, start)
+
+    return over_chunks(x.shape, add, x), (params, x, keys, dilation, middle if keep else None)
+
+
+def _middle(params: Params, x: jax.Array, dilation: jax.Array | None, spec: BlockSpec) -> Middle:
+    statistics1 = spec.statistics(x)
+    local = _fold_first(statistics1, params, spec)
+
+    def put(start, steps, h):
+        return _put(h, _first(_cut(x, start, steps), local), start)
+
+    h1 = over_chunks(x.shape, put, jnp.zeros((*x.shape[:2], params["conv1"]["kernel"].shape[2]), x.dtype))
+    statistics2 = spec.statistics(h1)
+    h2 = spec.convolve(norm_relu(h1, folded(statistics2, params["norm2"])), params["conv2"]["kernel"], dilation)
+    return Middle(h1, h2, (statistics1, statistics2, () if spec.gated else spec.statistics(h2)))
+
+
+def _fold_first(statistics: Statistics, params: Params, spec: BlockSpec) -> Any:
+    return folded(statistics, params["norm1"]), params["conv1"]["kernel"][0].astype(spec.dtype)
+
+
+def _first(x: jax.Array, local: Any) -> jax.Array:
+    affine, kernel = local
+    return norm_relu(x, affine) @ kernel
+
+
+def _fold_last(statistics: Statistics, params: Params, spec: BlockSpec) -> Any:
+    return () if spec.gated else folded(statistics, params["norm3"]), params["conv3"]["kernel"][0].astype(spec.dtype)
+
+
+def _last(h: jax.Array, local: Any) -> jax.Array:
+    affine, kernel = local
+    return (norm_relu(h, affine) if affine else gate(h)) @ kernel
 
 
 def _cut(x: jax.Array, start: Any, steps: int) -> jax.Array:
@@ -156,33 +219,31 @@ def _put(x: jax.Array, part: jax.Array, start: Any) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(x, part, start, 1)
 
 
-def _forward_in_chunks(function: Callable, x: jax.Array, statistics: Statistics, params: Any, features: int) -> jax.Array:
-    """function(x, statistics, params) (batch, time, features), of a `function` that works on each step alone."""
-
-    def body(start, steps, y):
-        return _put(y, function(_cut(x, start, steps), statistics, params), start)
-
-    return over_chunks(x.shape[1], body, jnp.zeros((*x.shape[:2], features), x.dtype))
-
-
 def _backward_in_chunks(
-    function: Callable, x: jax.Array, statistics: Statistics, params: Any, d_out: jax.Array, d_x: jax.Array, spec: BlockSpec
-) -> tuple[jax.Array, Any]:
-    """`d_x` plus the gradient of the same by `x`, and that by `params`.
+    function: Callable, fold: Callable, x: jax.Array, statistics: Statistics, params: Any, d_out: jax.Array,
+    d_x: jax.Array | None, spec: BlockSpec,
+) -> tuple[jax.Array, Any]:  # fmt: skip
+    """Gradients by `x` and `params` of function(x, fold(statistics, params)), which works on each step alone.
 
-    The statistics are those of `x`, and what reaches them reaches it.
+    That by `x` is added to `d_x`, or takes the place of `d_out`. The statistics are those of `x`, and what reaches them
+    reaches it.
     """
+    local, unfold = jax.vjp(fold, statistics, params)
+    shape = max(x.shape, d_out.shape)
 
-    def local(start, steps, carry):
-        d_x, sums = carry
-        _, pull = jax.vjp(function, _cut(x, start, steps), statistics, params)
-        d_part, *more = pull(_cut(d_out, start, steps))
-        return _put(d_x, _cut(d_x, start, steps) + d_part, start), jax.tree.map(jnp.add, sums, tuple(more))
+    def through_function(start, steps, carry):
+        into, d_local = carry
+        _, pull = jax.vjp(function, _cut(x, start, steps), local)
+        d_part, more = pull(_cut(into if d_x is None else d_out, start, steps))
+        if d_x is not None:
+            d_part += _cut(into, start, steps)
+        return _put(into, d_part, start), jax.tree.map(jnp.add, d_local, more)
 
-    zeros = jax.tree.map(jnp.zeros_like, (statistics, params))
-    d_x, (d_statistics, d_params) = over_chunks(x.shape[1], local, (d_x, zeros))
+    zeros = jax.tree.map(jnp.zeros_like, local)
+    gradient, d_local = over_chunks(shape, through_function, (d_out if d_x is None else d_x, zeros))
+    d_statistics, d_params = unfold(d_local)
     if not statistics:
-        return d_x, d_params
+        return gradient, d_params
     d_statistics = spec.total(d_statistics)
     first = spec.first_step(x.shape[1])
 
@@ -190,49 +251,28 @@ def _backward_in_chunks(
         more = spec.through_statistics(_cut(x, start, steps), statistics, d_statistics, first + start)
         return _put(d_x, _cut(d_x, start, steps) + more, start)
 
-    return over_chunks(x.shape[1], through_statistics, d_x), d_params
+    return over_chunks(shape, through_statistics, gradient), d_params
 
 
-def _norm_backward(h: jax.Array, statistics: Statistics, params: Any, d_out: jax.Array, spec: BlockSpec) -> tuple[Any, Any]:
-    """Gradients of norm_relu(h) by `h`, which can take the place of `d_out`, and by `params`; sums come first, in chunks."""
+def _backward(spec, keep, kept, dy):
+    params, x, keys, dilation, middle = kept
+    h1, h2, statistics = middle if keep else _middle(params, x, dilation, spec)
+    _, pull = jax.vjp(
+        lambda a, w: spec.convolve(a, w, dilation),
+        norm_relu(h1, folded(statistics[1], params["norm2"])), params["conv2"]["kernel"],
+    )  # fmt: skip
 
-    def sums_of(start, steps, sums):
-        _, pull = jax.vjp(lambda *sums: norm_relu(_cut(h, start, steps), *sums), statistics, params)
-        return jax.tree.map(jnp.add, sums, pull(_cut(d_out, start, steps)))
+    def through(function, fold, x, statistics, d_out, d_x):
+        return _backward_in_chunks(function, lambda s, p: fold(s, p, spec), x, statistics, params, d_out, d_x, spec)
 
-    zeros = jax.tree.map(jnp.zeros_like, (statistics, params))
-    d_statistics, d_params = over_chunks(h.shape[1], sums_of, zeros)
-    _, pull = jax.vjp(lambda h: norm_relu(h, statistics, params), h)
-    (d_h,) = pull(d_out)
-    if statistics:
-        d_h += spec.through_statistics(h, statistics, spec.total(d_statistics), spec.first_step(h.shape[1]))
-    return d_h, d_params
-
-
-def _lean_backward(spec, kept, dy):
-    params, x, keys, dilation = kept
-
-    def first(x, statistics, params):
-        return norm_relu(x, statistics, params["norm1"]) @ params["conv1"]["kernel"][0].astype(spec.dtype)
-
-    def last(h, statistics, params):
-        active = gate(h) if spec.gated else norm_relu(h, statistics, params["norm3"])
-        return active @ params["conv3"]["kernel"][0].astype(spec.dtype)
-
-    ends = [{name: params[name] for name in names if name in params} for names in (("norm1", "conv1"), ("norm3", "conv3"))]
-    statistics1 = spec.statistics(x)
-    h1 = _forward_in_chunks(first, x, statistics1, ends[0], params["conv1"]["kernel"].shape[2])
-    statistics2 = spec.statistics(h1)
-    h2, pull = jax.vjp(
-        lambda a, w: spec.convolve(a, w, dilation), norm_relu(h1, statistics2, params["norm2"]), params["conv2"]["kernel"]
-    )
-    statistics3 = () if spec.gated else spec.statistics(h2)
     dz = dy if keys is None else _dropped(dy, keys, spec)  # linear, and its own transpose
-    d_h2, d_last = _backward_in_chunks(last, h2, statistics3, ends[1], dz, jnp.zeros_like(h2), spec)
-    d_a2, d_middle = pull(d_h2)
-    d_h1, d_norm2 = _norm_backward(h1, statistics2, params["norm2"], d_a2, spec)
-    dx, d_first = _backward_in_chunks(first, x, statistics1, ends[0], d_h1, dy, spec)
-    return {**d_first, "norm2": d_norm2, "conv2": {"kernel": d_middle}, **d_last}, dx, None, None
+    d_h2, d_last = through(_last, _fold_last, h2, statistics[2], dz, jnp.zeros_like(h2))
+    d_a2, d_kernel = pull(d_h2)
+    d_h1, d_norm2 = through(norm_relu, lambda s, p, _: folded(s, p["norm2"]), h1, statistics[1], d_a2, None)
+    dx, d_first = through(_first, _fold_first, x, statistics[0], d_h1, dy)
+    d_params = jax.tree.map(lambda *parts: sum(parts), d_last, d_norm2, d_first)
+    d_params["conv2"]["kernel"] += d_kernel
+    return d_params, dx, None, None
 
 
-lean_block.defvjp(_lean_forward, _lean_backward)
+written_block.defvjp(_forward, _backward)
