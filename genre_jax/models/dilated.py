@@ -116,9 +116,13 @@ def _shift(x: jax.Array, kernel: jax.Array, offsets: jax.Array, span: tuple[int,
         part = functools.reduce(jnp.add, (shifted(j, start, steps) @ kernel[j] for j in range(kernel.shape[0])))
         return lax.dynamic_update_slice_in_dim(y, part, start, 1) if steps < length else part
 
-    return over_chunks(
-        (x.shape[0], length, 2 * kernel.shape[2]), convolve, jnp.zeros((x.shape[0], length, kernel.shape[2]), x.dtype)
-    )
+    zeros = jnp.zeros((x.shape[0], length, kernel.shape[2]), x.dtype)
+    return over_chunks(_widest(zeros), convolve, zeros)
+
+
+def _widest(y: jax.Array) -> tuple[int, int, int]:
+    """The shape that sizes the chunks of a result `y` of `shift`: that of the block around it, twice as wide."""
+    return y.shape[0], y.shape[1], 2 * y.shape[2]
 
 
 def _shifts(x: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int):
@@ -158,7 +162,7 @@ def _shift_backward(span, length, kept, dy):
         part = lax.dynamic_slice_in_dim(dy, start, steps, 1)
         return total + jnp.stack([jnp.einsum("bti,bto->io", shifted(j, start, steps), part) for j in range(kernel.shape[0])])
 
-    return dx, over_chunks((x.shape[0], length, 2 * kernel.shape[2]), collect, jnp.zeros_like(kernel)), None
+    return dx, over_chunks(_widest(dy), collect, jnp.zeros_like(kernel)), None
 
 
 _shift.defvjp(_shift_forward, _shift_backward)
