@@ -22,6 +22,7 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint",
+        "pyarrow",  # AudioSet in parquet; tensorflow-datasets brings it anyway
         "safetensors",
         "scikit-learn",
         "scipy",
@@ -38,7 +39,7 @@ setup(
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "jaxtyping", "beartype"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
-        "beam": ["apache-beam"],
+        "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
         "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],
     },
 )

@@ -5,6 +5,7 @@ else FFmpeg knows). Both libraries and soxr are imported where they are used: tr
 """
 
 import dataclasses
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -45,7 +46,7 @@ class Audio:
     format: Format
 
 
-def decode(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, Format]:
+def decode(path: str | Path | bytes, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, Format]:
     """The file as it is: float32 (channels, samples) at its own rate, from `start` for `duration` seconds.
 
     Raises `AudioError` where it cannot be decoded, is cut off, or ends before `start`.
@@ -63,8 +64,8 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
     return soxr.resample(samples, source_rate, sample_rate, quality="HQ")
 
 
-def load(path: str | Path, sample_rate: int, start: float = 0.0, duration: float | None = None) -> Audio:
-    """Mono audio at `sample_rate` Hz, from `start` for `duration` seconds; shorter where the file ends sooner.
+def load(path: str | Path | bytes, sample_rate: int, start: float = 0.0, duration: float | None = None) -> Audio:
+    """Mono audio of a file, or of its bytes, at `sample_rate` Hz, from `start` for `duration` seconds or to its end.
 
     Channels are averaged. Only the result is held in memory, whatever the rate and channels of the file.
     """
@@ -78,7 +79,8 @@ def to_pcm(samples: np.ndarray, peak: float) -> np.ndarray:
     The device divides by 32768, so a 16-bit file at its own rate comes through bit for bit.
     """
     scaled = samples / np.float32(peak) if peak > 1.0 else samples
-    return np.clip(np.rint(scaled * np.float32(32768)), -32768, 32767).astype(np.int16)
+    wide = scaled * np.float32(32768)
+    return np.clip(np.rint(wide, out=wide), -32768, 32767, out=wide).astype(np.int16)
 
 
 def stream(
@@ -101,7 +103,9 @@ def stream(
         yield np.concatenate(held)
 
 
-def _mono(path: str | Path, sample_rate: int, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+def _mono(
+    path: str | Path | bytes, sample_rate: int, start: float, duration: float | None
+) -> tuple[Format, Iterator[np.ndarray]]:
     """The format of a file and its down-mixed, resampled samples in blocks (samples,) of any size."""
     form, blocks = _open(path, start, duration)
     mono = (_down_mix(block) for block in blocks)
@@ -126,14 +130,15 @@ def _resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate
 # ---------------------------------------------------------------- decoders
 
 
-def _open(path: str | Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+def _open(path: str | Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
     """The format of a file and its blocks, float32 (samples, channels)."""
-    path = Path(path)
-    if path.is_dir():
-        raise AudioError("is a folder: give audio files")
-    if not path.is_file():
-        raise AudioError("no such file")
-    if path.stat().st_size == 0:
+    if not isinstance(path, bytes):
+        path = Path(path)
+        if path.is_dir():
+            raise AudioError("is a folder: give audio files")
+        if not path.is_file():
+            raise AudioError("no such file")
+    if not (len(path) if isinstance(path, bytes) else path.stat().st_size):
         raise AudioError("the file has zero bytes")
     form, blocks = _open_soundfile(path, start, duration) or _open_av(path, start, duration)
     if not RATES[0] <= form.rate <= RATES[1] or form.channels < 1:
@@ -150,7 +155,7 @@ def _after_end(start: float, seconds: float) -> AudioError:
     return AudioError(f"ends at {seconds:.1f} s, before the start of the cut at {start:.1f} s")
 
 
-def _open_soundfile(path: Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]] | None:
+def _open_soundfile(path: Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]] | None:
     import soundfile
 
     class Sequential(soundfile.SoundFile):
@@ -160,7 +165,7 @@ def _open_soundfile(path: Path, start: float, duration: float | None) -> tuple[F
             return False
 
     try:
-        file = Sequential(os.fsencode(path))
+        file = Sequential(io.BytesIO(path) if isinstance(path, bytes) else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError):  # TypeError: an extension that stands for headerless audio
         return None
     form = Format(f"{file.format}/{file.subtype}".lower(), file.samplerate, file.channels)
@@ -196,11 +201,11 @@ def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.n
         _check_promise(at / rate, last / rate)
 
 
-def _open_av(path: Path, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+def _open_av(path: Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(io.BytesIO(path) if isinstance(path, bytes) else str(path))
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(f"not audio that soundfile or FFmpeg can read: {_reason(error)}") from error
     if not container.streams.audio:

@@ -5,10 +5,12 @@ the shards, and `passport.json` tells what became of every file. The module is l
 it again.
 """
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -35,24 +37,28 @@ def prepare(
     timeout: float = 60.0,
     memory_gb: float = 4.0,
     overwrite: bool = False,
+    beam: Sequence[str] | None = None,
+    **options: str,
 ) -> Path:
     """Make a data set at `sample_rate` Hz in `data_dir` and return its folder; one that is there already is kept.
 
     `dataset` is a key of `datasets.DATASETS`; `validation` and `test` are the shares of the tracks whose split the
     source leaves open; a file may take `timeout` seconds and `memory_gb` GiB in one of `workers` processes. These
-    import `__main__` anew: from a program whose main module is heavy, call `prepare_apart`.
+    import `__main__` anew: from a program whose main module is heavy, call `prepare_apart`. `options` are the data set's
+    own (`split`, `labels`, `subset`), `beam` those of an Apache Beam pipeline that does the work in their place.
     Raises `UserError` where an argument is not legal, the source is not what it should be, or no clip can be used.
     """
     if dataset not in DATASETS:
         raise console.unknown("data set", dataset, DATASETS)
     path = None if source is None else Path(source)
-    name = name or default_name(dataset, path)
+    _check_options(dataset, options)
+    name = name or default_name(dataset, path, options)
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = records.directory(data_dir, name, sample_rate)
     if (folder / "passport.json").exists() and not overwrite:
         say(f"{folder} is there already and stays as it is (--overwrite makes it again, with these flags)")
         return folder
-    found = DATASETS[dataset](path)
+    found = DATASETS[dataset](path, **options)
     builder.build(
         found,
         Path(data_dir),
@@ -62,6 +68,7 @@ def prepare(
         test=test,
         workers=workers or _cores(),
         limits=Limits(timeout, memory_gb),
+        beam=beam,
     )
     return folder
 
@@ -75,13 +82,36 @@ def prepare_apart(dataset: str, data_dir: str | Path, sample_rate: int) -> Path:
     return records.directory(data_dir, dataset, sample_rate)
 
 
-def default_name(dataset: str, source: Path | None) -> str:
-    """The data set's own name; for your own music the folder's (or the CSV's) in lower snake case."""
+def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:
+    """The data set's own name, with its options where there are any, so that no two protocols share a folder; for your own
+    music the folder's (or the CSV's) in lower snake case.
+    """
     if dataset != "folder" or source is None:
-        return dataset
-    stem = source.resolve().stem if source.suffix.lower() == ".csv" else source.resolve().name
-    snake = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")
+        words = [dataset]
+        for key, value in sorted((options or {}).items()):
+            if value != _defaults(dataset)[key]:
+                words.append(_snake({"labels": Path(value).stem, "subset": f"subset {value}"}.get(key, value)))
+        return "_".join(words)
+    snake = _snake(source.resolve().stem if source.suffix.lower() == ".csv" else source.resolve().name)
     return snake if NAME.fullmatch(snake) else f"data_{snake}".rstrip("_")
+
+
+def _snake(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _defaults(dataset: str) -> dict[str, str | None]:
+    """The options of a data set of its own, with their defaults."""
+    parameters = inspect.signature(DATASETS[dataset]).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _check_options(dataset: str, options: Mapping[str, str]) -> None:
+    legal = _defaults(dataset)
+    for key, value in options.items():
+        if key not in legal:
+            takes = ", ".join(f"--{name}" for name in legal) or "no options of its own"
+            raise UserError(f"--{key}={value} means nothing to data set {dataset!r}, which takes {takes}")
 
 
 def _cores() -> int:
@@ -115,6 +145,13 @@ def define_flags() -> None:
     flags.DEFINE_string("name", None, "What the data set is called; by default as the source folder is.")
     flags.DEFINE_string("data_dir", "data", "Where prepared data sets lie.")
     flags.DEFINE_integer("sample_rate", 16000, "Rate in Hz; part of the data set's identity.")
+    flags.DEFINE_string("split", None, "How the splits are made, such as random:0; a wrong one shows the data set's own.")
+    flags.DEFINE_string("labels", None, "AudioSet: a CSV of classes (column mid), in place of the 67 of music.")
+    flags.DEFINE_string("subset", None, "AudioSet: N[:SEED], so many clips of the unbalanced list, drawn by the seed.")
+    flags.DEFINE_string("beam_runner", None, "Render on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner.")
+    flags.DEFINE_multi_string(
+        "beam_option", [], "One option of the Beam pipeline, such as --project=P; may be given repeatedly."
+    )
     flags.DEFINE_float("validation", 0.1, "Share of the tracks for validation, where the source gives no split.")
     flags.DEFINE_float("test", 0.1, "Share of the tracks for the test, where the source gives no split.")
     flags.DEFINE_integer("workers", None, "Processes that decode; by default one per core.")
@@ -122,11 +159,18 @@ def define_flags() -> None:
     flags.DEFINE_float("memory_gb", 4.0, "GiB of memory that decoding one file may take.")
     flags.DEFINE_bool("strict", False, "Exit with 1 where a file had to be quarantined.")
     flags.DEFINE_bool("overwrite", False, "Make the data set again where it is there already.")
+    flags.DEFINE_bool(
+        "check", False, "Check what is prepared in --data_dir (or the folder that follows): counts, audio, leaks."
+    )
 
 
 def main(argv: list[str]) -> int:
     """Prepare what the flags ask for, and say what came of it."""
     args = flags.FLAGS
+    if args.check and len(argv) <= 2:
+        from genre_jax import check
+
+        return check.command(Path((argv[1:] or [args.data_dir])[0]), args.name, args.workers, args.strict)
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: give the folder as --source={argv[1]}")
     dataset = args.dataset or ("folder" if args.source else None)
@@ -144,6 +188,8 @@ def main(argv: list[str]) -> int:
         timeout=args.timeout,
         memory_gb=args.memory_gb,
         overwrite=args.overwrite,
+        beam=None if args.beam_runner is None else [f"--runner={args.beam_runner}", *args.beam_option],
+        **{key: value for key in ("split", "labels", "subset") if (value := args[key].value) is not None},
     )
     passport = records.read_passport(folder)
     say(summary(passport, folder))
@@ -192,11 +238,13 @@ def _empty_classes(passport: dict) -> list[str]:
 
 
 def _next_command(passport: dict, data_dir: str) -> str:
-    if passport["dataset"] == "audioset_music":
-        return f"python -m genre_jax.main --config=configs/bytenet.py --config.data.data_dir={data_dir}"
     options = {"name": passport["name"], "data_dir": data_dir, "sample_rate": passport["sample_rate"]}
     keys = " ".join(f"--config.data.{key}={value}" for key, value in options.items())
     there = passport["splits"]
+    if passport["dataset"] == "audioset_music":
+        return f"python -m genre_jax.main --config=configs/bytenet.py {keys}"
+    if passport["dataset"] == "hunonspeech":
+        return f"as a bank of noises beside other data: --config.augment.noise.data_set={passport['name']}"
     if not {"train", "test"} <= there.keys():
         return "training needs a train and a test split: list the files in a CSV with a split column, and prepare that"
     if "validation" not in there:

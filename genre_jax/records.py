@@ -9,23 +9,24 @@ One example is one clip:
     maximum  float   largest sample of the whole clip in [-1, 1] (the thesis caps gain by it, not by |maximum|)
 
 A data set lies in `DATA_DIR/NAME/RATEhz/1.0.0`, as tensorflow-datasets lays it out, with `passport.json` beside the
-shards. This module needs NumPy alone, so that training runs where TensorFlow is not installed; `prepare` writes through
-tensorflow-datasets, and through `write_shards` where that is missing. Rows of an `Index` are sorted by clip name, so
-that a clip's number depends neither on the writer nor on the number of shards.
+shards. This module needs NumPy alone, so that training runs where TensorFlow is not installed. Rows of an `Index` are
+sorted by clip name, so that a clip's number depends neither on the writer nor on the number of shards.
 """
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import json
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 import numpy as np
 
+from genre_jax import console
 from genre_jax.console import UserError
 
 VERSION = "1.0.0"
@@ -65,17 +66,32 @@ class Index:
     def __len__(self) -> int:
         return len(self.names)
 
-    @functools.cached_property
-    def _maps(self) -> list[np.ndarray]:
-        return [np.memmap(path, dtype=np.uint8, mode="r") for path in self.shards]
+    def without(self, names: Set[str]) -> "Index":
+        """The same index less these clips. Raises `UserError` where it has no clip of such a name."""
+        if not names:
+            return self
+        unknown = sorted(names - set(self.names))
+        if unknown:
+            raise UserError(
+                f"exclude.csv of data set {self.data_set!r} lists {unknown[0]!r}, and split {self.split!r} has no such clip: "
+                "take the row out, or let `python -m genre_jax.prepare --check` write the file anew"
+            )
+        kept = np.array([name not in names for name in self.names], bool)
+        rows = ("track", "shard", "offset", "length", "maximum", "labels", "first_label")
+        left = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
+        return dataclasses.replace(self, names=left, **{key: getattr(self, key)[kept] for key in rows})
 
     def cut(self, clip: int, start: int, samples: int, out: np.ndarray | None = None) -> np.ndarray:
         """Samples `[start, start + samples)` of a clip as int16 `(samples,)`, zeros past its end."""
         if out is None:
             out = np.empty(samples, np.int16)
         count = max(0, min(samples, int(self.length[clip]) - start))
-        first = int(self.offset[clip]) + 2 * start
-        out[:count] = self._maps[self.shard[clip]][first : first + 2 * count].view("<i2")
+        # Opened for each cut: a memory map's pages would count as this process's own, and open files are few.
+        file = os.open(self.shards[self.shard[clip]], os.O_RDONLY)
+        try:
+            os.preadv(file, [out[:count]], int(self.offset[clip]) + 2 * start)
+        finally:
+            os.close(file)
         out[count:] = 0
         return out
 
@@ -140,7 +156,8 @@ def _bytes_span(data: mmap.mmap, where: tuple[int, int, int]) -> tuple[int, int]
     return where[1], where[1]
 
 
-def _text(data: mmap.mmap, where: tuple[int, int, int]) -> str:
+def text(data: mmap.mmap, where: tuple[int, int, int]) -> str:
+    """The first value of a list of bytes, decoded."""
     at, end = _bytes_span(data, where)
     return data[at:end].decode()
 
@@ -149,7 +166,8 @@ def _floats(data: mmap.mmap, where: tuple[int, int, int]) -> list[float]:
     return [v for _, at, end in _fields(data, where[1], where[2]) for v in np.frombuffer(data[at:end], "<f4").tolist()]
 
 
-def _integers(data: mmap.mmap, where: tuple[int, int, int]) -> list[int]:
+def integers(data: mmap.mmap, where: tuple[int, int, int]) -> list[int]:
+    """The values of a list of int64 that are 0 or more."""
     values = []
     for _, at, end in _fields(data, where[1], where[2]):
         while at < end:
@@ -158,8 +176,8 @@ def _integers(data: mmap.mmap, where: tuple[int, int, int]) -> list[int]:
     return values
 
 
-def _scan(shard: Path) -> Iterator[tuple[str, str, list[int], float, int, int]]:
-    """(name, track, labels, maximum, byte offset, samples) of each record of a shard; the audio is not touched."""
+def examples(shard: Path) -> Iterator[tuple[mmap.mmap, dict[str, tuple[int, int, int]]]]:
+    """The open file and, for each record of a shard, feature name → (kind, first byte, end) of its list of values."""
     if shard.stat().st_size == 0:
         return
     with open(shard, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -169,16 +187,24 @@ def _scan(shard: Path) -> Iterator[tuple[str, str, list[int], float, int, int]]:
             end = at + 12 + size
             if end + 4 > len(data):
                 raise UserError(f"shard {shard} is cut off inside the record at byte {at}: prepare the data set again")
-            example = _parse_example(data, at + 12, end)
-            start, stop = _bytes_span(data, example["audio"])
-            maximum = _floats(data, example["maximum"])[0]
-            labels = _integers(data, example["labels"]) if "labels" in example else []
-            yield _text(data, example["name"]), _text(data, example["track"]), labels, maximum, start, (stop - start) // 2
+            yield data, _parse_example(data, at + 12, end)
             at = end + 4
 
 
-def load_index(folder: Path, split: str) -> Index:
-    """The index of one split: from its cached file where that matches the shards, else by reading their framing."""
+def _scan(shard: Path) -> Iterator[tuple[str, str, list[int], float, int, int]]:
+    """(name, track, labels, maximum, byte offset, samples) of each record of a shard; the audio is not touched."""
+    for data, example in examples(shard):
+        start, stop = _bytes_span(data, example["audio"])
+        maximum = _floats(data, example["maximum"])[0]
+        labels = integers(data, example["labels"]) if "labels" in example else []
+        yield text(data, example["name"]), text(data, example["track"]), labels, maximum, start, (stop - start) // 2
+
+
+def load_index(folder: Path, split: str, whole: bool = False) -> Index:
+    """The index of one split: from its cached file where that matches the shards, else by reading their framing.
+
+    Clips that `exclude.csv` lists are left out, unless the `whole` split is wanted.
+    """
     passport = read_passport(folder)
     shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
     if not shards:
@@ -194,7 +220,7 @@ def load_index(folder: Path, split: str) -> Index:
         _write_cache(cache, columns)
     names, tracks = (tuple(bytes(columns.pop(key)).decode().split("\0")) for key in ("names", "tracks"))
     columns.pop("sizes")
-    return Index(
+    index = Index(
         data_set=passport["name"],
         split=split,
         sample_rate=passport["sample_rate"],
@@ -204,6 +230,28 @@ def load_index(folder: Path, split: str) -> Index:
         tracks=tracks,
         **columns,
     )
+    return index if whole else index.without(read_exclude(folder).get(split, set()))
+
+
+def read_exclude(folder: Path) -> dict[str, set[str]]:
+    """Split → names of the clips that `exclude.csv` beside the shards leaves out; nothing where there is no such file.
+
+    Its columns are `name` and `split`, and any others. `prepare --check` writes it; it may be written by hand.
+    """
+    path = folder / "exclude.csv"
+    if not path.exists():
+        return {}
+    splits = read_passport(folder)["splits"]
+    left_out: dict[str, set[str]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"name", "split"} <= set(reader.fieldnames or ()):
+            raise UserError(f"{path} needs the columns name and split, and has {', '.join(reader.fieldnames or ()) or 'none'}")
+        for row in reader:
+            if row["split"] not in splits:
+                raise UserError(f"{path}, row {reader.line_num}: {console.unknown('split', row['split'], splits)}")
+            left_out.setdefault(row["split"], set()).add(row["name"])
+    return left_out
 
 
 def _build_columns(shards: list[Path], classes: list[str]) -> dict[str, np.ndarray]:
@@ -244,7 +292,7 @@ def _write_cache(cache: Path, columns: dict[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- writing, where tensorflow-datasets is not installed
+# ---------------------------------------------------------------- writing
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -257,15 +305,65 @@ def _crc_table() -> tuple[int, ...]:
 
 
 _CRC_TABLE = _crc_table()
+_LANE = 128  # bytes; a power of two
 
 
 def masked_crc32c(data: bytes) -> int:
     """The checksum of TFRecord framing (Castagnoli polynomial, rotated and offset)."""
-    crc, table = 0xFFFFFFFF, _CRC_TABLE
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
+    crc = 0xFFFFFFFF ^ (_crc_in_lanes(data) if len(data) >= _LANE else _crc(data))
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc
+
+
+def _crc_in_lanes(data: bytes) -> int:
+    """The same by NumPy, many times as fast: lanes side by side, two bytes a turn, which are then joined two by two.
+
+    The checksum is linear over bits: that of A followed by B is that of A followed by len(B) zeros, xor that of B alone.
+    Zeros in front change nothing once the initial value is in the data.
+    """
+    count = -(-len(data) // _LANE)
+    lanes = np.zeros((count, _LANE), np.uint8)
+    lanes.reshape(-1)[-len(data) :] = np.frombuffer(data, np.uint8)
+    lanes.reshape(-1)[count * _LANE - len(data) :][:4] ^= 0xFF
+    crc = np.zeros(count, np.uint32)
+    for column in np.ascontiguousarray(lanes.view("<u2").T):
+        crc = _two_bytes().take(crc.astype(np.uint16) ^ column) ^ (crc >> np.uint32(16))
+    size = _LANE
+    while len(crc) > 1:
+        crc = np.concatenate([np.zeros(len(crc) % 2, np.uint32), crc])
+        crc, size = _times(_zeros(size), crc[::2]) ^ crc[1::2], 2 * size
+    return int(crc[0])
+
+
+@functools.cache
+def _two_bytes() -> np.ndarray:
+    """The table for two bytes at once, uint32 (65536,)."""
+    table, crc = np.array(_CRC_TABLE, np.uint32), np.arange(2**16, dtype=np.uint32)
+    for _ in range(2):
+        crc = table[crc & 0xFF] ^ (crc >> np.uint32(8))
+    return crc
+
+
+def _times(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The product over bits of 32 columns (32,) with each of `values`, all uint32."""
+    result = np.zeros_like(values)
+    for bit, column in enumerate(matrix):
+        result ^= column * ((values >> np.uint32(bit)) & np.uint32(1))
+    return result
+
+
+@functools.cache
+def _zeros(size: int) -> np.ndarray:
+    """What `size` zero bytes, a power of two, do to a checksum, as a matrix over bits."""
+    if size == 1:
+        return np.array([_CRC_TABLE[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32)], np.uint32)
+    return _times(_zeros(size // 2), _zeros(size // 2))
 
 
 def _encode_varint(value: int) -> bytes:
@@ -304,7 +402,11 @@ def write_shards(folder: Path, data_set: str, split: str, clips: Iterable[Clip],
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb")) for path in paths]
         for number, clip in enumerate(clips):
-            record = encode_example(clip)
-            size = struct.pack("<Q", len(record))
-            framed = (size, struct.pack("<I", masked_crc32c(size)), record, struct.pack("<I", masked_crc32c(record)))
-            files[number % num_shards].write(b"".join(framed))
+            files[number % num_shards].write(frame(clip))
+
+
+def frame(clip: Clip) -> bytes:
+    """A clip as a record of a TFRecord file: size, checksum of the size, example, checksum of the example."""
+    record = encode_example(clip)
+    size = struct.pack("<Q", len(record))
+    return b"".join([size, struct.pack("<I", masked_crc32c(size)), record, struct.pack("<I", masked_crc32c(record))])

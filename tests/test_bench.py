@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+import pytest
 from conftest import finish, run_module
 
 CASES = ("log_mel", "mfcc", "stft", "cqt_short")
@@ -44,6 +45,17 @@ def test_front_ends_need_neither_librosa_nor_tensorflow():
     hidden = ("librosa", "tensorflow", "matplotlib", "sklearn", "soundfile")
     out, _ = finish(run_module("genre_jax.bench", "frontends", "--dry_run", "--cases=log_mel", hide=hidden))
     assert "genre_jax fft" in out and "librosa" not in out
+
+
+@pytest.mark.slow
+def test_prepare_counts_what_it_made(tmp_path):
+    path = tmp_path / "rows.json"
+    out, _ = finish(run_module("genre_jax.bench", "prepare", "--files=8", "--seconds=1,2", f"--json={path}"))
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["seconds"], row["files"]) for row in rows] == [(1, 8), (2, 4)] and "factor" in out
+    for row in rows:
+        assert row["audio_seconds"] == pytest.approx(row["seconds"] * row["files"], rel=0.1)
+        assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["clock_seconds"])
 
 
 def test_an_unknown_case_gets_a_sentence():

@@ -21,7 +21,7 @@ import soundfile
 
 from genre_jax import audio, prepare, records
 from genre_jax.console import UserError
-from genre_jax.datasets import DATASETS, Item, builder
+from genre_jax.datasets import DATASETS, Item, builder, shards
 from genre_jax.datasets.rendering import Limits
 
 RATE = 16000
@@ -264,9 +264,9 @@ def test_a_killed_prepare_leaves_no_half_data_set_and_no_process(messy, tmp_path
 
 def test_two_at_once_are_one_too_many(tmp_path):
     with (
-        builder.staging(tmp_path, "music-16000hz"),
+        shards.staging(tmp_path, "music-16000hz"),
         pytest.raises(UserError, match=r"^another prepare of music-16000hz is running in "),
-        builder.staging(tmp_path, "music-16000hz"),
+        shards.staging(tmp_path, "music-16000hz"),
     ):
         pass
 
@@ -371,23 +371,36 @@ def test_csv_with_cuts_labels_and_splits(tmp_path):
         (("path,labels,genre", "a.wav,x,y"), "songs.csv has the unknown column 'genre': expected path,labels[,track,split"),
         (("path,labels,path", "a.wav,x,y"), "songs.csv has the repeated column 'path': expected "),
         (("path,labels",), "songs.csv has a header and no rows"),
-        (("path,labels", "a.wav"), "songs.csv, row 2: 1 cells where the header has 2 columns"),
-        (("path,labels", ",x"), "songs.csv, row 2: the path is empty"),
-        (("path,labels", "a.wav,x", "b.wav, | "), "songs.csv, row 3: no label in '|', expected names separated by '|'"),
-        (("path,labels,split", "a.wav,x,dev"), "row 2: unknown split 'dev', choose one of train, validation, test or"),
-        (("path,labels,start", "a.wav,x,1:30"), "row 2: start is '1:30', expected seconds, 0 or more, such as 12.5"),
-        (("path,labels,start", "a.wav,x,-1"), "row 2: start is '-1', expected seconds, 0 or more"),
-        (("path,labels,duration", "a.wav,x,nan"), "row 2: duration is 'nan', expected seconds, 0 or more"),
-        (("path,labels,duration", "a.wav,x,0"), "row 2: duration is '0', expected seconds above 0 or nothing"),
-        (("path,labels", "a.wav,x", "b.wav,x", "a.wav,y"), "songs.csv, row 4: repeats 'a.wav' of row 2"),
+        (("path,labels", "a.wav"), "a header and no usable rows; songs.csv, row 2: 1 cells where the header has 2 columns"),
     ],
 )
-def test_csv_errors_name_the_row(tmp_path, lines, sentence):
+def test_csv_without_a_usable_row_is_an_error(tmp_path, lines, sentence):
     path = write_csv(tmp_path, *lines) if lines else tmp_path / "songs.csv"
     path.touch()
     with pytest.raises(UserError) as error:
         DATASETS["folder"](path)
     assert sentence in str(error.value)
+
+
+BAD_ROWS = {
+    "b.wav, | ,,,,": "no label in '|', expected names separated by '|'",
+    ",x,,,,": "the path is empty",
+    "b.wav": "1 cells where the header has 6 columns",
+    "b.wav,x,,dev,,": "unknown split 'dev', choose one of train, validation, test or leave it empty",
+    "b.wav,x,,,1:30,": "start is '1:30', expected seconds, 0 or more, such as 12.5",
+    "b.wav,x,,,-1,": "start is '-1', expected seconds, 0 or more, such as 12.5",
+    "b.wav,x,,,,nan": "duration is 'nan', expected seconds, 0 or more, such as 12.5",
+    "b.wav,x,,,,0": "duration is '0', expected seconds above 0 or nothing",
+    "a.wav,y,,,,": "repeats 'a.wav' of row 2",
+    "../b.wav,x,,,,": "'../b.wav' leads out of the folder of the CSV: give such a file by its absolute path",
+}
+
+
+def test_bad_rows_of_a_csv_are_quarantined(tmp_path):
+    path = write_csv(tmp_path, "path,labels,track,split,start,duration", "a.wav,x,,,,", *BAD_ROWS)
+    source = DATASETS["folder"](path)
+    assert [item.name for item in source.items] == ["a.wav"] and source.labels == ("x",)
+    assert source.refused == tuple((f"songs.csv, row {n}", reason) for n, reason in enumerate(BAD_ROWS.values(), start=3))
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs shared/audio")
@@ -479,7 +492,7 @@ def test_audioset_says_what_it_looked_for(tmp_path):
     ):
         DATASETS["audioset_music"](tmp_path)
     table.write_text("# a\nabc, ten, 10.000, /m/064t9\n")
-    with pytest.raises(UserError, match=r"row 2: 'abc, ten, 10.000, /m/064t9' is not a segment, expected ID, START, END"):
+    with pytest.raises(UserError, match=r"row 2: 'abc, ten, 10.000, /m/064t9' is not ID, START, END"):
         DATASETS["audioset_music"](tmp_path)
 
 
@@ -494,7 +507,8 @@ def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
     assert len(single.labels) == 10 and Counter(item.labels[0] for item in single.items) == dict.fromkeys(single.labels, 4)
     several = DATASETS["synthetic_multilabel"](None)
     few = dataclasses.replace(several, items=several.items[:4])
-    folder = builder.build(few, tmp_path, "synthetic_multilabel", 8000, limits=LIMITS, **OPTIONS)
+    limits = dataclasses.replace(LIMITS, timeout=60.0)
+    folder = builder.build(few, tmp_path, "synthetic_multilabel", 8000, limits=limits, **OPTIONS)
     index = records.load_index(folder, "train")
     assert set(index.length) == {80000} and index.labels.any(axis=1).all()
     assert index.labels.sum() == sum(records.read_passport(folder)["splits"]["train"]["classes"].values())
@@ -508,8 +522,13 @@ def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "give --source=DIR with your music, or --dataset= one of audioset_music, folder, synthetic, "),
+        ((), "give --source=DIR with your music, or --dataset= one of audioset_music, fma_medium, "),
         (("--dataset=sinthetic",), "unknown data set 'sinthetic' (did you mean 'synthetic'?): choose one of audioset_music"),
+        (
+            ("--dataset=gtzan", "--source=.", "--split=folds:4"),
+            "unknown split 'folds:4': choose one of clips_4s_20pct[:SEED], fault_filtered, folds:K:INDEX[:SEED], ",
+        ),
+        (("--dataset=folder", "--split=random"), "--split=random means nothing to data set 'folder', which takes no options"),
         (("--dataset=folder",), "data set 'folder' needs --source=PATH: a folder with one sub-folder per class, or a .csv"),
         (("music",), "unexpected argument 'music': give the folder as --source=music"),
         (("--source=nowhere",), "--source=nowhere does not exist: give a folder with one sub-folder per class, or a .csv"),

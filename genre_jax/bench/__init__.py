@@ -1,10 +1,15 @@
 """Benchmarks, each run as `python -m genre_jax.bench NAME`: medians of repeated runs, as a table and as JSON."""
 
 BENCHMARKS = {
+    "augment": "genre_jax.bench.augment",
+    "audit": "genre_jax.bench.audit",
     "dilation": "genre_jax.bench.dilation",
     "frontends": "genre_jax.bench.frontends",
     "input": "genre_jax.bench.input",
+    "latency": "genre_jax.bench.latency",
     "peers": "genre_jax.bench.peers",
     "plan": "genre_jax.bench.plan",
+    "prepare": "genre_jax.bench.prepare",
+    "start": "genre_jax.bench.start",
     "train_step": "genre_jax.bench.train_step",
 }

@@ -1,27 +1,34 @@
-"""AudioSet's music: the official segment lists and the 67 classes below "Music" and "Music genre".
+"""AudioSet's music: the official segment lists and the 67 classes below "Music" and "Music genre", or a list of your own.
 
 Gemmeke et al., "Audio Set: An ontology and human-labeled dataset for audio events", ICASSP 2017. The lists
 (research.google.com/audioset/download.html) name ten-second segments of YouTube videos; how one gets the audio is up to
-the user. Here it lies already cut, as `ID.ext`, `YID.ext` or `ID_START.ext` (seconds), in any sub-folder.
+the user. It may lie, in any sub-folder, as `ID.ext` (the segment, or the whole video, which is then cut), `ID_START.ext` or
+`ID_START_END.ext` (in seconds or milliseconds), each also as `YID…`; in tar shards of (audio, json) pairs; in parquet.
 """
 
 import collections
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from genre_jax.audio import EXTENSIONS
-from genre_jax.console import UserError
+from genre_jax.audio import EXTENSIONS, AudioError, load
+from genre_jax.console import UserError, say
+from genre_jax.datasets import containers, splits
 from genre_jax.datasets.folder import printable, walk
-from genre_jax.datasets.source import Item, Source
+from genre_jax.datasets.source import Item, Render, Source
 
 LISTS = {  # split → official file
     "unbalanced": "unbalanced_train_segments.csv",
     "balanced": "balanced_train_segments.csv",
     "eval": "eval_segments.csv",
 }
+ONTOLOGY = "class_labels_indices.csv"  # all 527 classes; where it lies beside the lists, their mids are checked by it
 LABEL_TABLE = Path(__file__).parents[2] / "third_party" / "audioset_music_labels.csv"
+MID = re.compile(r"/[a-z]/[0-9a-z_]+")  # a machine id, as in /m/064t9
+LOOKED_FOR = "ID.EXT, ID_START.EXT, ID_START_END.EXT (seconds or milliseconds; also YID…), *.tar and *.parquet"
+SLACK = 0.1, 0.05  # seconds, and share of the segment, that its file may be longer: codecs pad
 
 
 class Segment(NamedTuple):
@@ -33,86 +40,234 @@ class Segment(NamedTuple):
     mids: tuple[str, ...]
 
 
-def music_labels() -> dict[str, str]:
-    """Machine id → display name of the 67 music classes, in the order of AudioSet's indices 216 to 282."""
-    with open(LABEL_TABLE, encoding="utf-8", newline="") as file:
-        return {row["mid"]: row["display_name"] for row in csv.DictReader(file)}
+class Place(NamedTuple):
+    """Where audio lies that is called `name` in the data set: a file, or a member of a container."""
+
+    name: str
+    path: Path
+    member: tuple[int, int] | None = None
 
 
-def read_segments(path: Path) -> Iterator[Segment]:
-    """The rows of an official list: comment lines, then `ID, start, end, "mid,mid"` with a space after each comma."""
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        for cells in reader:
-            if not cells or cells[0].startswith("#"):
-                continue
-            try:
-                video, start, end, mids = cells
-                yield Segment(video, float(start), float(end), tuple(mid.strip() for mid in mids.split(",")))
-            except ValueError:
-                shown = ", ".join(cells)
-                raise UserError(
-                    f'{path}, row {reader.line_num}: {shown!r} is not a segment, expected ID, START, END, "MID,MID"'
-                ) from None
+def audioset_music(source: Path | None, *, labels: str | None = None, subset: str | None = None) -> Source:
+    """Clips with at least one of the classes; splits are called as the lists are: unbalanced, balanced, eval.
 
-
-def audioset_music(source: Path | None) -> Source:
-    """Clips with at least one of the 67 classes; splits are called as the lists are: unbalanced, balanced, eval."""
+    `labels` is a CSV with the column mid (and display_name), or a mid a line; by default the 67 music classes. `subset`
+    "N[:SEED]" keeps N clips of unbalanced, those of a smaller N among them.
+    """
     if source is None or not source.is_dir():
         raise UserError(
             f"data set 'audioset_music' needs --source=FOLDER with {', '.join(LISTS.values())} and the audio (got {source})"
         )
-    lists, audio = _look_around(source)
-    names = music_labels()
+    lists, ontology, paths, refused = _look_around(source)
+    known = _table(ontology) if ontology else None
+    names = music_labels() if labels is None else read_labels(Path(labels), known)
+    audio = _audio(source, paths, refused)
     items: list[Item] = []
-    missing: collections.Counter[str] = collections.Counter()
-    outside = 0
-    rows: dict[str, Path] = {}
-    for split, path in lists.items():
-        for segment in read_segments(path):
-            labels = tuple(names[mid] for mid in segment.mids if mid in names)
-            if not labels:
-                continue
-            if segment.video in rows:
-                raise UserError(f"{path} lists {segment.video!r}, which {rows[segment.video]} lists too")
-            rows[segment.video] = path
-            outside += len(segment.mids) - len(labels)
-            file = next((audio[stem] for stem in _stems(segment) if stem in audio), None)
-            if file is None:
-                missing[split] += 1
-                continue
-            items.append(Item(printable(file.relative_to(source).as_posix()), segment.video, labels, split, str(file)))
+    missing: list[Item] = []
+    outside: collections.Counter[str] = collections.Counter()
+    for split, segment in _segments(lists, {*known, *names} if known else None, refused):
+        chosen = tuple(names[mid] for mid in segment.mids if mid in names)
+        if not chosen:
+            continue
+        outside[segment.video] = len(segment.mids) - len(chosen)
+        item = _item(segment, split, chosen, audio)
+        (items if item.path else missing).append(item)
     if not items:
         raise UserError(
-            f"found the audio of none of the {missing.total()} music clips that {', '.join(p.name for p in lists.values())} "
-            f"list, looking below {source} for ID.EXT, YID.EXT and ID_START.EXT (seconds)"
+            f"found the audio of none of the {len(missing)} music clips that {', '.join(p.name for p in lists.values())} "
+            f"list, looking below {source} for {LOOKED_FOR}" + (f"; {refused[0][0]}: {refused[0][1]}" if refused else "")
         )
     notes = []
+    if subset is not None:
+        items, missing = _subset(subset, items, missing)
+        notes.append(f"subset {subset} of unbalanced: the clips with the smallest hash of seed and video")
     if missing:
-        share = 100 * missing.total() / (missing.total() + len(items))
-        notes.append(f"{missing.total()} listed music clips have no audio file ({share:.1f} %)")
-    if outside:
-        notes.append(f"{outside} labels outside the {len(names)} music classes were dropped")
-    return Source("audioset_music", tuple(names.values()), tuple(items), missing=dict(missing), notes=tuple(notes))
+        share = 100 * len(missing) / (len(missing) + len(items))
+        notes.append(f"{len(missing)} listed music clips have no audio file ({share:.1f} %)")
+    dropped = sum(outside[item.track] for item in (*items, *missing))
+    if dropped:
+        kind = f"{len(names)} music classes" if labels is None else f"{len(names)} classes of {labels}"
+        notes.append(f"{dropped} labels outside the {kind} were dropped")
+    protocol = f"subset:{subset}" if subset else ""
+    found = tuple(items), render, tuple(missing), tuple(refused)
+    return Source("audioset_music", tuple(names.values()), *found, protocol, tuple(notes))
 
 
-def _look_around(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The official lists by split, and audio files by stem, wherever they lie below `source`."""
+def render(item: Item, sample_rate: int) -> Render:
+    """The segment of an item: its file where that is about as long, else that part of it, as a whole video is cut.
+
+    Raises `AudioError` where the file is neither.
+    """
+    assert item.duration is not None
+    where = containers.audio_of(item)
+    whole = load(where, sample_rate, 0.0, 2 * item.duration)  # a video of hours is not decoded from end to end
+    held = len(whole.samples) / sample_rate
+    if held <= item.duration + SLACK[0] + SLACK[1] * item.duration:
+        return Render(whole)
+    if containers.stem(item.name).startswith((f"{item.track}_", f"Y{item.track}_")):
+        raise AudioError(f"too long: {held:.1f} s or more, and its name says that it is the segment of {item.duration:g} s")
+    return Render(load(where, sample_rate, item.start, item.duration))
+
+
+def music_labels() -> dict[str, str]:
+    """Machine id → display name of the 67 music classes, in the order of AudioSet's indices 216 to 282."""
+    return _table(LABEL_TABLE)
+
+
+def read_labels(path: Path, known: Mapping[str, str] | None) -> dict[str, str]:
+    """Machine id → display name of a user's list, in its order; `known` names those that the list does not.
+
+    Raises `UserError` where a row is no mid, or repeats one.
+    """
+    if not path.is_file():
+        raise UserError(f"--labels={path} does not exist: give a CSV with the column mid, or a file with a mid a line")
+    names = {**(known or {}), **music_labels()}
+    chosen: dict[str, str] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file, skipinitialspace=True) if row]
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    at = header.index("mid") if "mid" in header else 0
+    named = header.index("display_name") if "display_name" in header else None
+    for number, row in enumerate(rows[1:] if "mid" in header else rows, start=1):
+        mid = row[at].strip() if at < len(row) else ""
+        if not MID.fullmatch(mid):
+            raise UserError(f"{path}, class {number}: {mid!r} is not a machine id such as /m/064t9")
+        name = row[named].strip() if named is not None and named < len(row) else names.get(mid, mid)
+        if mid in chosen or name in chosen.values():
+            raise UserError(f"{path}, class {number}: repeats {mid if mid in chosen else repr(name)}")
+        chosen[mid] = name
+    if not chosen:
+        raise UserError(f"{path} names no class")
+    return chosen
+
+
+def read_segments(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[int, Segment]]:
+    """Row number and segment of an official list: comment lines, then `ID, start, end, "mid,mid"` with a space after
+    each comma. Rows that are none go to `refused`.
+    """
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        while True:
+            try:
+                cells = next(reader, None)
+                if cells is None:
+                    return
+                if not cells or cells[0].startswith("#"):
+                    continue
+                video, first, last, mids = cells
+                chosen = tuple(dict.fromkeys(mid.strip() for mid in mids.split(",")))
+                segment = Segment(video, float(first), float(last), chosen)
+                if not (video and 0 <= segment.start < segment.end < float("inf")):
+                    raise ValueError
+            except (ValueError, csv.Error):
+                shown = ", ".join(cells or ())[:200]
+                refused.append((f"{path.name}, row {reader.line_num}", f'{shown!r} is not ID, START, END, "MID,MID"'))
+                continue
+            yield reader.line_num, segment
+
+
+def _segments(
+    lists: Mapping[str, Path], known: set[str] | None, refused: list[tuple[str, str]]
+) -> Iterator[tuple[str, Segment]]:
+    """(split, segment) of all lists; rows with an unknown mid or a video that is listed already go to `refused`."""
+    rows: dict[str, str] = {}
+    for split, path in lists.items():
+        for number, segment in read_segments(path, refused):
+            here = f"{path.name}, row {number}"
+            strange = [mid for mid in segment.mids if (mid not in known if known else not MID.fullmatch(mid))]
+            if strange:
+                refused.append((here, f"unknown mid {strange[0]!r}"))
+            elif segment.video in rows:
+                refused.append((here, f"repeats {segment.video!r} of {rows[segment.video]}"))
+            else:
+                rows[segment.video] = here
+                yield split, segment
+
+
+def _table(path: Path) -> dict[str, str]:
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, skipinitialspace=True)
+        if not {"mid", "display_name"} <= set(rows.fieldnames or ()):
+            raise UserError(f"{path} has no columns mid and display_name: it should be AudioSet's index,mid,display_name")
+        return {row["mid"]: row["display_name"] for row in rows}
+
+
+def _look_around(source: Path) -> tuple[dict[str, Path], Path | None, list[Path], list[tuple[str, str]]]:
+    """The official lists by split, the table of all classes, the paths that may hold audio, and archives of no use."""
     found: dict[str, Path] = {}
-    audio: dict[str, Path] = {}
+    ontology = None
+    paths = []
+    refused = []
     for path in walk(source):
-        if path.suffix.lower() in EXTENSIONS:
-            audio.setdefault(path.stem, path)
+        if path.suffix.lower() in EXTENSIONS or path.suffix.lower() in containers.SUFFIXES:
+            paths.append(path)
         elif path.name in LISTS.values():
             found.setdefault(path.name, path)
+        elif path.name == ONTOLOGY:
+            ontology = path
+        elif containers.is_packed(path):
+            refused.append(
+                (printable(path.relative_to(source).as_posix()), "a compressed archive: unpack it, or give a plain .tar")
+            )
     if not found:
         raise UserError(f"found none of {', '.join(LISTS.values())} below {source}")
-    return {split: found[name] for split, name in LISTS.items() if name in found}, audio
+    return {split: found[name] for split, name in LISTS.items() if name in found}, ontology, paths, refused
+
+
+def _audio(source: Path, paths: list[Path], refused: list[tuple[str, str]]) -> dict[str, Place]:
+    """Stem → place of all audio; a file of its own goes before a member of a container."""
+    audio: dict[str, Place] = {}
+    for path in paths:
+        if path.suffix.lower() in EXTENSIONS:
+            audio.setdefault(path.stem, Place(printable(path.relative_to(source).as_posix()), path))
+    packed = [path for path in paths if path.suffix.lower() in containers.SUFFIXES]
+    if packed:
+        say(f"reading the contents of {len(packed)} tar and parquet files")
+    for path in packed:
+        inside = printable(path.parent.relative_to(source).as_posix())
+        for member in containers.members(path, refused):
+            name = member.name if inside == "." else f"{inside}/{member.name}"
+            audio.setdefault(member.stem, Place(printable(name), path, member.place))
+    return audio
+
+
+def _item(segment: Segment, split: str, labels: tuple[str, ...], audio: Mapping[str, Place]) -> Item:
+    """The item of a segment; without a path where there is no audio of it."""
+    place = next((audio[stem] for stem in _stems(segment) if stem in audio), Place(segment.video, Path()))
+    found = place.path != Path()
+    duration = segment.end - segment.start
+    path = str(place.path) if found else None
+    return Item(place.name, segment.video, labels, split, path, segment.start, duration, place.member)
 
 
 def _stems(segment: Segment) -> Iterator[str]:
     """The file names, without extension, under which a segment may lie."""
+    start, end = segment.start, segment.end
     for video in (segment.video, f"Y{segment.video}"):
         yield video
-        yield f"{video}_{segment.start:g}"
-        yield f"{video}_{segment.start:.3f}"
+        for form in _FORMS:
+            yield f"{video}_{form(start)}"
+            yield f"{video}_{form(start)}_{form(end)}"
+
+
+_FORMS = (
+    lambda seconds: f"{seconds:g}",
+    lambda seconds: f"{seconds:.1f}",
+    lambda seconds: f"{seconds:.3f}",
+    lambda seconds: f"{round(1000 * seconds)}",
+)
+
+
+def _subset(text: str, items: list[Item], missing: list[Item]) -> tuple[list[Item], list[Item]]:
+    """N of the unbalanced clips by rank, all others as they are; of the missing ones those that rank before the last."""
+    if not re.fullmatch(r"\d+(:\d+)?", text) or not int(text.split(":")[0]):
+        raise UserError(f"--subset={text} is not N or N:SEED: 1 clip or more, such as 19042:0")
+    count, _, seed = text.partition(":")
+    there = {item.track for item in items if item.split == "unbalanced"}
+    if int(count) > len(there):
+        raise UserError(f"--subset={text} asks for more than the {len(there)} clips of unbalanced that were found")
+    ranked = splits.shuffled(there | {item.track for item in missing}, int(seed or 0))
+    place = {track: rank for rank, track in enumerate(ranked)}
+    last = sorted(place[track] for track in there)[int(count) - 1]
+    kept = [[item for item in group if item.split != "unbalanced" or place[item.track] <= last] for group in (items, missing)]
+    return kept[0], kept[1]

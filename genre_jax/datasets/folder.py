@@ -79,26 +79,34 @@ def printable(name: str) -> str:
 
 def _table(path: Path) -> Source:
     items = []
+    refused = []
     rows: dict[str, int] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
         columns = [column.strip() for column in next(reader, [])]
         _check_columns(path, columns)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
+        while True:
+            try:
+                cells = next(reader, None)
+                if cells is None:
+                    break
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(columns):
+                    raise RowError(f"{len(cells)} cells where the header has {len(columns)} columns")
+                item = _parse_row(path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
+                if item.name in rows:
+                    raise RowError(f"repeats {item.name!r} of row {rows[item.name]}")
+            except (RowError, csv.Error) as error:
+                refused.append((f"{path.name}, row {reader.line_num}", str(error)))
                 continue
-            where = f"{path}, row {reader.line_num}"
-            if len(cells) != len(columns):
-                raise UserError(f"{where}: {len(cells)} cells where the header has {len(columns)} columns")
-            item = _parse_row(where, path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
-            if item.name in rows:
-                raise UserError(f"{where}: repeats {item.name!r} of row {rows[item.name]}")
             rows[item.name] = reader.line_num
             items.append(item)
     if not items:
-        raise UserError(f"{path} has a header and no rows")
+        first = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
+        raise UserError(f"{path} has a header and no {'usable ' if refused else ''}rows{first}")
     labels = tuple(sorted({label for item in items for label in item.labels}))
-    return Source("folder", labels, tuple(items))
+    return Source("folder", labels, tuple(items), refused=tuple(refused))
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
@@ -112,19 +120,25 @@ def _check_columns(path: Path, columns: list[str]) -> None:
             raise UserError(f"{path} has the {kind} column {column!r}: expected {legal}")
 
 
-def _parse_row(where: str, base: Path, row: dict[str, str]) -> Item:
+class RowError(Exception):
+    """A row that is no clip; its text says why."""
+
+
+def _parse_row(base: Path, row: dict[str, str]) -> Item:
     if not row["path"]:
-        raise UserError(f"{where}: the path is empty")
+        raise RowError("the path is empty")
+    if not os.path.isabs(row["path"]) and os.path.normpath(row["path"]).startswith(".."):
+        raise RowError(f"{row['path']!r} leads out of the folder of the CSV: give such a file by its absolute path")
     labels = tuple(dict.fromkeys(label.strip() for label in row["labels"].split("|") if label.strip()))
     if not labels:
-        raise UserError(f"{where}: no label in {row['labels']!r}, expected names separated by '|'")
+        raise RowError(f"no label in {row['labels']!r}, expected names separated by '|'")
     split = row.get("split") or None
     if split not in (None, *SPLITS):
-        raise UserError(f"{where}: unknown split {split!r}, choose one of {', '.join(SPLITS)} or leave it empty")
-    start = _seconds(where, "start", row.get("start", ""))
-    duration = _seconds(where, "duration", row.get("duration", ""))
+        raise RowError(f"unknown split {split!r}, choose one of {', '.join(SPLITS)} or leave it empty")
+    start = _seconds("start", row.get("start", ""))
+    duration = _seconds("duration", row.get("duration", ""))
     if duration == 0:
-        raise UserError(f"{where}: duration is '{row['duration']}', expected seconds above 0 or nothing")
+        raise RowError(f"duration is '{row['duration']}', expected seconds above 0 or nothing")
     return Item(
         name=cut_name(row["path"], start or 0.0, cut=start is not None or duration is not None),
         track=row.get("track") or os.path.splitext(row["path"])[0],
@@ -136,7 +150,7 @@ def _parse_row(where: str, base: Path, row: dict[str, str]) -> Item:
     )
 
 
-def _seconds(where: str, column: str, text: str) -> float | None:
+def _seconds(column: str, text: str) -> float | None:
     if not text:
         return None
     try:
@@ -144,5 +158,5 @@ def _seconds(where: str, column: str, text: str) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise UserError(f"{where}: {column} is {text!r}, expected seconds, 0 or more, such as 12.5")
+        raise RowError(f"{column} is {text!r}, expected seconds, 0 or more, such as 12.5")
     return value

@@ -20,6 +20,9 @@ def locate(config: ConfigDict) -> Path:
     data = config.data
     folder = records.directory(data.data_dir, data.name, data.sample_rate)
     if (folder / "passport.json").exists():
+        left_out = sum(map(len, records.read_exclude(folder).values()))
+        if left_out:
+            console.say(f"exclude.csv leaves out {left_out} clips of data set {data.name!r}")
         return folder
     if data.name in datasets.EMBEDDED:
         from genre_jax import prepare  # decoding libraries, not needed where the data lies ready

@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import hashlib
+import math
 import multiprocessing
 import os
 import queue
@@ -35,7 +36,7 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 class Facts:
     """What the passport tells of a clip: the file as it came, and the levels of the 16-bit result in [0, 1]."""
 
-    sha256: str  # of the file, or of the samples where there is no file
+    sha256: str  # of the file, or of the samples where the clip is no file of its own
     codec: str
     rate: int
     channels: int
@@ -66,17 +67,17 @@ def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: 
     seconds = len(audio.samples) / sample_rate
     if not len(audio.samples):
         raise AudioError("empty: the file holds no samples")
-    if not np.isfinite(audio.samples).all():
+    loudest = float(max(audio.samples.max(), -audio.samples.min()))  # without copies: the clip may be hours long
+    if not math.isfinite(loudest):
         raise AudioError("holds samples that are not finite (NaN or infinity)")
     if seconds < SHORTEST:
         raise AudioError(f"too short: {seconds:.3f} s, the least is {SHORTEST} s")
-    loudest = float(np.abs(audio.samples).max())
     pcm = to_pcm(audio.samples, loudest)
     peak = max(int(pcm.max()), -int(pcm.min())) / 32768
     if peak < SILENT:
         raise AudioError(f"silent: no sample above {SILENT:g} of full scale")
     facts = Facts(
-        sha256=_file_sha256(item.path) if item.path else hashlib.sha256(pcm.tobytes()).hexdigest(),
+        sha256=_file_sha256(item.path) if item.path and not item.member else hashlib.sha256(pcm.tobytes()).hexdigest(),
         codec=audio.format.codec,
         rate=audio.format.rate,
         channels=audio.format.channels,

@@ -1,8 +1,7 @@
 """What a data set tells the builder: its labels, its clips, and how the audio of one clip is had."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 from genre_jax.audio import Audio, load
 
@@ -13,6 +12,8 @@ class Item:
 
     `name` is unique in the data set: the path below the source, with its start where it is cut from a longer file.
     `track` keeps together what must not straddle splits. `split` None: by hash of the track. Times are in seconds.
+    `member` says where in the container `path` the clip lies: (byte, bytes) in a tar or TFRecord file, (row group, row) in
+    a parquet file.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Item:
     path: str | None = None
     start: float = 0.0
     duration: float | None = None
+    member: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +44,19 @@ def load_file(item: Item, sample_rate: int) -> Render:
 class Source:
     """A data set as found: `labels` in the order of the class numbers, `items`, and what was left out.
 
-    `render` is a top-level function (worker processes import it). `missing` counts, per split, the clips that the
-    tables name and no file holds; `notes` are sentences for the summary.
+    `render` is a top-level function (worker processes import it). `missing` are the clips, with their splits, that the
+    lists name and no file holds; `refused` is what could be no clip at all (a row of a list, a member of an archive), with
+    the reason, for the quarantine; `protocol` is how the splits were made; `notes` are sentences for the summary.
     """
 
     kind: str
     labels: tuple[str, ...]
     items: tuple[Item, ...]
     render: Callable[[Item, int], Render] = load_file
-    missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    missing: tuple[Item, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    protocol: str = ""
     notes: tuple[str, ...] = ()
 
 
-Finder = Callable[[Path | None], Source]  # a data set: from the place given as --source to what lies there
+Finder = Callable[..., Source]  # a data set: from the place given as --source, and its own options, to what lies there

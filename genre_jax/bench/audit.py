@@ -1,0 +1,126 @@
+"""Time and memory of `prepare --check` with its leak audit, by number of clips: `python -m genre_jax.bench audit`.
+
+The clips are ten-second synthetic tracks at 16 kHz, each rendered once and played at ten speeds 7 % apart, so that no two
+sound alike and ten thousand are soon made. Into the test split go copies of some of them, begun up to 4 s later, at another
+level and under noise at 10 dB; how many of these pairs are found, and how many others, is told beside the seconds.
+"""
+
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from genre_jax import check, fingerprint, records
+from genre_jax.bench import resident
+from genre_jax.console import say
+from genre_jax.datasets import synthetic
+from genre_jax.logbook import environment, write_json
+
+CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), copies not counted.")
+COPIES = flags.DEFINE_integer("copies", 20, "Copies planted in the test split.")
+JSON = flags.DEFINE_string("json", None, "Write the figures to this file too.")
+
+RATE, SECONDS, SPEEDS = 16_000, 10, 10
+LATEST, SNR_DB = 4.0, 10.0
+
+
+def main(argv: list[str]) -> None:
+    """Make the data set, check it, and tell what it took."""
+    del argv
+    with tempfile.TemporaryDirectory() as data_dir:
+        folder = records.directory(data_dir, "audit", RATE)
+        originals = _write(folder)
+        row = _measure(folder, originals)
+    if JSON.value:
+        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(JSON.value), {"benchmark": "audit", "environment": environment(), "row": row})
+
+
+def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
+    resident.reset_peak()
+    workers, splits = fingerprint.cores(), ["train", "test"]
+    clock, cores = [time.perf_counter()], [_core_seconds()]
+    clips = check.read(folder, splits, workers)
+    clock, cores = [*clock, time.perf_counter()], [*cores, _core_seconds()]
+    found, used = check.pairs(clips, splits, workers)
+    clock, cores = [*clock, time.perf_counter()], [*cores, _core_seconds()]
+    (listening, comparing), (listening_cores, comparing_cores) = np.diff(clock).tolist(), np.diff(cores).tolist()
+    right = {pair.stays.name for pair in found if originals.get(pair.stays.name) == pair.goes.name}
+    row = {
+        "clips": len(clips),
+        "workers": workers,
+        "listening_s": round(listening, 1),
+        "comparing_s": round(comparing, 1),
+        "listening_core_s": round(listening_cores, 1),
+        "comparing_core_s": round(comparing_cores, 1),
+        "hashes": sum(len(clip.heard.fingerprint.hashes) for clip in clips),
+        "hashes_used": used,
+        "planted": len(originals),
+        "found": len(right),
+        "other_pairs": [(p.stays.name, p.goes.name, p.agreement, p.expected) for p in found if p.stays.name not in right],
+        "peak_mb": round(resident.peak() / 1e6),
+        "peak_of_a_worker_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
+        "load_average": os.getloadavg()[0],
+    }
+    say(f"{len(clips):,} clips, {row['hashes']:,} hashes: {listening:.0f} s of listening, {comparing:.0f} s of comparing")
+    say(f"seconds of all processes on a core: {listening_cores:.0f} of listening, {comparing_cores:.0f} of comparing")
+    say(f"{workers} cores, load {row['load_average']:.1f}; {row['peak_mb']:,} MB, a worker {row['peak_of_a_worker_mb']:,}")
+    say(f"{len(right)} of {len(originals)} planted pairs found, {len(found) - len(right)} others")
+    return row
+
+
+def _core_seconds() -> float:
+    """Seconds that this process and its ended workers were on a core, which other load changes little."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _write(folder: Path) -> dict[str, str]:
+    """The data set; returns name of each copy → name of its original."""
+    chosen = np.random.default_rng(0).choice(CLIPS.value, COPIES.value, replace=False)
+    copies: dict[int, records.Clip] = {}
+
+    def clips() -> Iterator[records.Clip]:
+        progress = check.Progress("rendering", CLIPS.value)
+        with ProcessPoolExecutor(fingerprint.cores(), multiprocessing.get_context("spawn")) as pool:
+            for track, played in enumerate(pool.map(_play, range(-(-CLIPS.value // SPEEDS)))):
+                for speed, pcm in enumerate(played):
+                    number = SPEEDS * track + speed
+                    if number < CLIPS.value:
+                        if number in chosen:
+                            copies[number] = _clip(f"copy of {number:06d}", _copy(pcm, number))
+                        yield _clip(f"{number:06d}", pcm)
+                progress(min(SPEEDS * (track + 1), CLIPS.value), CLIPS.value)
+
+    records.write_shards(folder, "audit", "train", clips(), num_shards=16)
+    records.write_shards(folder, "audit", "test", [copies[number] for number in sorted(copies)])
+    passport = {"name": "audit", "sample_rate": RATE, "labels": ["music"], "splits": {"train": {}, "test": {}}}
+    write_json(folder / "passport.json", passport)
+    return {f"copy of {number:06d}": f"{number:06d}" for number in copies}
+
+
+def _play(track: int) -> list[np.ndarray]:
+    """A track at every speed, int16 (RATE * SECONDS,) each."""
+    genre = synthetic.GENRES[track % len(synthetic.GENRES)]
+    whole = synthetic.render(genre, track // len(synthetic.GENRES), sample_rate=RATE, seconds=1.5 * SECONDS)
+    speeds = 2 ** (np.arange(SPEEDS) / SPEEDS - 0.5)
+    time = np.arange(RATE * SECONDS)
+    return [np.round(np.interp(time * speed, np.arange(len(whole)), whole) * 32767).astype(np.int16) for speed in speeds]
+
+
+def _copy(pcm: np.ndarray, number: int) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    late = pcm[int(rng.uniform(0, LATEST) * RATE) :].astype(np.float64)
+    noise = rng.standard_normal(len(late)) * np.std(late) * 10 ** (-SNR_DB / 20)
+    return np.clip(np.round((late + noise) * rng.uniform(0.5, 1.0)), -32768, 32767).astype(np.int16)
+
+
+def _clip(name: str, pcm: np.ndarray) -> records.Clip:
+    return records.Clip(name, name, (0,), pcm, float(pcm.max()) / 32768)

@@ -1,0 +1,137 @@
+"""FMA small and medium: 30-second clips of the Free Music Archive (Defferrard et al., ISMIR 2017, github.com/mdeff/fma).
+
+`tracks.csv` (of fma_metadata.zip; three header rows) tells split, subset, genre and artist; the clips lie as
+`000/000002.mp3`. The official split is disjoint in artists. Known faulty files are not listed here: they are measured.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from genre_jax.audio import EXTENSIONS, AudioError
+from genre_jax.console import UserError
+from genre_jax.datasets import splits
+from genre_jax.datasets.folder import printable, walk
+from genre_jax.datasets.source import Item, Render, Source, load_file
+
+PROTOCOLS = {"official": "", "70_30": "[:SEED]", "artists_70_30": "[:SEED]"}
+OFFICIAL = {"training": "train", "validation": "validation", "test": "test"}
+SUBSETS = {"small": ("small",), "medium": ("small", "medium")}  # the small set is part of the medium one
+COLUMNS = {"split": ("set", "split"), "subset": ("set", "subset"), "genre": ("track", "genre_top"), "artist": ("artist", "id")}
+SHORTEST = 15.0  # seconds; half of what every clip should have
+
+
+def fma_small(source: Path | None, *, split: str = "official") -> Source:
+    """8,000 clips of eight genres, under a split protocol of `PROTOCOLS`."""
+    return _fma(source, "small", split)
+
+
+def fma_medium(source: Path | None, *, split: str = "official") -> Source:
+    """25,000 clips of sixteen genres, under a split protocol of `PROTOCOLS`."""
+    return _fma(source, "medium", split)
+
+
+def render(item: Item, sample_rate: int) -> Render:
+    """The clip of an item. Raises `AudioError` where it is less than half as long as FMA's clips are."""
+    made = load_file(item, sample_rate)
+    seconds = len(made.audio.samples) / sample_rate
+    if seconds < SHORTEST:
+        raise AudioError(f"too short: {seconds:.1f} s of the 30 s that FMA's clips have")
+    return made
+
+
+def _fma(source: Path | None, subset: str, split: str) -> Source:
+    protocol, numbers = splits.parse(split, PROTOCOLS)
+    kind = f"fma_{subset}"
+    if source is None or not source.is_dir():
+        raise UserError(
+            f"data set {kind!r} needs --source=FOLDER with tracks.csv and the clips as 000/000002.mp3 (got {source})"
+        )
+    files: dict[str, Path] = {}
+    table = None
+    for path in walk(source):
+        if path.name == "tracks.csv":
+            table = table or path
+        elif path.suffix.lower() in EXTENSIONS and path.stem.isdigit():
+            files.setdefault(path.stem, path)
+    if table is None:
+        raise UserError(f"found no tracks.csv below {source}: it comes in fma_metadata.zip")
+    refused: list[tuple[str, str]] = []
+    rows = list(_rows(table, SUBSETS[subset], refused))
+    placed = _place(protocol, numbers, rows)
+    items: list[Item] = []
+    missing: list[Item] = []
+    for row in rows:
+        name = f"{int(row['track']):06d}"
+        file = files.get(name)
+        place = printable(file.relative_to(source).as_posix()) if file else f"{name[:3]}/{name}.mp3"
+        item = Item(place, name, (row["genre"],), placed[row["track"]], path=str(file) if file else None)
+        (items if file else missing).append(item)
+    if not items:
+        raise UserError(
+            f"found the audio of none of the {len(missing)} clips that {table} lists for FMA {subset}, looking below {source} "
+            "for 000/000002.mp3 and so on, in any sub-folder"
+        )
+    notes = []
+    if missing:
+        notes.append(f"{len(missing)} of the {len(rows)} clips of FMA {subset} have no file, the first is {missing[0].name}")
+    if protocol == "70_30":
+        notes.append(
+            f"split {split}: clips are drawn, so that works of one artist lie on both sides; the official split has none"
+        )
+    labels = tuple(sorted({row["genre"] for row in rows}))
+    return Source(kind, labels, tuple(items), render, tuple(missing), tuple(refused), split, tuple(notes))
+
+
+def _rows(table: Path, subsets: tuple[str, ...], refused: list[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    """Track, split, genre and artist of the table's rows of these subsets; rows that cannot be used go to `refused`."""
+    with open(table, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        first, second, third = (next(reader, []) for _ in range(3))
+        headers = list(zip(first, second, strict=False))
+        lacking = [".".join(column) for column in COLUMNS.values() if column not in headers]
+        if lacking or third[:1] != ["track_id"]:
+            raise UserError(f"{table} is not FMA's table of three header rows: it lacks {', '.join(lacking or ['track_id'])}")
+        place = {name: headers.index(column) for name, column in COLUMNS.items()}
+        seen: set[str] = set()
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                refused.append((f"{table.name}, row {reader.line_num}", f"not a row: {error}"))
+                continue
+            if cells is None:
+                return
+            row = {name: cells[at].strip() for name, at in place.items() if at < len(cells)} | {"track": (cells or [""])[0]}
+            if cells and row.get("subset", subsets[0]) not in subsets:
+                continue
+            reason = _reason(row, seen)
+            if cells and reason:
+                refused.append((f"{table.name}, row {reader.line_num}", reason))
+            elif cells:
+                seen.add(row["track"])
+                yield row
+
+
+def _reason(row: dict[str, str], seen: set[str]) -> str:
+    """Why a row of the table is none, or nothing."""
+    if len(row) <= len(COLUMNS):
+        return f"has too few cells, expected {', '.join('.'.join(column) for column in COLUMNS.values())}"
+    if not (row["track"].isascii() and row["track"].isdigit()):
+        return f"track_id is {row['track']!r}, expected a number"
+    if row["track"] in seen:
+        return f"repeats track {row['track']}"
+    if row["split"] not in OFFICIAL:
+        return f"track {row['track']} is in split {row['split']!r}, expected one of {', '.join(OFFICIAL)}"
+    return "" if row["genre"] else f"track {row['track']} has no genre_top"
+
+
+def _place(protocol: str, numbers: list[int], rows: list[dict[str, str]]) -> dict[str, str]:
+    """Track → split. Artists are drawn as if they were one class, so that an artist of several genres stays whole."""
+    if protocol == "official":
+        return {row["track"]: OFFICIAL[row["split"]] for row in rows}
+    shares = {"train": 0.7, "test": 0.3}
+    if protocol == "70_30":
+        return splits.stratified({row["track"]: row["genre"] for row in rows}, shares, *numbers)
+    artists = splits.stratified({row["artist"]: "" for row in rows}, shares, *numbers)
+    return {row["track"]: artists[row["artist"]] for row in rows}

@@ -1,0 +1,82 @@
+"""Speech, music and noise: MUSAN (Snyder, Chen & Povey 2015, arXiv 1510.08484), GTZAN music/speech, folders of noises.
+
+None has an official split. Files are drawn 65 / 10 / 25 by class, as Hussain & Haque did for SwishNet (arXiv 1812.00149);
+the passport lists which file went where.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from genre_jax.audio import EXTENSIONS
+from genre_jax.console import UserError
+from genre_jax.datasets import splits, tfds_records
+from genre_jax.datasets.folder import printable, walk
+from genre_jax.datasets.source import Item, Source
+
+PROTOCOLS = {"65_10_25": "[:SEED]", "folds": ":K:INDEX[:SEED]"}
+SHARES = {"train": 0.65, "validation": 0.1, "test": 0.25}
+MUSIC_SPEECH = {"music": "music", "music_wav": "music", "speech": "speech", "speech_wav": "speech"}  # folder → label
+
+
+def musan(source: Path | None, *, split: str = "65_10_25") -> Source:
+    """The recordings below the folders music, noise and speech; the label is the folder's name."""
+    return _by_folder("musan", source, {name: name for name in ("music", "noise", "speech")}, split)
+
+
+def gtzan_music_speech(source: Path | None, *, split: str = "65_10_25") -> Source:
+    """GTZAN's music/speech tracks in music_wav and speech_wav, or music and speech; or tensorflow-datasets' own."""
+    recorded = None
+    if source is not None and source.is_dir():
+        recorded = tfds_records.find(source, "gtzan_music_speech", ("music", "speech"))
+    if recorded is None:
+        return _by_folder("gtzan_music_speech", source, MUSIC_SPEECH, split)
+    return dataclasses.replace(_drawn("gtzan_music_speech", recorded, split), render=tfds_records.render)
+
+
+def hunonspeech(source: Path | None, *, split: str = "all") -> Source:
+    """Any folder of noises, such as HuNonspeech's n1.wav to n100.wav, as one class; all of it is the train split."""
+    protocol, _ = splits.parse(split, {"all": "", **PROTOCOLS})
+    if source is None or not source.is_dir():
+        raise UserError(f"data set 'hunonspeech' needs --source=FOLDER with files of noise (got {source})")
+    items = [_item(source, path, "noise") for path in walk(source) if path.suffix.lower() in EXTENSIONS]
+    if not items:
+        raise UserError(f"found no audio below {source}, looking for files with one of {' '.join(sorted(EXTENSIONS))}")
+    if protocol != "all":
+        return _drawn("hunonspeech", items, split)
+    whole = tuple(dataclasses.replace(item, split="train") for item in items)
+    return Source("hunonspeech", ("noise",), whole, protocol=split)
+
+
+def _by_folder(kind: str, source: Path | None, label_of: dict[str, str], split: str) -> Source:
+    """The audio files below folders of these names, wherever they lie."""
+    splits.parse(split, PROTOCOLS)
+    expected = ", ".join(label_of)
+    if source is None or not source.is_dir():
+        raise UserError(f"data set {kind!r} needs --source=FOLDER with the folders {expected} (got {source})")
+    items, ignored = [], 0
+    for path in walk(source):
+        named = [part for part in path.relative_to(source).parts[:-1] if part in label_of]
+        if named and path.suffix.lower() in EXTENSIONS:
+            items.append(_item(source, path, label_of[named[0]]))
+        else:
+            ignored += path.suffix.lower() in EXTENSIONS
+    lacking = sorted(set(label_of.values()) - {item.labels[0] for item in items})
+    if lacking:
+        raise UserError(f"found no audio of {', '.join(lacking)} below {source}, looking in folders called {expected}")
+    notes = (f"{ignored} audio files in no folder called {expected} were ignored",) if ignored else ()
+    return dataclasses.replace(_drawn(kind, items, split), notes=notes)
+
+
+def _item(source: Path, path: Path, label: str) -> Item:
+    name = printable(path.relative_to(source).as_posix())
+    return Item(name, name, (label,), path=str(path))
+
+
+def _drawn(kind: str, items: Iterable[Item], split: str) -> Source:
+    """A source of these items, one track each, with the splits of a protocol."""
+    protocol, numbers = splits.parse(split, PROTOCOLS)
+    classes = {item.track: item.labels[0] for item in items}
+    placed = splits.folds(classes, *numbers) if protocol == "folds" else splits.stratified(classes, SHARES, *numbers)
+    labels = tuple(sorted(set(classes.values())))
+    return Source(kind, labels, tuple(dataclasses.replace(item, split=placed[item.track]) for item in items), protocol=split)

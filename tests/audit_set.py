@@ -1,0 +1,78 @@
+"""Clips with planted duplicates for the leak audit: real recordings where they lie beside the checkout, and synthetic music."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from genre_jax import audio, records
+from genre_jax.datasets import synthetic
+
+KINDS = ("exact", "shifted", "mp3", "louder", "noisy")
+SHIFT, LOUDER_DB, SNR_DB = 2.0, 3.0, 10.0
+
+
+def real(folder: Path, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
+    """Name → samples: every recording of `folder` cut end to end into clips of about `seconds`; RECORDING/NUMBER."""
+    found = {}
+    for path in sorted(folder.rglob("*.ogg")):
+        whole = audio.load(path, rate).samples
+        count = max(1, round(len(whole) / rate / seconds))
+        stem = path.stem.rpartition("-")[0] if path.parent.parent.name == "noise" else path.stem  # takes of one source
+        for number, part in enumerate(np.array_split(whole, count)):
+            found[f"{stem}/{path.stem}.{number}"] = part
+    return found
+
+
+def music(count: int, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
+    """Name → samples of `count` synthetic tracks, the genres in turn."""
+    genres = synthetic.GENRES
+    return {
+        f"{genres[n % len(genres)]}-{n}/0": synthetic.render(
+            genres[n % len(genres)], n // len(genres), sample_rate=rate, seconds=seconds
+        )
+        for n in range(count)
+    }
+
+
+def changed(kind: str, samples: np.ndarray, rate: int, seed: int) -> np.ndarray:
+    """A duplicate: exact, begun `SHIFT` seconds later (and filled up with other noise), through mp3, louder, or in noise."""
+    if kind == "shifted":
+        fill = synthetic.noise(seed, sample_rate=rate, seconds=SHIFT, colour="pink") * np.std(samples)
+        return np.concatenate([samples[round(SHIFT * rate) :], fill])
+    if kind == "mp3":
+        file = io.BytesIO()
+        soundfile.write(file, samples, rate, format="MP3", subtype="MPEG_LAYER_III")
+        return soundfile.read(io.BytesIO(file.getvalue()), dtype="float32")[0]
+    if kind == "louder":
+        return samples * 10 ** (LOUDER_DB / 20)
+    if kind == "noisy":
+        colour = ("white", "pink", "brown")[seed % 3]
+        noise = synthetic.noise(seed, sample_rate=rate, seconds=len(samples) / rate, colour=colour)[: len(samples)]
+        return samples + noise * np.sqrt(np.mean(samples**2) / np.mean(noise**2) / 10 ** (SNR_DB / 10))
+    return samples
+
+
+def plant(clips: dict[str, np.ndarray], rate: int, each: int, seed: int = 0) -> dict[str, tuple[str, np.ndarray]]:
+    """Name → (name of the original, samples) of `each` duplicates a kind, of as many different originals."""
+    names = np.random.default_rng(seed).permutation(sorted(clips))[: each * len(KINDS)]
+    return {
+        f"copy-{kind}/{number}": (str(name), changed(kind, clips[str(name)], rate, number))
+        for number, (name, kind) in enumerate(zip(names, KINDS * each, strict=True))
+    }
+
+
+def write(folder: Path, rate: int, splits: dict[str, dict[str, np.ndarray]]) -> Path:
+    """A data set of one class from split → name → samples."""
+    import json
+
+    for split, clips in splits.items():
+        rows = []
+        for name, samples in clips.items():
+            pcm = np.round(np.clip(samples, -1, 32767 / 32768) * 32768).astype(np.int16)
+            rows.append(records.Clip(name, name.partition("/")[0], (0,), pcm, float(pcm.max()) / 32768))
+        records.write_shards(folder, "audit", split, rows)
+    passport = {"name": "audit", "dataset": "folder", "sample_rate": rate, "labels": ["all"], "splits": {s: {} for s in splits}}
+    (folder / "passport.json").write_text(json.dumps(passport))
+    return folder
