@@ -5,7 +5,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from genre_jax import models
+from genre_jax import fitting, models
 from genre_jax.console import UserError, say
 from genre_jax.logbook import clock
 from genre_jax.memory import Needs
@@ -15,6 +15,7 @@ from genre_jax.train import Run
 def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
     """Print parameters, reach, memory, steps per epoch and ETA of a run, from its compiled step and a few timed steps."""
     run = Run(config)
+    fitting.refuse_steps(run)
     state = run.initial_state()
     batch = run.devices.shard(run.batches(0))
     size = config.train.batch_size
@@ -54,6 +55,7 @@ def _row(label: str, value: str) -> None:
 def overfit_one_batch(config: ConfigDict) -> None:
     """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of where it started."""
     run = Run(config)
+    fitting.refuse_steps(run)
     state = run.initial_state()
     batch = run.devices.shard(run.batches(0))
     first = loss = float("nan")

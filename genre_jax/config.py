@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import console, freezing, frontends, losses, models, optim, weight_files
+from genre_jax import augment, console, freezing, frontends, losses, models, optim, sampling, weight_files
 from genre_jax.console import UserError
 from genre_jax.datasets.locate import check_name
 
@@ -31,7 +31,11 @@ COMPONENTS: dict[str, dict[str, Callable]] = {
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
     "data.labels": ("multi", "first"),
+    "data.sampling": sampling.SAMPLINGS,
+    "data.segments": sampling.SEGMENTS,
+    "data.copies.draw": ("each", "one"),
     "data.reader": ("auto", "tfdata", "threads"),
+    "augment.mixup.of": ("waveform", "features"),
     "loss.name": tuple(losses.LOSSES),
     "loss.class_weights": ("none", "balanced"),
     "freeze.optimizer_from": ("release", "start"),
@@ -63,21 +67,66 @@ def base(name: str) -> ConfigDict:
                 "test": "test",
                 "samples": 57_344,  # length of a cut
                 "labels": "multi",  # multi: multi-hot; first: only the first label of each clip
+                "mix": [],  # more data sets to train on, with weights beside this one's 1, as in ["my_music=0.5"]
+                # uniform: every clip once an epoch; balanced: a class, then one of its clips; sqrt: a class by the root of its
+                # clips; weighted: a class by its class_weights. A clip of several classes is drawn for each of them.
+                "sampling": "uniform",
+                "class_weights": [],  # of `weighted`, as in ["jazz=2", "rock=0.5"]; 1 for classes that are not named
+                # random: one cut a clip, drawn at each visit; fixed: segments_per_track a track, drawn once; consecutive: all
+                "segments": "random",
+                "segments_per_track": 15,
+                "segment_hop": 0,  # samples between consecutive segments, 0 = `samples`
+                "copies": {  # augmented copies that enlarge the training split; none where the first two are empty
+                    "semitones": [],  # pitch shifts
+                    "stretches": [],  # speeds: 2 = twice as fast; a shorter segment is padded with zeros, a longer one cut
+                    "draw": "each",  # each: every stretch with every shift; one: one of them a segment, drawn once
+                    "segments": 0,  # fixed segments a track, drawn for the copies alone; 0 = the segments there are
+                },
                 "refresh_epochs": 1,  # a clip's cut and augmentations are redrawn every this many visits
                 "reader": "auto",  # tfdata where TensorFlow is installed, else threads; the batches are the same
                 "prefetch": 4,  # batches read ahead
             },
-            "augment": {  # on the device, redrawn by (seed, clip, visit); 0 = off
+            "augment": {  # on the device, redrawn by (seed, clip, visit), in the order of augment.NAMES; 0 = off
                 "gain_cap": 0.0,  # clips whose maximum exceeds this are scaled down to it (the thesis: 0.7); also in evaluation
                 "speed": 0.0,  # random speed (pitch and tempo), a factor of at most 1 + this either way
+                "pitch": 0.0,  # random pitch, uniform in ± this many semitones, by phase vocoder
+                "stretch": 0.0,  # random tempo, a factor of at most 1 + this either way, by phase vocoder
+                "vocoder_fft": 2048,  # samples of the phase vocoder's windows, a multiple of 4; of data.copies too
                 "equalise_db": 0.0,  # random equaliser, gains uniform in ± this many dB
+                "band_limit": {  # one of the two filters, either as often
+                    "probability": 0.0,
+                    "low_pass": [2000.0, 7000.0],  # range of cut-off frequencies in Hz, uniform in log; [] = never
+                    "high_pass": [50.0, 500.0],
+                },
                 "gain_db": 0.0,  # random gain, uniform in ± this many dB
+                "noise": {  # from a bank of recordings in the device's memory
+                    "data_set": "",  # a prepared data set of the same rate; "" = off
+                    "split": "train",
+                    "label": "",  # only its clips of this class, as in "noise"; "" = all
+                    "probability": 0.5,
+                    "gain": [0.14, 0.26],  # range of factors (the thesis's)
+                    "snr_db": [],  # range of signal-to-noise ratios, in the place of `gain`, as in [5.0, 20.0]
+                    "count": 1,  # noises at once
+                },
                 "polarity": 0.0,  # probability of a sign flip
                 "shift": 0.0,  # probability of a circular shift by a uniform number of samples
+                "mixup": {  # with the next example of the batch; labels are mixed too
+                    "alpha": 0.0,  # shares are drawn from Beta(alpha, alpha); 0 = off
+                    "of": "waveform",  # or features: after the front end
+                },
+                "mask": {  # SpecAugment: bands and spans of the features set to their minimum
+                    "frequency": 0,  # bands a clip
+                    "frequency_width": 0.2,  # largest width, as a share of all bins
+                    "time": 0,  # spans a clip
+                    "time_width": 0.2,  # largest width, as a share of all frames
+                },
+                "start": [],  # of those that are off at first, as in ["noise=10 epochs"]
+                "refresh": [],  # visits between redraws, where they are not data.refresh_epochs, as in ["noise=10"]
             },
             "loss": {
                 "name": "softmax",  # softmax (one label a clip) or sigmoid (many)
                 "class_weights": "none",  # balanced: inverse to the classes' frequency in the training split
+                "label_smoothing": 0.0,  # share of the labels spread evenly over the classes (softmax) or set to 1/2 (sigmoid)
             },
             "freeze": {  # parameters that stand still: freezing.py has the patterns
                 "patterns": [],  # as in ["*", "!fc/*"], all but the classifier; [] = none
@@ -282,15 +331,25 @@ def validate_values(config: ConfigDict) -> None:
     for key in DURATIONS:
         parse_duration(values[key], f"config key {key!r}")
     for key in ("train.batch_size", "train.accumulate", "evaluate.batch_size", "data.samples", "data.sample_rate",
-                "data.refresh_epochs", "data.prefetch", "train.keep"):  # fmt: skip
+                "data.refresh_epochs", "data.prefetch", "data.segments_per_track", "train.keep"):  # fmt: skip
         if values[key] < 1:
             raise UserError(f"config key {key!r} must be at least 1, and was given {values[key]}")
-    for key in ("augment.polarity", "augment.shift", "augment.speed", "ema"):
+    for key in ("ema", "loss.label_smoothing"):
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
-    for key in ("augment.gain_cap", "augment.gain_db", "augment.equalise_db", "evaluate.hop", "gradient_clip"):
+    for key in ("evaluate.hop", "gradient_clip", "data.segment_hop", "data.copies.segments"):
         if values[key] < 0:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
+    sampling.check(config.data)
+    augment.check(config.augment)
+    for duration in augment.durations(config.augment).values():
+        parse_duration(duration, "config key 'augment.start'")
+    resampled = config.augment.speed or config.augment.pitch or config.augment.stretch or sampling.versions(config.data.copies)
+    if resampled and config.data.samples >= 2**20:
+        raise UserError(
+            "config key 'data.samples' must be below 1048576 with augment.speed, pitch, stretch or data.copies, and was given "
+            f"{config.data.samples}"
+        )
     if config.freeze.until:
         parse_duration(config.freeze.until, "config key 'freeze.until'")
 
@@ -301,6 +360,8 @@ def _check_pairing(config: ConfigDict) -> None:
     frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
     waveform = jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)
     features = jax.eval_shape(frontend.init_with_output, jax.random.key(0), waveform)[0].shape[1:]
+    if (config.augment.mask.frequency or config.augment.mask.time) and (len(features) < 2 or 1 in features[:2]):
+        raise UserError(f"augment.mask needs frames and bins, and front end {config.frontend.name!r} gives {features}")
     if len(features) != len(model.input_shape):
         raise UserError(
             f"model {config.model.name!r} reads {len(model.input_shape)} axes a clip, as in {model.input_shape}, "

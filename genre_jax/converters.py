@@ -1,8 +1,8 @@
 """What other libraries call the variables of ResNet, DenseNet and MobileNet v1, and how they lay them out.
 
-A variable of ours is a path (collection, *modules, leaf), such as ("params", "layer1_0", "conv1", "kernel"). timm's
-MobileNet pads strided convolutions at both ends and has batch norms with epsilon 1e-5, ours, like Keras's, at the end alone
-and 1e-3: its weights are a start there, and the same function only where both come from Keras. Neither library has our stem.
+A variable of ours is a path (collection, *modules, leaf), such as ("params", "layer1_0", "conv1", "kernel"). timm's MobileNet
+pads and normalises otherwise than Keras's: either's weights are the same function with `model.library` set to it, and a
+start with the other. No library has our stem.
 """
 
 import re

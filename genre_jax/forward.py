@@ -41,23 +41,32 @@ class Forward:
 
         return jax.jit(init)(key)
 
-    def __call__(
+    def features(self, variables: Any, waveform: jax.Array) -> jax.Array:
+        """What the network reads of waveforms (batch, samples)."""
+        fitted = variables.get("batch_stats", {}).get("frontend", {})
+        features: Any = self.frontend.apply({"batch_stats": fitted}, waveform)
+        return features
+
+    def logits(
         self,
         variables: Any,
-        waveform: jax.Array,
+        features: jax.Array,
         *,
         train: bool = False,
         mask: jax.Array | None = None,
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        """Logits (batch, classes) of waveforms (batch, samples), intermediates, and the batch statistics after it."""
+        """Logits (batch, classes) of what `features` gives, intermediates, and the batch statistics after it."""
         statistics = variables.get("batch_stats", {})
         fitted = {"frontend": statistics["frontend"]} if "frontend" in statistics else {}
-        features = self.frontend.apply({"batch_stats": fitted.get("frontend", {})}, waveform)
         (logits, intermediates), updated = self.model.apply(
             variables, features, train=train, mask=mask, keys=keys, mutable=["batch_stats"] if train else []
         )
         return logits.astype(self.wide), intermediates, updated.get("batch_stats", statistics) | fitted
+
+    def __call__(self, variables: Any, waveform: jax.Array, **options: Any) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+        """`logits` of waveforms (batch, samples)."""
+        return self.logits(variables, self.features(variables, waveform), **options)
 
 
 def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Forward:

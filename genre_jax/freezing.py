@@ -124,6 +124,12 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float]:
     return rates
 
 
+def rates_of(texts: Sequence[str], model: nn.Module) -> dict[str, float]:
+    """`parse_rates`, and 0 for what the network never trains, its stem, which decaying weights would move."""
+    still = {} if getattr(model, "train_stem", True) else {"stem/*": 0.0}
+    return {pattern: factor for pattern, factor in parse_rates(texts).items() if pattern not in still} | still
+
+
 def scale_by_name(rates: dict[str, float]) -> optax.GradientTransformation:
     """Directions times the factor of the last pattern that matches their name; 1 where none does."""
 

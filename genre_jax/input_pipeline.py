@@ -9,69 +9,54 @@ maximum float32 (B,), labels uint8 (B, classes), mask float32 (B,).
 """
 
 import collections
-import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from genre_jax import sampling
 from genre_jax.records import Index
+from genre_jax.sampling import window_starts
 
 Batch = dict[str, np.ndarray]
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: uint64 → uint64, well mixed (Steele, Lea & Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def random_starts(seed: int, clip: np.ndarray, draw: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """A start in [0, span] for each (clip, draw), uniform, from `seed` alone. All arrays (B,); int64 out."""
-    with np.errstate(over="ignore"):
-        state = _mix(np.asarray(seed, np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        for part in (clip, draw):
-            state = _mix(state ^ (part.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
-    return (state % (span + 1).astype(np.uint64)).astype(np.int64)
-
-
 class TrainBatches:
-    """Batch number n of an endless run through the split, reshuffled every epoch, one random cut a clip.
+    """Batch number n of an endless run through the split, in the order and the segments that `sampling` makes of the config.
 
     Args:
-      index: the split.
-      config: the run's config (batch size, cut length, seed, label mode, refresh).
+      index: the split, or several in one (`sampling.merge`).
+      config: the run's config (batch size, cut length, seed, label mode, refresh, segments, copies, sampling).
       host, hosts: which contiguous share of each global batch is this host's.
+      sets: (clips, weight) of each data set in `index`, in its order; none where it is one.
     """
 
-    def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1):
+    def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1, sets: Sequence[tuple[int, float]] = ()):
         if not len(index):
             raise ValueError(f"split {index.split!r} of {index.data_set!r} holds no clips")
         self.index, self.hosts, self.host = index, hosts, host
         self.seed, self.samples = config.seed, config.data.samples
         self.batch_size, self.refresh = config.train.batch_size, config.data.refresh_epochs
         self.labels = label_matrix(index, config.data.labels)
-        self._permutation = functools.lru_cache(4)(self._draw_permutation)
-
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.index))
-
-    def order(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(clip, visit) at each position of the endless sequence."""
-        visit, place = np.divmod(position, len(self.index))
-        clip = np.array([self._permutation(int(v))[p] for v, p in zip(visit, place, strict=True)], np.int64)
-        return clip, visit
+        self.rows = sampling.rows_of(index, config.data, config.seed)
+        class_weights = sampling.named_weights("data.class_weights", config.data.class_weights, index.classes)
+        sizes, weights = zip(*(sets or [(len(index), 1.0)]), strict=True)
+        source = np.repeat(np.arange(len(sizes)), sizes)[self.rows.clip]
+        lists = sampling.lists_of(self.labels[self.rows.clip], config.data.sampling, class_weights, source, weights)
+        self.order = sampling.Order(lists, len(self.rows), config.seed)
 
     def __call__(self, number: int) -> Batch:
         share = self.batch_size // self.hosts
-        clip, visit = self.order(number * self.batch_size + self.host * share + np.arange(share))
+        row, visit = self.order(number * self.batch_size + self.host * share + np.arange(share))
+        clip, start, variant = (column[row] for column in self.rows)
         span = np.maximum(self.index.length[clip].astype(np.int64) - self.samples, 0)
-        start = random_starts(self.seed, clip, visit // self.refresh, span)
-        return _read(self.index, self.labels, clip, start, visit, np.ones(share, np.float32), self.samples)
+        drawn = sampling.random_starts(self.seed, clip, visit // self.refresh + (variant << 32), span)
+        start = np.where(start < 0, drawn, start)
+        mask = np.ones(share, np.float32)
+        return _read(self.index, self.labels, clip, start, visit, variant, mask, self.samples)
 
 
 class EvalBatches:
@@ -97,16 +82,8 @@ class EvalBatches:
         row = number * self.batch_size + self.host * share + np.arange(share)
         inside = row < len(self.clip)
         row = np.where(inside, row, 0)
-        visit = np.zeros(share, np.int64)
-        return _read(self.index, self.labels, self.clip[row], self.start[row], visit, inside.astype(np.float32), self.samples)
-
-
-def window_starts(length: int, samples: int, hop: int = 0, windows: str = "consecutive") -> np.ndarray:
-    """First samples of the windows of a clip of `length` samples (int64, at least one)."""
-    last = max(length - samples, 0)
-    if windows == "centre":
-        return np.array([last // 2], np.int64)
-    return np.append(np.arange(0, last, hop or samples, dtype=np.int64), last)
+        zeros, mask = np.zeros(share, np.int64), inside.astype(np.float32)
+        return _read(self.index, self.labels, self.clip[row], self.start[row], zeros, zeros, mask, self.samples)
 
 
 def label_matrix(index: Index, mode: str) -> np.ndarray:
@@ -117,7 +94,14 @@ def label_matrix(index: Index, mode: str) -> np.ndarray:
 
 
 def _read(
-    index: Index, labels: np.ndarray, clip: np.ndarray, start: np.ndarray, visit: np.ndarray, mask: np.ndarray, samples: int
+    index: Index,
+    labels: np.ndarray,
+    clip: np.ndarray,
+    start: np.ndarray,
+    visit: np.ndarray,
+    variant: np.ndarray,
+    mask: np.ndarray,
+    samples: int,
 ) -> Batch:
     audio = np.empty((len(clip), samples), np.int16)
     for row, (c, s) in enumerate(zip(clip.tolist(), start.tolist(), strict=True)):
@@ -128,7 +112,7 @@ def _read(
         "clip": clip.astype(np.int32),
         "track": index.track[clip],
         "start": start.astype(np.int32),
-        "variant": np.zeros(len(clip), np.int32),
+        "variant": variant.astype(np.int32),
         "visit": visit.astype(np.int32),
         "maximum": index.maximum[clip],
         "labels": labels[clip],

@@ -9,13 +9,14 @@ import optax
 
 
 class Loss(NamedTuple):
-    """`values(logits, labels, class_weights)` and `weights(labels, class_weights)`, both (batch,).
+    """`values(logits, labels, class_weights)` and `weights(labels, class_weights)`, both (batch,); `smooth(labels, amount)`.
 
     `logits` and `labels` are (batch, classes), `class_weights` (classes,); the mean is sum(value · weight) / sum(weight).
     """
 
     values: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     weights: Callable[[jax.Array, jax.Array], jax.Array]
+    smooth: Callable[[jax.Array, float], jax.Array]
 
 
 def _softmax_values(logits: jax.Array, labels: jax.Array, class_weights: jax.Array) -> jax.Array:
@@ -36,11 +37,21 @@ def _sigmoid_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
     return jnp.ones(labels.shape[0], class_weights.dtype)
 
 
+def _softmax_smooth(labels: jax.Array, amount: float) -> jax.Array:
+    return (1 - amount) * labels + amount / labels.shape[-1]
+
+
+def _sigmoid_smooth(labels: jax.Array, amount: float) -> jax.Array:
+    return (1 - amount) * labels + amount / 2
+
+
 LOSSES = {
-    # Cross-entropy of one label a clip (one-hot), as `torch.nn.CrossEntropyLoss(weight=…)`.
-    "softmax": Loss(_softmax_values, _softmax_weights),
-    # Binary cross-entropy of every class, averaged over classes, as `torch.nn.BCEWithLogitsLoss(weight=…)`.
-    "sigmoid": Loss(_sigmoid_values, _sigmoid_weights),
+    # Cross-entropy of one label a clip (one-hot), as `torch.nn.CrossEntropyLoss(weight=…)`; smoothed labels
+    # are a share of all classes (Szegedy et al. 2016), as its `label_smoothing`.
+    "softmax": Loss(_softmax_values, _softmax_weights, _softmax_smooth),
+    # Binary cross-entropy of every class, averaged over classes, as `torch.nn.BCEWithLogitsLoss(weight=…)`; labels
+    # are smoothed towards 1/2.
+    "sigmoid": Loss(_sigmoid_values, _sigmoid_weights, _sigmoid_smooth),
 }
 
 

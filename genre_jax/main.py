@@ -12,6 +12,9 @@ CONFIG = flags.DEFINE_string("config", None, "Config file, with presets and key=
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/CONFIG-NAME.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, reach, memory, steps per epoch and ETA, then stop.")
 OVERFIT = flags.DEFINE_bool("overfit_one_batch", False, "Train on the first batch alone: a check of model and loss.")
+CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "Keep compiled programs in this folder, from which a second start reads them."
+)
 PROFILE = flags.DEFINE_bool("profile", False, "Write a profile of steps 10 to 20 into WORKDIR/profile.")
 
 
@@ -24,6 +27,8 @@ def main(argv: list[str]) -> None:
 
     if CONFIG.value is None:
         raise console.UserError("--config is missing: give a config file, such as --config=configs/bytenet.py:demo")
+    if CACHE.value:  # before anything is compiled, or it has no effect
+        jax.config.update("jax_compilation_cache_dir", CACHE.value)
     config = configs.load(CONFIG.value, console.overrides(argv[1:]))
     jax.config.update("jax_enable_x64", config.dtype == "float64")
     try:

@@ -23,9 +23,14 @@ def sgd(*, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 
     return optax.chain(_l2(weight_decay), trace)
 
 
-def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015); `weight_decay` is added to the gradient (`torch.optim.Adam`)."""
-    return optax.chain(_l2(weight_decay), optax.scale_by_adam(b1, b2, eps))
+def adam(
+    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, l1: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015); `weight_decay` is added to the gradient (`torch.optim.Adam`).
+
+    So is `l1` times each parameter's sign: the gradient of a penalty on the sum of their magnitudes, which no loss shows.
+    """
+    return optax.chain(_penalty(weight_decay, l1), optax.scale_by_adam(b1, b2, eps))
 
 
 def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01) -> optax.GradientTransformation:
@@ -77,6 +82,13 @@ def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 
 def _l2(weight_decay: float) -> optax.GradientTransformation:
     return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+
+
+def _penalty(weight_decay: float, l1: float) -> optax.GradientTransformation:
+    def signs(gradients, params):
+        return jax.tree.map(lambda g, p: g + l1 * jnp.sign(p), gradients, params)
+
+    return optax.chain(_l2(weight_decay), optax.stateless(signs)) if l1 else _l2(weight_decay)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

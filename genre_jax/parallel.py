@@ -28,6 +28,18 @@ def sum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
+def following(tree: Any, axis_name: str | None, time_shards: int = 1) -> Any:
+    """Every example `(batch, …)` replaced by the next one of the global batch, the last by the first."""
+
+    def next_first(x):
+        if axis_name is None:
+            return x[:1]
+        devices = jax.lax.axis_size(axis_name)
+        return jax.lax.ppermute(x[:1], axis_name, [(one, (one - time_shards) % devices) for one in range(devices)])
+
+    return jax.tree.map(lambda x: jnp.concatenate([x[1:], next_first(x)]), tree)
+
+
 @dataclasses.dataclass(frozen=True)
 class TimeShards:
     """`count` neighbouring devices of an axis that share each sequence: shard i has steps i · n to (i + 1) · n of it.

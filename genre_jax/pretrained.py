@@ -85,9 +85,14 @@ def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"a trained network is saved as .safetensors, and {str(path)!r} ends in {path.suffix!r}")
+    return write(load_trained(workdir), path)
+
+
+def write(trained: Trained, path: Path) -> Path:
+    """Write a trained network to `path` as `save_pretrained` does, and return it."""
     from safetensors.numpy import save_file
 
-    config, labels, variables = load_trained(workdir)
+    config, labels, variables = trained
     values = configs.to_json(config)
     del values["init_from"], values["data"]["data_dir"]
     parts = {

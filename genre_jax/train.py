@@ -3,7 +3,7 @@
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,30 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from genre_jax import augment, evaluate, forward, freezing, input_pipeline, losses, models, optim, parallel, pretrained, records
+from genre_jax import (
+    augment,
+    evaluate,
+    forward,
+    freezing,
+    input_pipeline,
+    losses,
+    models,
+    noise,
+    optim,
+    parallel,
+    pretrained,
+    records,
+    sampling,
+)
 from genre_jax import config as configs
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
 from genre_jax.datasets.locate import locate
+from genre_jax.fitting import fit, fits
 from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
-from genre_jax.logbook import Logbook, environment, progress, write_json
+from genre_jax.logbook import Logbook, environment, write_json
+from genre_jax.meter import Meter
 from genre_jax.models import bytenet
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
@@ -56,21 +72,27 @@ def train_step(
     config: ConfigDict,
     axis_name: str | None,
     freeze: freezing.Freeze = freezing.NOTHING,
+    starts: Mapping[str, int] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of the batch; losses and gradients are those of the whole batch.
 
-    Returns the new state and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices.
+    `starts` holds the first step of those augmentations that are off at first. Returns the new state and {"loss", "accuracy",
+    "gradient_norm", "learning_rate"}, equal on all devices; the accuracy is in labels before they were mixed or smoothed.
     """
     criterion = losses.LOSSES[config.loss.name]
+    batch = learning_inputs(batch, constants, state, network, config, starts or {}, axis_name)
     weight = criterion.weights(batch["labels"], constants["class_weights"]) * batch["mask"]
     total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), axis_name)
 
     def loss_of(params, batch_stats, part):
-        logits, batch_stats = _training_pass(params, batch_stats, constants, part, network, config)
-        values = criterion.values(logits, part["labels"], constants["class_weights"])
+        keys = augment.example_keys(constants["dropout_key"], part["visit"], part["clip"], part["variant"])
+        logits, _, batch_stats = network.logits(
+            {"params": params, "batch_stats": batch_stats}, part["features"], train=True, mask=part["mask"], keys=keys
+        )
+        values = criterion.values(logits, part["targets"], constants["class_weights"])
         weight = criterion.weights(part["labels"], constants["class_weights"]) * part["mask"]
         share = (values * weight).sum() / total_weight
-        hits = (losses.hits(logits, part["labels"]) * part["mask"]).sum() / count
+        hits = (losses.hits(logits, part["own_labels"]) * part["mask"]).sum() / count
         return share, (batch_stats, {"loss": share, "accuracy": hits})
 
     with freeze.statistics(state.step):
@@ -85,18 +107,49 @@ def train_step(
     return state, metrics | {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
 
 
-def _training_pass(params, batch_stats, constants, batch, network: forward.Forward, config: ConfigDict):
-    """Augmented forward pass of (micro-)batch → (logits, batch statistics). Every random number comes from the clip's keys."""
-    draw = functools.partial(augment.example_keys, clip=batch["clip"], variant=batch["variant"])
+def learning_inputs(
+    batch: dict[str, jax.Array],
+    constants: dict[str, Any],
+    state: TrainState,
+    network: forward.Forward,
+    config: ConfigDict,
+    starts: Mapping[str, int],
+    axis_name: str | None,
+) -> dict[str, jax.Array]:
+    """What the network learns from: augmented "features" (batch, …), their "labels", mixed, and "targets", smoothed too.
+
+    Every random number comes from the clip's keys; only mixup looks beyond a clip, at the next of the global batch. `starts`
+    as in `train_step`; "own_labels" are the batch's, and (batch,) "clip", "visit", "variant" and "mask" are passed on.
+    """
+    settings, key, on = config.augment, constants["augment_key"], {name: state.step >= first for name, first in starts.items()}
+    keys = augment.keys_by_name(key, batch, settings, config.data.refresh_epochs)
     waveform = condition(batch, network, config)
+    if sampling.versions(config.data.copies):
+        fixed = augment.example_keys(key, jnp.zeros_like(batch["visit"]), batch["clip"], batch["variant"])
+        waveform = augment.copy(waveform, fixed, batch["variant"], config.data.copies, settings.vocoder_fft)
     waveform = augment.augment(
-        waveform, draw(constants["augment_key"], batch["visit"] // config.data.refresh_epochs), config.augment
+        waveform, keys, settings, sample_rate=config.data.sample_rate, bank=constants.get("noise"), on=on
     )
-    logits, _, batch_stats = network(
-        {"params": params, "batch_stats": batch_stats}, waveform, train=True, mask=batch["mask"],
-        keys=draw(constants["dropout_key"], batch["visit"]),
-    )  # fmt: skip
-    return logits, batch_stats
+    labels = batch["labels"].astype(network.wide)
+
+    def mixed(example):
+        if not settings.mixup.alpha:
+            return example
+        following, valid = parallel.following((example, batch["mask"]), axis_name, config.model.get("time_shards", 1))
+        mix = functools.partial(augment.mixup, keys["mixup"], other=following, valid=valid, alpha=settings.mixup.alpha)
+        return augment.switch(["mixup"], on, mix, example)
+
+    if settings.mixup.of == "waveform":
+        waveform, labels = mixed((waveform, labels))
+    features = network.features(state.variables(), waveform)
+    if settings.mixup.of == "features":
+        features, labels = mixed((features, labels))
+    if settings.mask.frequency or settings.mask.time:
+        blank = functools.partial(augment.mask, keys=keys["mask"], config=settings.mask)
+        features = augment.switch(["mask"], on, blank, features)
+    targets = losses.LOSSES[config.loss.name].smooth(labels, config.loss.label_smoothing)
+    kept = {name: batch[name] for name in ("clip", "visit", "variant", "mask")}
+    return kept | {"features": features, "labels": labels, "targets": targets, "own_labels": batch["labels"]}
 
 
 def condition(batch: dict[str, jax.Array], network: forward.Forward, config: ConfigDict) -> jax.Array:
@@ -163,7 +216,7 @@ class Program:
         network = forward.build(config, classes, parallel.AXIS)
         freeze = freezing.build(config.freeze, lambda text: self._count(text, "freeze.until"))
         optimizer = optim.build(
-            config.optimizer.name, config.gradient_clip, freeze, freezing.parse_rates(config.learning_rates),
+            config.optimizer.name, config.gradient_clip, freeze, freezing.rates_of(config.learning_rates, network.model),
             **configs.component_options(config.optimizer),
         )  # fmt: skip
         schedule = optim.SCHEDULES[config.schedule.name](
@@ -179,6 +232,7 @@ class Program:
                 config=config,
                 axis_name=parallel.AXIS,
                 freeze=freeze,
+                starts={name: self._first(text) for name, text in augment.durations(config.augment).items()},
             )
         )
         self.eval_step = devices.eval_step(functools.partial(eval_step, network=network, config=config))
@@ -186,6 +240,10 @@ class Program:
 
     def _count(self, duration: str, key: str) -> int:
         return configs.steps(duration, self.config.train.batch_size, self.clips, key)
+
+    def _first(self, duration: str) -> int:
+        """The first step after `duration`, from 0."""
+        return self._count(duration, "augment.start") if configs.parse_duration(duration)[0] else 0
 
     def init(self) -> Any:
         """Fresh variables of the network."""
@@ -203,9 +261,9 @@ class Program:
         )
 
     def constants_of(self, class_weights: Any) -> dict[str, Any]:
-        """What the steps read and never change; `class_weights` (classes,)."""
+        """What the steps read and never change, the noise bank with it; `class_weights` (classes,)."""
         keys = {"augment_key": jax.random.fold_in(self._key, 1), "dropout_key": jax.random.fold_in(self._key, 2)}
-        return keys | {"class_weights": class_weights}
+        return keys | {"class_weights": class_weights, "noise": noise.load_bank(self.config)}
 
     def shapes(self) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
         """State, constants and batch of `train_step` as shapes and types: it can be lowered for them without any data."""
@@ -242,8 +300,9 @@ class Run(Program):
         self.folder = locate(config)
         splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
         self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
-        super().__init__(config, devices, len(self.splits["train"].classes), len(self.splits["train"]))
-        self.batches = input_pipeline.TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count())
+        self.splits["train"], sets = _mixture(self.splits["train"], config)
+        self.batches = input_pipeline.TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count(), sets)
+        super().__init__(config, devices, len(self.splits["train"].classes), len(self.batches.rows))
         self.every = {key: self._count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
         self.constants = devices.replicate(self.constants_of(_class_weights(self.batches.labels, config.loss.class_weights)))
 
@@ -292,6 +351,17 @@ def _load_split(folder: Path, split: str, config: ConfigDict) -> records.Index:
     return index
 
 
+def _mixture(first: records.Index, config: ConfigDict) -> tuple[records.Index, list[tuple[int, float]]]:
+    """The training split with those of `data.mix` behind it, and the (clips, weight) of each."""
+    indices, weights = [first], [1.0]
+    for name, weight in sampling.parse_pairs("data.mix", config.data.mix).items():
+        other = config.copy_and_resolve_references()
+        other.data.name = name
+        indices.append(_load_split(locate(other), config.data.train, config))
+        weights.append(weight)
+    return sampling.merge(indices), [(len(index), weight) for index, weight in zip(indices, weights, strict=True)]
+
+
 def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
     """(classes,) float64: ones, or clips / (classes · clips of the class) over the training split."""
     counts = labels.sum(0, dtype=np.int64)
@@ -311,6 +381,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
         say(f"{workdir} holds a finished run: its results stand (another --workdir starts a new one)")
         return json.loads(results.read_text())
     run = Run(config)
+    learn = fit if fits(run) else _train
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
@@ -329,7 +400,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     parameters = models.count(state.params)
     say(
         f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(run.devices.all)} device(s), "
-        f"{run.total} steps of {config.train.batch_size} clips, {len(run.splits['train'])} clips an epoch"
+        f"{run.total} steps of {config.train.batch_size} clips, {run.clips} clips an epoch"
     )
     seen = run.reach()
     if seen and seen[0].dead_blocks:
@@ -338,7 +409,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
             "their dilation exceeds their sequence; model.cap_dilation=true caps it"
         )
     logbook = Logbook(workdir, start)
-    state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
+    state = learn(run, state, start, checkpoints, logbook, workdir if profile else None)
     checkpoints.wait()
     step = checkpoints.final(config.evaluate.weights)
     if step != run.total:
@@ -390,65 +461,6 @@ def _train(
         if scores or due["checkpoint"]:
             checkpoints.save(step, state, scores)
     return state
-
-
-class Meter:
-    """Collects the metrics of each step, and at `flush` checks, averages, writes and shows them.
-
-    A log line averages the steps since the last line; lines fall on log, evaluation and checkpoint steps, so that a resumed
-    run averages over the same steps.
-    """
-
-    IN_FLIGHT = 2  # steps that may run behind the host
-
-    def __init__(self, run: Run, logbook: Logbook, step: int, checkpoints: Checkpoints):
-        self.run, self.logbook, self.checkpoints = run, logbook, checkpoints
-        self.pending: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
-        self.speeds: list[float] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Start the clock anew, so that evaluation counts in no speed."""
-        self.started, self.waited = time.perf_counter(), 0.0
-
-    def next(self, batches: Iterator[input_pipeline.Batch]) -> input_pipeline.Batch:
-        before = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - before
-        return batch
-
-    def add(self, step: int, metrics: dict[str, jax.Array], clips: np.ndarray) -> None:
-        self.pending.append((step, metrics, clips))
-        if len(self.pending) > self.IN_FLIGHT:
-            jax.block_until_ready(self.pending[-1 - self.IN_FLIGHT][1])
-
-    def flush(self, step: int) -> None:
-        rows = [(at, jax.device_get(metrics), clips) for at, metrics, clips in self.pending]
-        self.pending = []
-        for at, metrics, clips in rows:
-            if not all(np.isfinite(value) for value in metrics.values()):
-                self._stop(at, metrics, clips)
-        values = {key: float(np.mean([row[1][key] for row in rows], dtype=np.float64)) for key in rows[0][1]}
-        values["learning_rate"] = float(rows[-1][1]["learning_rate"])
-        self.logbook.metrics(step, "train", values)
-        seconds = time.perf_counter() - self.started
-        speed = len(rows) * self.run.config.train.batch_size / seconds
-        waiting = self.waited / seconds
-        self.logbook.timing(step, speed, waiting)
-        self.speeds.append(speed)
-        recent = self.speeds[1:][-10:] or self.speeds  # the first holds the compilation
-        left = (self.run.total - step) * self.run.config.train.batch_size / float(np.median(recent))
-        progress(step, self.run.total, {key: values[key] for key in ("loss", "accuracy")}, speed, waiting, left)
-        self.restart()
-
-    def _stop(self, step: int, metrics: dict[str, Any], clips: np.ndarray) -> None:
-        self.checkpoints.wait()
-        good = self.checkpoints.latest()
-        names = [self.run.splits["train"].names[clip] for clip in clips]
-        raise UserError(
-            f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {step} are not finite; "
-            f"the last good checkpoint is {f'of step {good}' if good else 'none'}; the clips of the batch: {', '.join(names)}"
-        )
 
 
 def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[str, Any]) -> dict[str, Any]:

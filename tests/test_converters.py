@@ -181,26 +181,26 @@ def test_what_keras_saves_is_read(tmp_path, suffix):
 @pytest.mark.skipif(not (find_spec("torch") and find_spec("timm")), reason="needs torch, torchvision and timm")
 @pytest.mark.parametrize("model", ["resnet50", "densenet121", "mobilenet_v1"])
 def test_what_torch_saves_is_read(tmp_path, model):
-    """timm's networks through .pth: the same logits (MobileNet, which timm pads otherwise: every leaf loaded)."""
+    """timm's networks through .pth: the same logits (of MobileNet, which has another head here, what the head reads)."""
     import torch
 
-    from genre_jax.bench import peer_networks
+    from genre_jax.bench import torch_networks
 
-    peer_networks.import_torchvision()
+    torch_networks.import_torchvision()
     import timm
 
     name = "mobilenetv1_100" if model == "mobilenet_v1" else model
     theirs = timm.create_model(name, pretrained=False).eval()
     torch.save({"state_dict": theirs.state_dict(), "epoch": 3}, tmp_path / "model.pth")
-    options = {"alpha": 1.0} if model == "mobilenet_v1" else {}
+    options = {"alpha": 1.0, "library": "timm"} if model == "mobilenet_v1" else {}
     net = models.build(model, num_classes=1000, instance_norm=False, **options)
     start = fresh(models.abstract_variables(net, (64, 64, 1)))
     loaded = pretrained.transplant(str(tmp_path / "model.pth"), start, net, ())
-    if model == "mobilenet_v1":
-        return
     loaded["params"]["stem"] = {"kernel": np.ones((1, 3), np.float32), "bias": np.zeros(3, np.float32)}
     image = numbers((2, 64, 64, 1), 0)
-    ours = jax.jit(lambda v: net.apply(v, image)[0])(loaded)
+    logits, kept = jax.jit(lambda v: net.apply(v, image))(loaded)
+    ours = kept["embedding"] if model == "mobilenet_v1" else logits
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(np.repeat(image, 3, -1).transpose(0, 3, 1, 2))).numpy()
+        features = theirs.forward_features(torch.from_numpy(np.repeat(image, 3, -1).transpose(0, 3, 1, 2)))
+        expected = theirs.forward_head(features, pre_logits=model == "mobilenet_v1").numpy()
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -164,6 +164,18 @@ def test_the_run_scales_layers_by_pattern(tones):
     assert metrics["gradient_norm"] > 0
 
 
+@pytest.mark.parametrize("train_stem", [False, True])
+def test_decay_moves_no_stem_that_is_not_trained(tones, train_stem):
+    """Its gradient is 0, but weights that decay move without one."""
+    config = small_config(tones, "resnet", model__stages=[1], devices=1, optimizer__weight_decay=0.1, optimizer__l1=0.1)
+    config.model.train_stem = train_stem
+    config.learning_rates = ["stem/*=2", "*=1"]
+    (before, after), _ = walk(config, 1)
+    stem = {"stem/kernel", "stem/bias"}
+    assert moved(before.params, after.params) >= {"conv1/kernel", "fc/bias"}
+    assert moved(before.params, after.params) & stem == (stem if train_stem else set())
+
+
 @pytest.mark.parametrize(
     ("patterns", "frozen"),
     [

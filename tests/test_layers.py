@@ -205,3 +205,36 @@ def test_thesis_stem_is_the_z_score_of_the_image():
     np.testing.assert_allclose(image[..., :1], z, atol=1e-4)
     signs = np.sign(variables["params"]["stem"]["kernel"][0])
     np.testing.assert_allclose(image, np.asarray(z) * np.asarray(signs), atol=2e-3)
+
+
+# ---------------------------------------------------------------- convolutions by other ways
+
+
+@pytest.mark.parametrize(
+    ("how", "kernel", "padding", "shape"),
+    [
+        (layers.columns_as_channels, (3, 4), "SAME", (2, 5, 9, 1)),
+        (layers.columns_as_channels, (4, 7), "SAME", (2, 6, 5, 1)),
+        (layers.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
+        (layers.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
+        (layers.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
+        (layers.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
+    ],
+)
+def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kernel, padding, shape):
+    features, strides, groups = (shape[-1], (2, 1), shape[-1]) if how is layers.depthwise_by_shifts else (5, 1, 1)
+    with jax.enable_x64(True):
+        x, plain, other = (
+            jnp.asarray(RNG.normal(size=shape)),
+            *(
+                nn.Conv(features, kernel, strides, padding, feature_group_count=groups, param_dtype=jnp.float64, **options)
+                for options in ({}, {"conv_general_dilated": how})
+            ),
+        )
+        variables = plain.init(jax.random.key(0), x)
+
+        def run(net):
+            return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
+
+        for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
+            np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-9)

@@ -15,6 +15,7 @@ from genre_jax.console import UserError
         ("schindler_deep", {"activation": "elu"}, "unknown model.activation 'elu'.*: choose one of leaky_relu, relu"),
         ("schindler_deep", {"dropout_at": "end"}, "unknown model.dropout_at 'end'.*: choose one of hidden, merge"),
         ("swishnet_slim", {"readout": "first"}, "unknown model.readout 'first'.*: choose one of frames, last, random"),
+        ("mobilenet_v1", {"library": "tim"}, "unknown model.library 'tim'.*: choose one of keras, timm"),
         ("folmer_cnn", {"head": "flat"}, "unknown model.head 'flat'.*: choose one of fixed, pooled"),
     ],
 )

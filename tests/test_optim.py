@@ -41,6 +41,15 @@ def test_five_steps_equal_torch(case):
         np.testing.assert_allclose(walk(name, **options), golden[f"optimizer/{case}"], rtol=0, atol=1e-12)
 
 
+def test_l1_adds_signs_to_the_gradient():
+    """Adam's first step is the sign of what it is given: of the penalty where the gradient is 0, however large the parameter."""
+    params, gradients = jnp.array([200.0, -3.0, 0.0, 1.0]), jnp.array([-1.0, 0.0, 0.0, -1.0])
+    for decay in (0.0, 1e-3):
+        optimizer = optim.build("adam", 0.0, l1=0.01, weight_decay=decay)
+        direction, _ = optimizer.update(gradients, optimizer.init(params), params)
+        np.testing.assert_allclose(direction, [-1, -1, 0, -1], rtol=1e-4)
+
+
 def test_every_optimizer_is_compared():
     assert {name for name, _ in OPTIONS.values()} == optim.OPTIMIZERS.keys()
 

@@ -1,7 +1,9 @@
 """How many clips a second the input reads in random order, cuts and batches: `python -m genre_jax.bench input`.
 
-It writes ten-second clips of noise at 16 kHz into a temporary data set (read from page cache then), and reads them with
-`TrainBatches` alone ("direct", one thread) and through each reader, cut to 3 s and whole.
+It writes ten-second clips of noise at 16 kHz, most of them of a few classes, into a temporary data set (read from page cache
+then), and reads them with `TrainBatches` alone ("direct", one thread) and through each reader, cut to 3 s and whole; in uniform
+and in class-balanced order by turns, so that their ratio does not depend on what else the machine does. The peak of resident
+memory is that of the whole process, libraries and all.
 """
 
 import importlib.util
@@ -11,7 +13,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ from absl import flags
 
 from genre_jax import config as configs
 from genre_jax import records
+from genre_jax.bench import resident
 from genre_jax.console import say
-from genre_jax.input_pipeline import TrainBatches, import_tensorflow, prefetch
+from genre_jax.input_pipeline import TrainBatches, prefetch
 from genre_jax.logbook import write_json
 
 CLIPS = flags.DEFINE_integer("clips", 2000, "Clips of the temporary data set (320 kB each).")
+SHARDS = flags.DEFINE_integer("shards", 8, "Files that hold them.")
 BATCH = flags.DEFINE_integer("batch", 64, "Clips a batch.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Runs of each row; the median is shown.")
 JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
 
+SAMPLINGS = ("uniform", "balanced")
+CLASSES = 10
 RATE, SECONDS = 16_000, 10
 
 
@@ -42,64 +47,73 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         index = records.load_index(folder, "train")
         say(f"index of {len(index)} clips read from the shards in {time.perf_counter() - started:.2f} s")
-        say(f"{'reader':<10}{'cut':>8}{'clips/s (median)':>20}{'least':>10}{'most':>10}")
+        titles = f"{'clips/s (median)':>18}{'least':>10}{'most':>10}{'of uniform':>12}{'peak':>10}"
+        say(f"{'reader':<10}{'cut':>8}  {'order':<10}{titles}")
         for samples in (3 * RATE, SECONDS * RATE):
             for reader in readers:
-                rows.append(_measure(index, reader, samples))
-                row = rows[-1]
-                say(
-                    f"{reader:<10}{row['seconds']:>6g} s{row['clips_per_second']:>20,.0f}"
-                    f"{row['least']:>10,.0f}{row['most']:>10,.0f}"
-                )
+                rows += _measure(index, reader, samples)
+                for row in rows[-len(SAMPLINGS) :]:
+                    say(
+                        f"{reader:<10}{row['seconds']:>6g} s  {row['sampling']:<10}{row['clips_per_second']:>18,.0f}"
+                        f"{row['least']:>10,.0f}{row['most']:>10,.0f}{row['of_uniform']:>12.2f}{row['resident_mb']:>7,.0f} MB"
+                    )
     if JSON.value:
         environment = {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
         Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), {"benchmark": "input", "environment": environment, "rows": rows})
+        write_json(
+            Path(JSON.value),
+            {"benchmark": "input", "environment": environment, "clips": CLIPS.value, "shards": SHARDS.value, "rows": rows},
+        )
 
 
-def _measure(index: records.Index, reader: str, samples: int) -> dict[str, Any]:
+def _measure(index: records.Index, reader: str, samples: int) -> list[dict[str, Any]]:
+    """A row for each order."""
     config = configs.base("bench")
     config.data.samples, config.train.batch_size = samples, BATCH.value
-    batches = TrainBatches(index, config)
+    batches: dict[str, TrainBatches] = {}
+    speeds: dict[str, list[float]] = {}
+    peaks: dict[str, list[int]] = {}
+    for sampling in SAMPLINGS:
+        config.data.sampling = sampling
+        batches[sampling], speeds[sampling], peaks[sampling] = TrainBatches(index, config), [], []
     count = 4 * len(index) // BATCH.value  # four epochs, so that what was read ahead before the clock weighs little
-    speeds = []
     for repeat in range(REPEATS.value + 1):
-        start = repeat * count
-        stream = (
-            map(batches, range(start, start + count)) if reader == "direct" else prefetch(batches, start, start + count, reader)
-        )
-        next(stream)  # set-up, and the first batches read ahead
-        started = time.perf_counter()
-        read = sum(len(batch["audio"]) for batch in stream)
-        speeds.append(read / (time.perf_counter() - started))
-    speeds = speeds[1:]  # the first brought the clips into page cache
-    return {
-        "reader": reader,
-        "seconds": samples / RATE,
-        "batch": BATCH.value,
-        "clips_per_second": statistics.median(speeds),
-        "least": min(speeds),
-        "most": max(speeds),
-    }
+        for sampling, batch in batches.items():
+            resident.reset_peak()
+            start = repeat * count
+            ahead = (
+                prefetch(batch, start, start + count, reader) if reader != "direct" else map(batch, range(start, start + count))
+            )
+            next(ahead)  # set-up, and the first batches read ahead
+            started = time.perf_counter()
+            read = sum(len(found["audio"]) for found in ahead)
+            speeds[sampling].append(read / (time.perf_counter() - started))
+            peaks[sampling].append(resident.peak())
+    for values in speeds.values():
+        del values[0]  # it brought the clips into page cache
+    return [
+        {
+            "reader": reader,
+            "sampling": sampling,
+            "seconds": samples / RATE,
+            "batch": BATCH.value,
+            "clips_per_second": statistics.median(values),
+            "least": min(values),
+            "most": max(values),
+            "of_uniform": statistics.median(a / b for a, b in zip(values, speeds["uniform"], strict=True)),
+            "resident_mb": max(peaks[sampling]) / 1e6,
+        }
+        for sampling, values in speeds.items()
+    ]
 
 
 def _write(data_dir: Path) -> Path:
-    """A data set of noise; through TensorFlow's writer where there is one, which checks sums faster."""
+    """A data set of noise, half of it of one class, a thirtieth of the rarest."""
     folder = records.directory(data_dir, "noise", RATE)
     audio = np.random.default_rng(0).integers(-9000, 9000, SECONDS * RATE).astype(np.int16)
-
-    def clips() -> Iterator[records.Clip]:
-        for i in range(CLIPS.value):
-            yield records.Clip(f"{i:06d}", f"{i:06d}", (i % 10,), np.roll(audio, 17 * i), 0.3)
-
-    if importlib.util.find_spec("tensorflow"):
-        tf = import_tensorflow()
-        folder.mkdir(parents=True)
-        with tf.io.TFRecordWriter(str(folder / "noise-train.tfrecord-00000-of-00001")) as writer:
-            for clip in clips():
-                writer.write(records.encode_example(clip))
-    else:
-        records.write_shards(folder, "noise", "train", clips())
-    passport = {"name": "noise", "sample_rate": RATE, "labels": [str(i) for i in range(10)], "splits": {"train": {}}}
+    label = [int(CLASSES * (i / CLIPS.value) ** 3) for i in range(CLIPS.value)]
+    clips = (records.Clip(f"{i:06d}", f"{i:06d}", (label[i],), np.roll(audio, 17 * i), 0.3) for i in range(CLIPS.value))
+    records.write_shards(folder, "noise", "train", clips, SHARDS.value)
+    passport = {"name": "noise", "sample_rate": RATE, "labels": [str(i) for i in range(CLASSES)], "splits": {"train": {}}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder

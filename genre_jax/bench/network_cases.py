@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre_jax import config as configs
-from genre_jax import forward, logbook, models, optim, parallel, train
+from genre_jax import converters, forward, logbook, models, optim, parallel, train
 from genre_jax.bench import torch_names
 
 LEARNING_RATE = 1e-4
@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
       shape: of one input, as the network reads it (images are height, width, channels).
-      rename: our names of the network's modules → those of its peer in `peer_networks.py`, which has the case's model.
+      rename: our names of the network's modules → those of its peer in `torch_networks.py`, which has the case's model.
       small: options and shape of a dry run, which takes seconds.
     """
 
@@ -38,19 +38,42 @@ class Case:
     small: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def _image(classes: int, rename: Callable[[str], str], **case: Any) -> Case:
+    """A published network for colour images, behind the thesis's stem."""
+    usual: dict[str, Any] = {"shape": (224, 224, 1), "batch": 8, "small": {"shape": (64, 64, 1)}}
+    return Case(classes=classes, rename=torch_names.behind_stem(rename), **usual | case)
+
+
 SMALL_BYTENET: dict[str, Any] = {
     "options": {"width": 4, "max_dilation": 4, "strides": (4, 1), "decoder_sets": 1},
     "shape": (400, 1),
 }
+BYTENET_512: dict[str, Any] = SMALL_BYTENET | {"options": SMALL_BYTENET["options"] | {"max_dilation": 512}}
+STILL = {"dropout": 0.0}  # masks differ between the libraries, and with them the losses
+SMALL_HEAD = STILL | {"hidden": 6}
 
 CASES = {
+    "burrows_conv1d": Case("burrows_conv1d", 8, (2500, 80), 32, STILL, small={"shape": (20, 33)}),
+    "burrows_conv2d": Case("burrows_conv2d", 8, (96, 1366, 1), 8, STILL, small={"shape": (47, 62, 1)}),
+    "burrows_mlp": Case("burrows_mlp", 8, (80,), 32, STILL, small={"batch": 4}),
     "bytenet": Case("bytenet", 67, (20_000, 1), 2, rename=torch_names.bytenet, small=SMALL_BYTENET),
-    "bytenet_512": Case(
-        "bytenet", 67, (20_000, 1), 2, {"max_dilation": 512}, rename=torch_names.bytenet,
-        small=SMALL_BYTENET | {"options": SMALL_BYTENET["options"] | {"max_dilation": 512}},
+    "bytenet_512": Case("bytenet", 67, (20_000, 1), 2, {"max_dilation": 512}, rename=torch_names.bytenet, small=BYTENET_512),
+    "choi_cnn": Case("choi_cnn", 10, (257, 173, 1), 8, STILL, small={"shape": (40, 37, 1), "options": SMALL_HEAD}),
+    "densenet121": _image(10, converters.densenet, model="densenet121"),
+    "folmer_cnn": Case("folmer_cnn", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1), "options": SMALL_HEAD}),
+    "folmer_mlp": Case("folmer_mlp", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1)}),
+    "gru_attention": Case("gru_attention", 67, (161, 112), 8, small={"shape": (9, 5), "options": {"hidden": 6, "features": 4}}),
+    "mobilenet_v1": _image(
+        3, str, model="mobilenet_v1", shape=(200, 64, 1), batch=32, options=STILL, small={"shape": (70, 45, 1), "batch": 4}
     ),
-    "resnet34": Case("resnet34", 67, (224, 224, 1), 8, rename=torch_names.resnet, small={"shape": (64, 64, 1)}),
-}  # fmt: skip
+    "resnet34": _image(67, converters.resnet, model="resnet34"),
+    "resnet101": _image(67, converters.resnet, model="resnet101"),
+    "schindler_deep": Case("schindler_deep", 10, (80, 80, 1), 15, STILL, small={"shape": (41, 43, 1), "batch": 3}),
+    "schindler_shallow": Case("schindler_shallow", 10, (80, 80, 1), 15, STILL, small={"shape": (41, 43, 1), "batch": 3}),
+    "snn": Case("snn", 3, (200, 60), 128, STILL, small={"batch": 4}),
+    "swishnet_slim": Case("swishnet_slim", 3, (200, 20), 128, STILL | {"readout": "last"}, small={"batch": 4}),
+    "swishnet_wide": Case("swishnet_wide", 3, (200, 20), 128, STILL | {"readout": "last"}, small={"batch": 4}),
+}
 
 
 def case_of(name: str, dry_run: bool = False, **changes: Any) -> Case:
@@ -97,7 +120,7 @@ class Step:
             schedule=lambda step: jnp.full((), LEARNING_RATE),
         )  # fmt: skip
         self.step: Any = devices.train_step(step)
-        self.variables = _variables(models.abstract_variables(model, case.shape))
+        self.variables = random_variables(models.abstract_variables(model, case.shape))
         params, batch_stats = self.variables["params"], self.variables.get("batch_stats", {})
         state = train.TrainState(np.zeros((), np.int32), params, batch_stats, ema={}, opt_state=optimizer.init(params))
         key = jax.random.key(0)
@@ -138,7 +161,7 @@ def _config(case: Case, variant: dict[str, str], dtype: str) -> Any:
     return config
 
 
-def _variables(shapes: Any) -> Any:
+def random_variables(shapes: Any) -> Any:
     """Random variables of these shapes, without a compilation.
 
     Biases are small: a fresh ByteNet's norms meet channels whose mean is far above their deviation, and there the losses of
@@ -147,7 +170,7 @@ def _variables(shapes: Any) -> Any:
     rng = np.random.default_rng(0)
 
     def draw(path, like):
-        if path[-1].key in ("scale", "var"):
+        if path[-1].key in ("scale", "var", "variances", "weights"):
             return np.ones(like.shape, like.dtype)
         return rng.normal(0, math.prod(like.shape[:-1]) ** -0.5 if like.ndim > 1 else 0.1, like.shape).astype(like.dtype)
 

@@ -1,6 +1,5 @@
 """The peers of `bench train_step`: the same networks and their training step in PyTorch. This file needs torch alone."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,98 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from genre_jax.bench import torch_networks as nets
 
 LEARNING_RATE = 1e-4
-
-
-# ---------------------------------------------------------------- ByteNet, as document 000's code has it
-
-
-class ByteNetBlock(nn.Module):
-    """A residual block on (batch, 2 d, time): norm, ReLU, 1×1 to d; norm, ReLU, dilated convolution; norm, ReLU, 1×1 back."""
-
-    def __init__(self, d: int, kernel: int, dilation: int, causal: bool):
-        super().__init__()
-        reach = dilation * (kernel - 1)
-        # What the convolution can pad by itself costs no copy.
-        self.padding = (reach, 0) if causal else (0, reach % 2)
-        self.norm1, self.norm2, self.norm3 = (nn.InstanceNorm1d(c, affine=True) for c in (2 * d, d, d))
-        self.conv1 = nn.Conv1d(2 * d, d, 1, bias=False)
-        self.conv2 = nn.Conv1d(d, d, kernel, dilation=dilation, padding=0 if causal else reach // 2, bias=False)
-        self.conv3 = nn.Conv1d(d, 2 * d, 1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.norm2(self.conv1(F.relu(self.norm1(x)))))
-        y = self.conv2(F.pad(y, self.padding) if any(self.padding) else y)
-        return x + self.conv3(F.relu(self.norm3(y)))
-
-
-class ByteNet(nn.Module):
-    """Encoder sets with a reduction each, causal decoder sets, the thesis's head; waveforms (batch, 1, `length`)."""
-
-    def __init__(
-        self, length: int, classes: int, *, width: int, kernel: int, max_dilation: int, strides: tuple[int, ...],
-        decoder_sets: int, recompute: bool = False,
-    ):  # fmt: skip
-        super().__init__()
-        self.recompute = recompute
-
-        def blocks(causal: bool) -> nn.Sequential:
-            dilations = (2**i for i in range(max_dilation.bit_length()))
-            return nn.Sequential(*(ByteNetBlock(width, kernel, dilation, causal) for dilation in dilations))
-
-        full = 2 * width
-        self.encoder_in, self.encoder_out = nn.Conv1d(1, full, 1), nn.Conv1d(full, full, 1)
-        self.encoder = nn.ModuleList(blocks(False) for _ in strides)
-        self.reduce = nn.ModuleDict({str(s): nn.Conv1d(full, full, r, stride=r) for s, r in enumerate(strides) if r > 1})
-        self.decoder = nn.ModuleList(blocks(True) for _ in range(decoder_sets))
-        self.decoder_mid, self.decoder_out = nn.Conv1d(full, full, 1), nn.Conv1d(full, width, 1)
-        for stride in strides:
-            length = length // stride + 1 if stride > 1 else length
-        self.fc = nn.Linear(width * length, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.encoder_in(x)
-        for s, blocks in enumerate(self.encoder):
-            x = self._set(blocks, x)
-            if str(s) in self.reduce:
-                reduce = self.reduce[str(s)]
-                x = reduce(F.pad(x, (0, reduce.stride[0])))
-        x = F.relu(self.encoder_out(x))
-        for blocks in self.decoder:
-            x = self._set(blocks, x)
-        x = self.decoder_out(F.relu(self.decoder_mid(F.relu(x))))
-        return self.fc(x.flatten(1))
-
-    def _set(self, blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-        for block in blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
-        return x
-
-
-# ---------------------------------------------------------------- torchvision's networks behind the thesis's stem
-
-
-def import_torchvision() -> Any:
-    """torchvision, also one without its compiled operators (`pip install --no-deps`), two of which it declares at import."""
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]  # half imported
-        import torchvision
-    return torchvision
-
-
-def behind_stem(net: nn.Module) -> nn.Module:
-    """A network for colour images behind the thesis's 1×1 convolution, which is not trained; images (batch, 1, ·, ·)."""
-    return nn.Sequential(nn.Conv2d(1, 3, 1).requires_grad_(False), nn.InstanceNorm2d(3), net)
-
-
-# ---------------------------------------------------------------- how they are trained
 
 
 class Peer(NamedTuple):
@@ -111,13 +22,44 @@ class Peer(NamedTuple):
 
 
 def _bytenet(classes: int, shape: list[int], options: dict[str, Any]) -> nn.Module:
-    shared = ("width", "kernel", "max_dilation", "strides", "decoder_sets")
-    return ByteNet(shape[0], classes, **{key: options[key] for key in shared}, recompute=options["recompute"])
+    shared = ("width", "kernel", "max_dilation", "strides", "decoder_sets", "recompute")
+    return nets.ByteNet(shape[0], classes, **_only(options, *shared))
 
 
+def _only(options: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: options[key] for key in keys}
+
+
+def _torchvision(name: str, instance_norm: bool = True) -> Peer:
+    def make(classes, shape, options):
+        return nets.behind_stem(getattr(nets.import_torchvision().models, name)(num_classes=classes), instance_norm)
+
+    return Peer(make)
+
+
+def _schindler(layers: Any) -> Peer:
+    return Peer(lambda n, shape, o: nets.Schindler(layers, (shape[0], shape[1]), classes=n, **_only(o, "width", "hidden")))
+
+
+BURROWS = ("filters", "kernel", "hidden")
 PEERS = {
+    "burrows_conv1d": Peer(lambda n, shape, o: nets.BurrowsConv(shape[0], shape[1:], n, **_only(o, *BURROWS)), False),
+    "burrows_conv2d": Peer(lambda n, shape, o: nets.BurrowsConv(1, shape[:2], n, **_only(o, *BURROWS))),
+    "burrows_mlp": Peer(lambda n, shape, o: nets.Dense(shape[0], o["hidden"], n), False),
     "bytenet": Peer(_bytenet),
-    "resnet34": Peer(lambda classes, shape, options: behind_stem(import_torchvision().models.resnet34(num_classes=classes))),
+    "choi_cnn": Peer(lambda n, shape, o: nets.ChoiCnn(shape, n, **_only(o, "layers", "maps", "hidden"))),
+    "densenet121": _torchvision("densenet121"),
+    "folmer_cnn": Peer(lambda n, shape, o: nets.FolmerCnn(shape, n, **_only(o, "filters", "hidden"))),
+    "folmer_mlp": Peer(lambda n, shape, o: nets.FolmerMlp(shape, n, hidden=o["hidden"])),
+    "gru_attention": Peer(lambda n, shape, o: nets.GruAttention(shape, n, **_only(o, "hidden", "features")), False),
+    "mobilenet_v1": Peer(lambda n, shape, o: nets.behind_stem(nets.MobileNet(n, **_only(o, "stages", "alpha", "hidden")))),
+    "resnet34": _torchvision("resnet34"),
+    "resnet101": _torchvision("resnet101", instance_norm=False),
+    "schindler_deep": _schindler(nets.DEEP),
+    "schindler_shallow": _schindler(nets.SHALLOW),
+    "snn": Peer(lambda n, shape, o: nets.Snn(shape[1], o["hidden"], n), False),
+    "swishnet_slim": Peer(lambda n, shape, o: nets.SwishNet(shape[1], n, width=o["width"])),
+    "swishnet_wide": Peer(lambda n, shape, o: nets.SwishNet(shape[1], n, width=o["width"])),
 }
 
 

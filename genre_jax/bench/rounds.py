@@ -66,7 +66,10 @@ def alternate(contestants: Contestants, facts: dict[str, dict[str, Any]], rounds
 
 
 def summary(clock: Times, cores: Times, own: list[str]) -> dict[str, dict[str, Any]]:
-    """Label → medians and quartiles, of seconds and of their ratio, round by round, to the fastest of our `own`."""
+    """Label → medians and quartiles, of seconds and of their ratio, round by round, to the fastest of our `own`.
+
+    "core_s" and "core_times_ours" are the medians of the seconds on all cores and of their ratio.
+    """
     fastest = min(own, key=lambda label: statistics.median(clock[label]))
     found: dict[str, dict[str, Any]] = {}
     for label, seconds in clock.items():
@@ -74,6 +77,7 @@ def summary(clock: Times, cores: Times, own: list[str]) -> dict[str, dict[str, A
         found[label] = dict(zip(("lower_s", "median_s", "upper_s"), _quartiles(seconds), strict=True))
         found[label] |= zip(("times_ours_lower", "times_ours", "times_ours_upper"), _quartiles(ratios), strict=True)
         found[label]["core_s"] = statistics.median(cores[label])
+        found[label]["core_times_ours"] = statistics.median(a / b for a, b in zip(cores[label], cores[fastest], strict=True))
     return found
 
 

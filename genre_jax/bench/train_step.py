@@ -4,7 +4,8 @@ Each network's own step (`train.train_step`, AMSGrad) and its peer's, eager and 
 their own, ours in this interpreter and the peer's in `--peer_python`. All start from the same weights and inputs, and their
 losses must agree before and after a first update. Then they are timed in turn, each after a step that is not timed, so that
 a busy machine is busy for all; "× ours" is the median over the rounds of a time over ours in the same round, and "core s"
-what a step takes of all cores together, which others' work hardly changes.
+what a step takes of all cores together, with its ratio: with `--threads=1` others' work hardly changes it, while threads that
+wait for each other on a busy machine spin.
 
 `--ours` takes options of our network that change no number, as `--ours=remat=none --ours=remat=block,backend=lax`: each is a
 contestant, and the fastest is "ours". glibc gives large buffers back at every step and faults them in again at the next,
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
     """Measure every network."""
     del argv
     changes, variants = check_flags()
-    cores = _bind(THREADS.value)
+    cores = bind(THREADS.value)
     variables = _variables(cores)
     for side, chosen in variables.items():
         say(f"{side}: {cores} CPU cores, " + " ".join(f"{key}={value}" for key, value in chosen.items()))
@@ -98,7 +99,7 @@ def _variant(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _bind(threads: int) -> int:
+def bind(threads: int) -> int:
     """Bind this process, and those it starts, to so many cores; how many it has then."""
     if not hasattr(os, "sched_getaffinity"):
         if threads:
@@ -137,7 +138,8 @@ def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[s
     say(f"\n{name}: {parameters:,} parameters, {batch} inputs {shape} a step, {DTYPE.value}")
     facts = rounds.start(contestants, own, TOLERANCE[DTYPE.value])
     clock, cores = rounds.alternate(contestants, facts, 2 if DRY_RUN.value else ROUNDS.value)
-    say(f"{'':<28}{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'core s':>9}{'compile':>10}")
+    titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'core s':>9}{'× ours':>9}"
+    say(f"{'':<28}{titles}{'compile':>10}")
     for label, row in rounds.summary(clock, cores, own).items():
         row |= {"network": name, "library": label, "batch": batch, "shape": shape, "parameters": parameters}
         row |= facts[label] | {"inputs_per_second": batch / row["median_s"], "seconds": clock[label]}
@@ -145,5 +147,5 @@ def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[s
         say(
             f"{label:<28}{row['median_s'] * 1e3:>9.1f} ms{row['lower_s'] * 1e3:>10.1f} … {row['upper_s'] * 1e3:<7.1f}"
             f"{row['times_ours']:>9.2f}{row['times_ours_lower']:>8.2f} … {row['times_ours_upper']:.2f}"
-            f"{row['inputs_per_second']:>11,.1f}{row['core_s']:>9.3f}{row['compile_s']:>8.1f} s"
+            f"{row['inputs_per_second']:>11,.1f}{row['core_s']:>9.3f}{row['core_times_ours']:>9.2f}{row['compile_s']:>8.1f} s"
         )

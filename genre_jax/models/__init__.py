@@ -19,6 +19,7 @@ from genre_jax.models.bytenet import ByteNet
 from genre_jax.models.choi import ChoiCnn
 from genre_jax.models.densenet import DenseNet
 from genre_jax.models.folmer import FolmerCnn, FolmerMlp
+from genre_jax.models.gmm import Gmm
 from genre_jax.models.gru import GruAttention
 from genre_jax.models.mobilenet import MobileNet
 from genre_jax.models.resnet import Bottleneck, ResNet
@@ -38,6 +39,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "densenet201": functools.partial(DenseNet, stages=(6, 12, 48, 32)),
     "folmer_cnn": FolmerCnn,
     "folmer_mlp": FolmerMlp,
+    "gmm": Gmm,
     "gru_attention": GruAttention,
     "mobilenet_v1": MobileNet,
     "resnet18": functools.partial(ResNet, stages=(2, 2, 2, 2)),
@@ -75,9 +77,9 @@ def count(params: Any) -> int:
 
 
 def count_parameters(name: str, *, num_classes: int, **options: Any) -> int:
-    """Trainable parameters of a network, from shapes alone (its frozen stem left out)."""
+    """Parameters of a network as its source counts them, from shapes alone: the trainable ones (a frozen stem left out)."""
     model = build(name, num_classes=num_classes, **options)
     params = dict(abstract_variables(model)["params"])
     if "stem" in params and not model.train_stem:
         del params["stem"]
-    return count(params)
+    return model.count_as_published(params) if isinstance(model, Gmm) else count(params)

@@ -1,26 +1,50 @@
-"""MobileNet v1 (Howard et al. 2017) in Keras's layout, with the head of SwishNet's teacher (arXiv 1812.00149; document 003)."""
+"""MobileNet v1 (Howard et al. 2017) as Keras or timm has it, with the head of SwishNet's teacher (arXiv 1812.00149)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.models.layers import BatchNorm, Dropout, ImageStem
+from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, depthwise_by_shifts
+
+
+class Library(NamedTuple):
+    """How a library pads its strided convolutions and normalises.
+
+    Attributes:
+      stem, strided: the padding of the first convolution, and of the strided depthwise ones.
+      momentum, epsilon, unbiased: as `BatchNorm` has them.
+    """
+
+    stem: Any
+    strided: tuple[tuple[int, int], ...]
+    momentum: float
+    epsilon: float
+    unbiased: bool
+
+
+LIBRARIES = {
+    "keras": Library("SAME", ((0, 1), (0, 1)), 0.01, 1e-3, False),
+    "timm": Library(((1, 1), (1, 1)), ((1, 1), (1, 1)), 0.1, 1e-5, True),
+}
 
 
 class MobileNet(nn.Module):
     """Depthwise-separable convolutions over images `(batch, frames, bins, 1)`, then a dense layer, then the classes.
 
     With `alpha` 0.25 and 3 classes it has the teacher's 217,235 trainable parameters, beside the 6 of the frozen stem, which
-    copies the image to three channels. As in Keras 3: strided depthwise convolutions are padded at the end only, batch norms
-    have momentum 0.99 (0.01 here), epsilon 1e-3 and keep the biased variance.
+    copies the image to three channels.
 
     Attributes:
       stages: depthwise-separable blocks at each size of the image, with 64, 128, 256, 512 and 1024 channels at `alpha` 1.
       alpha: factor of the channels of each layer, rounded down; published weights have 0.25, 0.5, 0.75 and 1.
       hidden: units of the dense layer before the classes.
+      library: whose weights it can start from and remain the same function: "keras" (3; the teacher's: strided depthwise
+        convolutions padded at the end only, batch norms of momentum 0.99, 0.01 here, epsilon 1e-3 and biased variance) or
+        "timm" (padded at both ends; 0.1, 1e-5, unbiased, as PyTorch).
       dropout: rate before that layer; 0.1 in the earlier code of SwishNet's first author, not stated in the paper.
     """
 
@@ -28,6 +52,7 @@ class MobileNet(nn.Module):
     stages: tuple[int, ...] = (1, 2, 2, 6, 2)
     alpha: float = 0.25
     hidden: int = 16
+    library: str = "keras"
     dropout: float = 0.1
     instance_norm: bool = True
     train_stem: bool = False
@@ -40,6 +65,8 @@ class MobileNet(nn.Module):
     def __post_init__(self):
         if self.alpha < 1 / 32:
             raise UserError(f"'model.alpha' must be at least 1/32, and was given {self.alpha}")
+        if self.library not in LIBRARIES:
+            raise console.unknown("model.library", self.library, LIBRARIES)
         super().__post_init__()
 
     @nn.compact
@@ -56,31 +83,32 @@ class MobileNet(nn.Module):
         `keys` (batch,) are the examples' for dropout. Raises `UserError` for images that the strides would leave empty.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        glorot = nn.initializers.glorot_uniform()
+        glorot, library = nn.initializers.glorot_uniform(), LIBRARIES[self.library]
         least = 2 ** len(self.stages) - 1  # ceil(size / 2) must be halved between the stages
         if min(x.shape[1:3]) < least:
             raise UserError(
                 f"a MobileNet reads images of at least {least} × {least} pixels, and was given {x.shape[1]} × {x.shape[2]}"
             )
 
-        def conv(x, name, features, kernel=1, stride=1, padding="SAME", groups=1):
+        def conv(x, name, features, kernel=1, stride=1, padding: Any = "SAME", groups=1):
             x = nn.Conv(
                 features, (kernel, kernel), stride, padding=padding, use_bias=False, kernel_init=glorot,
-                feature_group_count=groups, name=name, **types,
+                feature_group_count=groups, conv_general_dilated=depthwise_by_shifts if groups > 1 else None, name=name,
+                **types,
             )(x)  # fmt: skip
-            norm = BatchNorm(0.01, 1e-3, False, self.axis_name, self.param_dtype, name=f"{name}_bn")
+            norm = BatchNorm(
+                library.momentum, library.epsilon, library.unbiased, self.axis_name, self.param_dtype, name=f"{name}_bn"
+            )
             return jax.nn.relu6(norm(x, train=train, mask=mask))
 
         x = ImageStem(True, self.train_stem, self.instance_norm, name="stem", **types)(x)
-        x = conv(x, "conv1", int(32 * self.alpha), 3, 2)
+        x = conv(x, "conv1", int(32 * self.alpha), 3, 2, library.stem)
         number = 0
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 number, channels = number + 1, x.shape[-1]
-                if stage > 0 and block == 0:
-                    x = conv(x, f"conv_dw_{number}", channels, 3, 2, ((0, 1), (0, 1)), channels)
-                else:
-                    x = conv(x, f"conv_dw_{number}", channels, 3, groups=channels)
+                stride, padding = (2, library.strided) if stage > 0 and block == 0 else (1, ((1, 1), (1, 1)))
+                x = conv(x, f"conv_dw_{number}", channels, 3, stride, padding, channels)
                 x = conv(x, f"conv_pw_{number}", int(64 * 2**stage * self.alpha))
         embedding = x.mean((1, 2))
         y = Dropout(self.dropout, name="dropout")(embedding, keys)

@@ -12,7 +12,7 @@ from deterministic import GRADIENT_SCALES, parameter, tensor
 from torch import nn
 from torch.nn import functional as F
 
-from genre_jax.bench.peer_networks import ByteNet, behind_stem, import_torchvision
+from genre_jax.bench.torch_networks import ByteNet, behind_stem, import_torchvision
 
 torch.set_default_dtype(torch.float64)
 torchvision = import_torchvision()

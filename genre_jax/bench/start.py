@@ -1,0 +1,57 @@
+"""Seconds from nothing to a first training step, and again from JAX's persistent cache: `python -m genre_jax.bench start`.
+
+Each start is a process of its own: Python and JAX are loaded, the step of the network's case (`network_cases`) is traced,
+compiled and run once. The first start of a network finds its cache empty, the second reads what the first left there.
+"compile" is the first step less a second one: tracing, lowering and XLA, of which the cache spares XLA alone.
+"""
+
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from genre_jax.bench import train_step
+from genre_jax.bench.contestants import Side
+from genre_jax.console import say
+from genre_jax.logbook import write_json
+
+flags.set_default(train_step.NETWORKS, ["resnet101", "densenet121"])
+
+
+def main(argv: list[str]) -> None:
+    """Start every network twice."""
+    del argv
+    train_step.check_flags()
+    cores = train_step.bind(train_step.THREADS.value)
+    record: dict[str, Any] = {"benchmark": "start", "dry_run": train_step.DRY_RUN.value, "dtype": train_step.DTYPE.value}
+    record |= {"environment": {"cpus": cores, "platform": platform.platform()}, "rows": []}
+    say(f"{cores} CPU cores\n{'':<30}{'start':>10}{'first step':>14}{'core s':>10}{'compile':>12}{'core s':>10}")
+    for name in train_step.NETWORKS.value:
+        with tempfile.TemporaryDirectory() as cache:
+            for kind in ("empty cache", "filled cache"):
+                row, versions = start(name, cache)
+                record["environment"] |= versions
+                record["rows"].append({"network": name, "start": kind} | row)
+                say(
+                    f"{name:<17}{kind:<13}{row['start_s']:>8.1f} s{row['first_s']:>12.1f} s{row['first_core_s']:>10.1f}"
+                    f"{row['compile_s']:>10.1f} s{row['compile_core_s']:>10.1f}"
+                )
+    if path := train_step.JSON.value:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(path), record)
+
+
+def start(name: str, cache: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds of one start, and the versions it ran with; compiled programs are read from and left in the folder `cache`."""
+    began = time.perf_counter()
+    with Side("genre_jax.bench.network_cases", sys.executable, environment={"JAX_COMPILATION_CACHE_DIR": cache}) as side:
+        (step,) = side.build(name, [{}], train_step.DTYPE.value, train_step.DRY_RUN.value, {}).values()
+        first, first_core, _ = step.ask("run", 1)
+        whole = time.perf_counter() - began
+        second, second_core, _ = step.ask("run", 1)
+        row = {"start_s": whole, "first_s": first, "first_core_s": first_core}
+        return row | {"compile_s": first - second, "compile_core_s": first_core - second_core}, side.versions()
