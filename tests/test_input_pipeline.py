@@ -5,7 +5,8 @@ import pytest
 from conftest import small_config, tone_clip
 
 from genre_jax import input_pipeline, records
-from genre_jax.input_pipeline import EvalBatches, TrainBatches, prefetch, random_starts, window_starts
+from genre_jax.input_pipeline import EvalBatches, TrainBatches, prefetch
+from genre_jax.sampling import random_starts, window_starts
 
 
 @pytest.fixture(scope="module")
