@@ -160,9 +160,10 @@ def _shift_backward(span, length, kept, dy):
 
     def collect(start, steps, total):
         part = lax.dynamic_slice_in_dim(dy, start, steps, 1)
-        return total + jnp.stack([jnp.einsum("bti,bto->io", shifted(j, start, steps), part) for j in range(kernel.shape[0])])
+        return total + jnp.stack([jnp.einsum("bto,bti->oi", part, shifted(j, start, steps)) for j in range(kernel.shape[0])])
 
-    return dx, over_chunks(_widest(dy), collect, jnp.zeros_like(kernel)), None
+    total = over_chunks(_widest(dy), collect, jnp.zeros_like(kernel.swapaxes(1, 2)))  # this way the taps share a turned dy
+    return dx, total.swapaxes(1, 2), None
 
 
 _shift.defvjp(_shift_forward, _shift_backward)

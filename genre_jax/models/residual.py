@@ -194,21 +194,42 @@ def _middle(params: Params, x: jax.Array, dilation: jax.Array | None, spec: Bloc
 
 
 def _fold_first(statistics: Statistics, params: Params, spec: BlockSpec) -> Any:
-    return folded(statistics, params["norm1"]), params["conv1"]["kernel"][0].astype(spec.dtype)
+    return folded(statistics, params["norm1"]), _both_ways(params["conv1"]["kernel"][0].astype(spec.dtype))
 
 
 def _first(x: jax.Array, local: Any) -> jax.Array:
     affine, kernel = local
-    return norm_relu(x, affine) @ kernel
+    return _product(norm_relu(x, affine), *kernel)
 
 
 def _fold_last(statistics: Statistics, params: Params, spec: BlockSpec) -> Any:
-    return () if spec.gated else folded(statistics, params["norm3"]), params["conv3"]["kernel"][0].astype(spec.dtype)
+    affine = () if spec.gated else folded(statistics, params["norm3"])
+    return affine, _both_ways(params["conv3"]["kernel"][0].astype(spec.dtype))
 
 
 def _last(h: jax.Array, local: Any) -> jax.Array:
     affine, kernel = local
-    return (norm_relu(h, affine) if affine else gate(h)) @ kernel
+    return _product(norm_relu(h, affine) if affine else gate(h), *kernel)
+
+
+def _both_ways(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return kernel, jax.lax.stop_gradient(kernel.T)
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array, transposed: jax.Array) -> jax.Array:
+    """`x @ kernel`, whose gradients turn no large array: the kernel comes turned, and the narrower factor is turned."""
+    return x @ kernel
+
+
+def _product_backward(kept, dy):
+    x, kernel, transposed = kept
+    narrow, wide = (x, dy) if kernel.shape[0] <= kernel.shape[1] else (dy, x)
+    d_kernel = jnp.einsum("btn,btw->nw", narrow, wide)
+    return dy @ transposed, d_kernel if narrow is x else d_kernel.T, jnp.zeros_like(transposed)
+
+
+_product.defvjp(lambda x, kernel, transposed: (x @ kernel, (x, kernel, transposed)), _product_backward)
 
 
 def _cut(x: jax.Array, start: Any, steps: int) -> jax.Array:
