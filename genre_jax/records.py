@@ -17,6 +17,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import mmap
 import os
@@ -231,6 +232,14 @@ def load_index(folder: Path, split: str, whole: bool = False) -> Index:
         **columns,
     )
     return index if whole else index.without(read_exclude(folder).get(split, set()))
+
+
+def digest(indices: Iterable[Index]) -> str:
+    """A hash of the clips' names and lengths, in their order."""
+    total = hashlib.sha256()
+    for index in indices:
+        total.update("\0".join((index.data_set, index.split, *index.names)).encode() + index.length.tobytes())
+    return total.hexdigest()
 
 
 def read_exclude(folder: Path) -> dict[str, set[str]]:

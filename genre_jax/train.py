@@ -382,10 +382,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
         return json.loads(results.read_text())
     run = Run(config)
     learn = fit if fits(run) else _train
+    clips = records.digest(run.splits.values())
+    _check_clips(workdir, clips)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
-    chosen = {"reader": input_pipeline.resolve(config.data.reader), "data_set": str(run.folder)}
+    chosen = {"reader": input_pipeline.resolve(config.data.reader), "data_set": str(run.folder), "clips_sha256": clips}
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)
     if "backend" in config.model:
@@ -430,6 +432,16 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
     if changed:
         raise UserError(
             f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
+        )
+
+
+def _check_clips(workdir: Path, clips: str) -> None:
+    """Raise `UserError` where the workdir holds a run on other clips."""
+    path = workdir / "environment.json"
+    if path.exists() and json.loads(path.read_text()).get("clips_sha256", clips) != clips:
+        raise UserError(
+            f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
+            "another --workdir"
         )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -350,6 +351,21 @@ def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
     train._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
         train.train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
+
+
+def test_a_run_on_clips_that_have_changed_is_refused(tones, tmp_path):
+    config = small_config(tones, "snn", train__duration="1 steps")
+    train.train_and_evaluate(config, tmp_path)
+    (tmp_path / "results.json").unlink()
+    train.train_and_evaluate(config, tmp_path)
+    written = json.loads((tmp_path / "environment.json").read_text())
+    index = records.load_index(Path(written["data_set"]), "train")
+    fewer = records.digest([index.without({index.names[0]})])
+    assert fewer != records.digest([index])
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "environment.json").write_text(json.dumps(written | {"clips_sha256": fewer}))
+    with pytest.raises(UserError, match="holds a run on other clips: its data set, or the exclude.csv beside it, has changed"):
+        train.train_and_evaluate(config, tmp_path)
 
 
 def test_a_run_without_its_data_leaves_no_workdir(tmp_path):
