@@ -1,6 +1,6 @@
 """The three Keras networks of Burrows, Jackson & Zamora (document 002) on FMA small.
 
-    python -m genre_jax.prepare --source=FMA --name=fma --data_dir=data --sample_rate=44100
+    python -m genre_jax.prepare --dataset=fma_small --split=70_30 --name=fma --source=FMA --sample_rate=44100
     python -m genre_jax.main --config=configs/burrows.py --config.data.name=fma           the MLP on means of 80 MFCCs
     python -m genre_jax.main --config=configs/burrows.py:conv1d --config.data.name=fma    on 80 MFCCs of 2,500 frames
     python -m genre_jax.main --config=configs/burrows.py:conv2d --config.data.name=fma    on mel spectrograms, 12,000 Hz

@@ -1,6 +1,6 @@
 """Gaussian mixtures on MFCCs: the baseline of SwishNet's paper (Hussain & Haque 2018, arXiv 1812.00149; document 003).
 
-    python -m genre_jax.prepare --source=MUSAN.csv --name=musan --data_dir=data --sample_rate=16000     music, speech, noise
+    python -m genre_jax.prepare --dataset=musan --source=MUSAN --data_dir=data --sample_rate=16000
     python -m genre_jax.main --config=configs/gmm.py --config.data.name=musan
     python -m genre_jax.main --config=configs/gmm.py:demo       embedded data, minutes on two CPU cores
 

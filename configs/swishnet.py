@@ -1,6 +1,6 @@
 """SwishNet, slim or wide, and the self-normalising network beside it (Hussain & Haque 2018, arXiv 1812.00149; document 003).
 
-    python -m genre_jax.prepare --source=MUSAN.csv --name=musan --data_dir=data --sample_rate=16000     music, speech, noise
+    python -m genre_jax.prepare --dataset=musan --source=MUSAN --data_dir=data --sample_rate=16000
     python -m genre_jax.main --config=configs/swishnet.py --config.data.name=musan          slim, clips of 2 s
     python -m genre_jax.main --config=configs/swishnet.py:wide --config.data.name=musan
     python -m genre_jax.main --config=configs/swishnet.py:snn --config.data.name=musan

@@ -21,7 +21,17 @@ from genre_jax.models.blocks import REMAT
 UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
 
 # Of the data sets that `prepare` makes with these labels alone, for configs whose data is not there yet.
-CLASSES = {"audioset_music": 67, "synthetic": 10, "synthetic_multilabel": 10}
+CLASSES = {
+    "audioset_music": 67,
+    "fma_medium": 16,
+    "fma_small": 8,
+    "gtzan": 10,
+    "gtzan_music_speech": 2,
+    "hunonspeech": 1,
+    "musan": 3,
+    "synthetic": 10,
+    "synthetic_multilabel": 10,
+}
 
 
 class Needs(NamedTuple):

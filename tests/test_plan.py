@@ -133,10 +133,16 @@ def test_classes_come_from_the_passport_or_are_known(tones):
         UserError, match=r"^data set 'tones' is not in 'nowhere': say how many classes it has, as in --classes=10$"
     ):
         memory.count_classes(config)
-    from genre_jax.datasets import audioset, synthetic
+    from genre_jax.datasets import DATASETS, audioset, gtzan, synthetic
 
-    known = {"audioset_music": len(audioset.music_labels()), "synthetic": len(synthetic.GENRES)}
-    assert known | {"synthetic_multilabel": len(synthetic.GENRES)} == memory.CLASSES
+    assert memory.CLASSES.keys() == DATASETS.keys() - {"folder"}
+    for name, classes in {
+        "audioset_music": audioset.music_labels(),
+        "gtzan": gtzan.GENRES,
+        "synthetic": synthetic.GENRES,
+        "synthetic_multilabel": synthetic.GENRES,
+    }.items():
+        assert memory.CLASSES[name] == len(classes)
     config.data.name = "audioset_music"
     assert memory.count_classes(config) == 67
 
