@@ -317,7 +317,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
         "narrow": f"clips with nothing above {NARROW:.0%} of the band: from a lower rate?",
         "too_long": f"clips over {AUDIOSET_SECONDS} s, where AudioSet's are 10 s: read at a wrong rate, or not cut?",
     }
-    lines += [f"{len(audio[key]):,} {text}" for key, text in told.items()]
+    lines += [f"{len(audio[key]):,} {text}" for key, text in told.items() if audio[key]]
     lines.append(f"{audio['from_a_lower_rate']:,} clips from files of a lower rate than {facts['sample_rate']} Hz")
     lines.append(
         f"{audio['identical']:,} clips whose samples are there already; {audio['identical_with_other_labels']:,} sets of "

@@ -54,6 +54,9 @@ def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None =
             return main(argv)
         except UserError as error:
             fail(error)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(130)  # as shells have it
 
     if flags_parser:
         app.run(guarded, flags_parser=flags_parser)

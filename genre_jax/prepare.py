@@ -246,6 +246,8 @@ def _next_command(passport: dict, data_dir: str) -> str:
     if passport["dataset"] == "hunonspeech":
         return f"as a bank of noises beside other data: --config.augment.noise.data_set={passport['name']}"
     if not {"train", "test"} <= there.keys():
+        if passport["dataset"] != "folder":
+            return f"training needs a train and a test split: most of {passport['dataset']} is missing from the source"
         return "training needs a train and a test split: list the files in a CSV with a split column, and prepare that"
     if "validation" not in there:
         keys += " --config.data.validation="

@@ -75,7 +75,7 @@ class Index:
         if unknown:
             raise UserError(
                 f"exclude.csv of data set {self.data_set!r} lists {unknown[0]!r}, and split {self.split!r} has no such clip: "
-                "take the row out, or let `python -m genre_jax.prepare --check` write the file anew"
+                "take the row out"
             )
         kept = np.array([name not in names for name in self.names], bool)
         rows = ("track", "shard", "offset", "length", "maximum", "labels", "first_label")

@@ -423,9 +423,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
 
 def _check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raise `UserError` where the workdir holds the run of another config."""
+    """Raise `UserError` where the workdir holds the run of another config, or what was learnt by it."""
     path = workdir / "config.json"
-    if not path.exists():
+    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return
     old = configs.flat(configs.from_json(json.loads(path.read_text())))
     changed = [key for key, value in configs.flat(config).items() if old.get(key) != value and key not in FREE_ON_RESUME]

@@ -161,7 +161,7 @@ def test_an_excluded_clip_is_never_drawn(tones, tmp_path, capsys):
     ("content", "sentence"),
     [
         ("name,split\nnone.wav,train\n", "exclude.csv of data set 'tones' lists 'none.wav', and split 'train' has no such clip: take "
-         "the row out, or let `python -m genre_jax.prepare --check` write the file anew"),
+         "the row out"),
         ("name,split\na,trian\n", r"exclude.csv, row 2: unknown split 'trian' \(did you mean 'train'\?\): choose one of test, train, "
          "validation$"),
         ("clip\na\n", "exclude.csv needs the columns name and split, and has clip$"),

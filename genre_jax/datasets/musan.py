@@ -65,7 +65,8 @@ def _by_folder(kind: str, source: Path | None, label_of: dict[str, str], split: 
     if lacking:
         raise UserError(f"found no audio of {', '.join(lacking)} below {source}, looking in folders called {expected}")
     notes = (f"{ignored} audio files in no folder called {expected} were ignored",) if ignored else ()
-    return dataclasses.replace(_drawn(kind, items, split), notes=notes)
+    drawn = _drawn(kind, items, split)
+    return dataclasses.replace(drawn, notes=drawn.notes + notes)
 
 
 def _item(source: Path, path: Path, label: str) -> Item:
@@ -79,4 +80,7 @@ def _drawn(kind: str, items: Iterable[Item], split: str) -> Source:
     classes = {item.track: item.labels[0] for item in items}
     placed = splits.folds(classes, *numbers) if protocol == "folds" else splits.stratified(classes, SHARES, *numbers)
     labels = tuple(sorted(set(classes.values())))
-    return Source(kind, labels, tuple(dataclasses.replace(item, split=placed[item.track]) for item in items), protocol=split)
+    placed_items = tuple(dataclasses.replace(item, split=placed[item.track]) for item in items)
+    empty = sorted({"train", "validation", "test"} - set(placed.values())) if protocol != "folds" else []
+    notes = tuple(f"warning: no file fell into {name!r}: there are too few for {split}" for name in empty)
+    return Source(kind, labels, placed_items, protocol=split, notes=notes)
