@@ -23,6 +23,7 @@ import numpy as np
 
 from genre_jax import console, fingerprint, metrics, records
 from genre_jax.console import UserError, say
+from genre_jax.datasets.rendering import cores
 from genre_jax.logbook import clock
 
 # Clips of AudioSet's music that document 000 counts in each official list.
@@ -413,7 +414,7 @@ def check(folder: Path, workers: int | None = None) -> dict[str, Any]:
     """Check the data set in `folder`, write the reports there, and return the content of check.json."""
     passport = records.read_passport(folder)
     splits = list(passport["splits"])
-    workers = workers or fingerprint.cores()
+    workers = workers or cores()
     clips = read(folder, splits, workers)
     found, used = pairs(clips, splits, workers)
     facts = account(passport, folder, clips, found, used)

@@ -13,7 +13,6 @@ Frequencies and times are counted in hertz and seconds, so that clips of differe
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -249,8 +248,3 @@ def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values of a sorted array, and how often each occurs."""
     begin = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
     return values[begin], np.diff(np.append(begin, len(values)))
-
-
-def cores() -> int:
-    """The cores this process may use, where the system tells (Linux), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

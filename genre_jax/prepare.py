@@ -6,7 +6,6 @@ it again.
 """
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from absl import flags
 from genre_jax import audio, console, records
 from genre_jax.console import UserError, say
 from genre_jax.datasets import DATASETS, builder
-from genre_jax.datasets.rendering import Limits
+from genre_jax.datasets.rendering import Limits, cores
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SHOWN = 5  # quarantined files and empty classes that the summary names
@@ -66,7 +65,7 @@ def prepare(
         sample_rate,
         validation=validation,
         test=test,
-        workers=workers or _cores(),
+        workers=workers or cores(),
         limits=Limits(timeout, memory_gb),
         beam=beam,
     )
@@ -112,11 +111,6 @@ def _check_options(dataset: str, options: Mapping[str, str]) -> None:
         if key not in legal:
             takes = ", ".join(f"--{name}" for name in legal) or "no options of its own"
             raise UserError(f"--{key}={value} means nothing to data set {dataset!r}, which takes {takes}")
-
-
-def _cores() -> int:
-    """The cores this process may use, where the system tells (Linux), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from genre_jax import check, fingerprint, records
+from genre_jax import check, records
 from genre_jax.bench import resident
 from genre_jax.console import say
 from genre_jax.datasets import synthetic
+from genre_jax.datasets.rendering import cores
 from genre_jax.logbook import environment, write_json
 
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), copies not counted.")
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
     resident.reset_peak()
-    workers, splits = fingerprint.cores(), ["train", "test"]
+    workers, splits = cores(), ["train", "test"]
     clock, cores = [time.perf_counter()], [_core_seconds()]
     clips = check.read(folder, splits, workers)
     clock, cores = [*clock, time.perf_counter()], [*cores, _core_seconds()]
@@ -89,7 +90,7 @@ def _write(folder: Path) -> dict[str, str]:
 
     def clips() -> Iterator[records.Clip]:
         progress = check.Progress("rendering", CLIPS.value)
-        with ProcessPoolExecutor(fingerprint.cores(), multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
             for track, played in enumerate(pool.map(_play, range(-(-CLIPS.value // SPEEDS)))):
                 for speed, pcm in enumerate(played):
                     number = SPEEDS * track + speed
