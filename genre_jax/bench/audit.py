@@ -21,8 +21,7 @@ from absl import flags
 from genre_jax import check, records
 from genre_jax.bench import resident
 from genre_jax.console import say
-from genre_jax.datasets import synthetic
-from genre_jax.datasets.rendering import cores
+from genre_jax.datasets import rendering, synthetic
 from genre_jax.logbook import environment, write_json
 
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), copies not counted.")
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
     resident.reset_peak()
-    workers, splits = cores(), ["train", "test"]
+    workers, splits = rendering.cores(), ["train", "test"]
     clock, cores = [time.perf_counter()], [_core_seconds()]
     clips = check.read(folder, splits, workers)
     clock, cores = [*clock, time.perf_counter()], [*cores, _core_seconds()]
@@ -90,7 +89,7 @@ def _write(folder: Path) -> dict[str, str]:
 
     def clips() -> Iterator[records.Clip]:
         progress = check.Progress("rendering", CLIPS.value)
-        with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(rendering.cores(), multiprocessing.get_context("spawn")) as pool:
             for track, played in enumerate(pool.map(_play, range(-(-CLIPS.value // SPEEDS)))):
                 for speed, pcm in enumerate(played):
                     number = SPEEDS * track + speed
