@@ -423,7 +423,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
 
 def _check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raise `UserError` where the workdir holds the run of another config, or what was learnt by it."""
+    """Raise `UserError` where the workdir holds checkpoints of another config's run."""
     path = workdir / "config.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return

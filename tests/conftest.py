@@ -33,6 +33,13 @@ def compilation_cache(tmp_path_factory):
         jax.config.update(name, value)
 
 
+@pytest.fixture(autouse=True)
+def same_draws(request):
+    """A module's RNG begins anew with every test, whose numbers so do not depend on the tests before it."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)
+
+
 def tone_clip(split: str, genre: int, number: int, samples: int) -> records.Clip:
     """A tone of its class's pitch range under noise, or noise alone."""
     rng = np.random.default_rng([("train", "validation", "test").index(split), genre, number])

@@ -217,54 +217,30 @@ def _describe(folder: Path, name: str, labels: tuple[str, ...], sizes: Mapping[s
     import tensorflow  # noqa: F401  tensorflow-datasets imports without it and fails later
     import tensorflow_datasets as tfds
 
-    with _quiet():
-        builder = _builder_class(tfds, name, folder.parent.name, labels)(data_dir=folder.parents[2])
-        template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="tfrecord")
-        builder.info.set_splits(
-            tfds.core.splits.SplitDict(
-                [
-                    tfds.core.SplitInfo(
-                        name=split,
-                        shard_lengths=[clips for clips, _ in counts],
-                        num_bytes=sum(size for _, size in counts),
-                        filename_template=template.replace(split=split),
-                    )
-                    for split, counts in sizes.items()
-                ]
-            )
+    features = {
+        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
+        "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(labels))),
+        "name": tfds.features.Text(),
+        "track": tfds.features.Text(),
+        "maximum": tfds.features.Scalar(np.float32),
+    }
+    version = tfds.core.Version(records.VERSION)
+    identity = tfds.core.DatasetIdentity(name, version, str(folder), module_name="", config_name=folder.parent.name)
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="tfrecord")
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[clips for clips, _ in counts],
+            num_bytes=sum(size for _, size in counts),
+            filename_template=template.replace(split=split),
         )
-        builder.info.write_to_directory(folder)
-
-
-def _builder_class(tfds, data_set: str, config: str, labels: tuple[str, ...]):
-    """The description of every data set, as a class made at run time because TFDS takes the name from the class."""
-
-    class AudioClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-        """Clips as 16-bit mono audio, made by genre_jax.prepare."""
-
-        name = data_set
-        VERSION = tfds.core.Version(records.VERSION)
-        BUILDER_CONFIGS = (tfds.core.BuilderConfig(name=config),)
-
-        def _info(self):
-            features = tfds.features.FeaturesDict(
-                {
-                    "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
-                    "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(labels))),
-                    "name": tfds.features.Text(),
-                    "track": tfds.features.Text(),
-                    "maximum": tfds.features.Scalar(np.float32),
-                }
-            )
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, dl_manager):
-            raise NotImplementedError("genre_jax.prepare makes the shards")
-
-        def _generate_examples(self):
-            raise NotImplementedError("genre_jax.prepare makes the shards")
-
-    return AudioClips
+        for split, counts in sizes.items()
+    ]
+    with _quiet():
+        info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+        info.set_file_format("tfrecord")
+        info.set_splits(tfds.core.splits.SplitDict(splits))
+        info.write_to_directory(folder)
 
 
 @contextlib.contextmanager

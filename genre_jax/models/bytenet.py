@@ -34,8 +34,8 @@ def resolve_backend(backend: str) -> str:
         none   shift    1.08     1.09
         block  shift    0.80     0.28
 
-    The full network scans a step in 2.7 to 6.1 s (dilation 16 to 8192) and takes 2.9 to 14.6 s unrolled. No accelerator was
-    at hand: choose there by trial.
+    That was before `dots`, whose step of the full network takes 2.1 to 5.9 s (dilation 16 to 8192); unrolled and without
+    recomputation it took 2.9 to 14.6 s. No accelerator was at hand: choose there by trial.
     """
     return "shift" if backend == "auto" else backend
 
