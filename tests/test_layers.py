@@ -1,5 +1,7 @@
 """The shared layers against their definitions in float64, and the shapes of ResNet."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -219,10 +221,16 @@ def test_thesis_stem_is_the_z_score_of_the_image():
         (layers.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
         (layers.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
         (layers.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
+        (layers.convolve, (3, 3), "SAME", (3, 7, 6, 4)),
+        (layers.convolve, (4, 3), ((2, 0), (1, 3)), (2, 8, 5, 2)),
+        (layers.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
+        (layers.convolve, (5,), "SAME", (2, 4, 3)),
+        (layers.convolve, (2,), "VALID", (1, 9, 3)),
     ],
 )
 def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kernel, padding, shape):
-    features, strides, groups = (shape[-1], (2, 1), shape[-1]) if how is layers.depthwise_by_shifts else (5, 1, 1)
+    features, groups = (shape[-1], shape[-1]) if how is layers.depthwise_by_shifts else (5, 1)
+    strides = (2, 1)[: len(kernel)] if how in (layers.depthwise_by_shifts, layers.convolve) else 1
     with jax.enable_x64(True):
         x, plain, other = (
             jnp.asarray(RNG.normal(size=shape)),
@@ -238,3 +246,18 @@ def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kerne
 
         for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
             np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_convolutions_in_loops_are_the_fast_ones():
+    """XLA's CPU backend has one fast order of dimensions; in a loop, nothing turns the others."""
+    net = nn.Conv(3, (3, 2), (2, 1), conv_general_dilated=layers.convolve)
+    x = jnp.ones((4, 2, 6, 5, 1))
+    variables = net.init(jax.random.key(0), x[0])
+
+    def gradients(x):
+        one = jax.grad(lambda v, x: (net.apply(v, x) ** 2).sum(), (0, 1))
+        return jax.lax.map(lambda part: one(variables, part), x)
+
+    text = jax.jit(gradients).lower(x).compile().as_text()
+    orders = set(re.findall(r"convolution\(.*dim_labels=(\S+?),", text))
+    assert orders == {"b01f_01io->b01f"}

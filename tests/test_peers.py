@@ -44,6 +44,13 @@ def test_losses_must_agree_before_and_after_an_update():
             rounds.start({"ours": Runner([1.0]), "peer": Runner([2.0], losses=losses)}, ["ours"], 1e-4)
 
 
+def test_one_that_adds_up_coarsely_needs_the_first_loss_alone():
+    field = {"ours": Runner([1.0]), "peer": Runner([2.0], losses=(2.0019, 1.7))}
+    assert rounds.start(field, ["ours"], 1e-4, ["peer"])["peer"]["losses"] == [2.0019, 1.7]
+    with pytest.raises(UserError, match="peer computes other losses"):
+        rounds.start({"ours": Runner([1.0]), "peer": Runner([2.0], losses=(2.0021, 1.9))}, ["ours"], 1e-4, ["peer"])
+
+
 def test_a_peer_that_cannot_run_is_left_out_with_a_sentence(capsys):
     field = {"ours": Runner([1.0]), "peer": Broken([])}
     assert list(rounds.start(field, ["ours"], 1e-4)) == list(field) == ["ours"]

@@ -59,6 +59,7 @@ CASES = {
     "bytenet": Case("bytenet", 67, (20_000, 1), 2, rename=torch_names.bytenet, small=SMALL_BYTENET),
     "bytenet_512": Case("bytenet", 67, (20_000, 1), 2, {"max_dilation": 512}, rename=torch_names.bytenet, small=BYTENET_512),
     "choi_cnn": Case("choi_cnn", 10, (257, 173, 1), 8, STILL, small={"shape": (40, 37, 1), "options": SMALL_HEAD}),
+    "dense_cnn": Case("dense_cnn", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1), "options": SMALL_HEAD}),
     "densenet121": _image(10, converters.densenet, model="densenet121"),
     "folmer_cnn": Case("folmer_cnn", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1), "options": SMALL_HEAD}),
     "folmer_mlp": Case("folmer_mlp", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1)}),
@@ -67,7 +68,7 @@ CASES = {
         3, str, model="mobilenet_v1", shape=(200, 64, 1), batch=32, options=STILL, small={"shape": (70, 45, 1), "batch": 4}
     ),
     "resnet34": _image(67, converters.resnet, model="resnet34"),
-    "resnet101": _image(67, converters.resnet, model="resnet101"),
+    "resnet101": _image(67, converters.resnet, model="resnet101", small={"shape": (128, 128, 1)}),
     "schindler_deep": Case("schindler_deep", 10, (80, 80, 1), 15, STILL, small={"shape": (41, 43, 1), "batch": 3}),
     "schindler_shallow": Case("schindler_shallow", 10, (80, 80, 1), 15, STILL, small={"shape": (41, 43, 1), "batch": 3}),
     "snn": Case("snn", 3, (200, 60), 128, STILL, small={"batch": 4}),

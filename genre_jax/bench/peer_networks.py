@@ -30,6 +30,10 @@ def _only(options: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: options[key] for key in keys}
 
 
+def _folmer(classes: int, shape: list[int], options: dict[str, Any]) -> nn.Module:
+    return nets.FolmerCnn(shape, classes, **_only(options, "filters", "hidden", "dense_layers", "head"))
+
+
 def _torchvision(name: str, instance_norm: bool = True) -> Peer:
     def make(classes, shape, options):
         return nets.behind_stem(getattr(nets.import_torchvision().models, name)(num_classes=classes), instance_norm)
@@ -49,7 +53,8 @@ PEERS = {
     "bytenet": Peer(_bytenet),
     "choi_cnn": Peer(lambda n, shape, o: nets.ChoiCnn(shape, n, **_only(o, "layers", "maps", "hidden"))),
     "densenet121": _torchvision("densenet121"),
-    "folmer_cnn": Peer(lambda n, shape, o: nets.FolmerCnn(shape, n, **_only(o, "filters", "hidden"))),
+    "dense_cnn": Peer(_folmer),
+    "folmer_cnn": Peer(_folmer),
     "folmer_mlp": Peer(lambda n, shape, o: nets.FolmerMlp(shape, n, hidden=o["hidden"])),
     "gru_attention": Peer(lambda n, shape, o: nets.GruAttention(shape, n, **_only(o, "hidden", "features")), False),
     "mobilenet_v1": Peer(lambda n, shape, o: nets.behind_stem(nets.MobileNet(n, **_only(o, "stages", "alpha", "hidden")))),
@@ -71,20 +76,20 @@ def versions() -> dict[str, str]:
 def build(problem: dict[str, Any], path: str, dtype: str, recompute: bool, kinds: list[str]) -> dict[str, "Step"]:
     """Label → contestant, for a problem as `network_cases.Step.problem` describes it and wrote it to `path`."""
     problem["options"]["recompute"] = recompute
-    return {kind: Step(problem, path, dtype, kind == "torch.compile") for kind in kinds}
+    return {kind: Step(problem, path, dtype, "channels last" in kind, kind.startswith("torch.compile")) for kind in kinds}
 
 
 class Step:
     """Forward pass, cross-entropy, backward pass and `Adam(amsgrad=True)`, on the GPU where there is one."""
 
-    def __init__(self, problem: dict[str, Any], path: str, dtype: str, compiled: bool):
+    def __init__(self, problem: dict[str, Any], path: str, dtype: str, channels_last: bool, compiled: bool):
         peer = PEERS[problem["model"]]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=dtype == "bfloat16")
         with np.load(path) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}
         inputs = arrays["inputs"].movedim(-1, 1).contiguous() if peer.channels_first else arrays["inputs"]
-        layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         self.inputs = inputs.to(self.device, memory_format=layout)
         self.labels = arrays["labels"].to(self.device)
         net = peer.make(problem["classes"], problem["shape"], problem["options"]).train()

@@ -274,22 +274,33 @@ class Schindler(nn.Module):
 
 
 class FolmerCnn(nn.Module):
-    """Convolution, ReLU, batch norm, max pooling by 2, twice; dense layer, classifier."""
+    """Convolution, ReLU, batch norm, max pooling by 2, twice; dense layer, classifier.
 
-    def __init__(self, shape: Sequence[int], classes: int, *, filters: Sequence[int], hidden: int):
+    With `dense_layers` a stage is as many convolutions, each of which reads all before it, and the classifier means of maps.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], classes: int, *, filters: Sequence[int], hidden: int, dense_layers: int = 0, head: str
+    ):
         super().__init__()
         (rows, columns, channels) = shape
-        self.stages = [f"stage{number}_0" for number in range(1, len(filters) + 1)]
-        for name, out in zip(self.stages, filters, strict=True):
-            setattr(self, name, nn.ModuleDict({"conv": nn.Conv2d(channels, out, 3, padding=1), "bn": nn.BatchNorm2d(out)}))
-            rows, columns, channels = rows // 2, columns // 2, out
-        self.classifier = Dense(rows * columns * channels, (hidden,), classes)
+        self.dense, self.pooled = dense_layers > 0, head == "pooled"
+        self.stages = [[f"stage{n}_{layer}" for layer in range(max(1, dense_layers))] for n in range(1, len(filters) + 1)]
+        for names, out in zip(self.stages, filters, strict=True):
+            for name in names:
+                setattr(self, name, nn.ModuleDict({"conv": nn.Conv2d(channels, out, 3, padding=1), "bn": nn.BatchNorm2d(out)}))
+                channels = channels + out if self.dense else out
+            rows, columns = rows // 2, columns // 2
+        self.classifier = Dense(channels if self.pooled else rows * columns * channels, (hidden,), classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for name in self.stages:
-            stage = getattr(self, name)
-            x = F.max_pool2d(stage["bn"](F.relu(stage["conv"](x))), 2)
-        return self.classifier(flat(x))
+        for names in self.stages:
+            for name in names:
+                stage = getattr(self, name)
+                y = stage["bn"](F.relu(stage["conv"](x)))
+                x = torch.cat([x, y], 1) if self.dense else y
+            x = F.max_pool2d(x, 2)
+        return self.classifier(x.mean((2, 3)) if self.pooled else flat(x))
 
 
 class FolmerMlp(nn.Module):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.layers import BatchNorm, Dropout, on_cpus, product_then_shifts
+from genre_jax.models.layers import BatchNorm, Dropout, convolve, on_cpus, product_then_shifts
 from genre_jax.models.pooling import max_pool
 
 glorot = nn.initializers.glorot_uniform()
@@ -30,7 +30,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None, keys: jax.Array | None) -> jax.Array:
-        how: Any = on_cpus(product_then_shifts) if self.kernel[1] == x.shape[2] == 1 else None
+        how: Any = on_cpus(product_then_shifts) if self.kernel[1] == x.shape[2] == 1 else convolve
         conv = nn.Conv(
             self.filters, self.kernel, padding="VALID", kernel_init=glorot, dtype=self.dtype,
             param_dtype=self.param_dtype, conv_general_dilated=how, name="conv",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from genre_jax import console
 from genre_jax.models.blocks import REMAT, BlockSet
 from genre_jax.models.dilated import BACKENDS, same_padding
-from genre_jax.models.layers import torch_bias, torch_kernel
+from genre_jax.models.layers import convolve, torch_bias, torch_kernel
 from genre_jax.models.residual import NORMS, BlockSpec
 from genre_jax.parallel import TimeShards
 
@@ -179,7 +179,7 @@ class ByteNet(nn.Module):
         return nn.Conv(
             features, (kernel,), stride, padding="VALID", kernel_init=torch_kernel,
             bias_init=torch_bias(kernel * x.shape[-1]), dtype=self.dtype, param_dtype=self.param_dtype, name=name,
-            conv_general_dilated=_tiled if kernel == stride else None,
+            conv_general_dilated=_tiled if kernel == stride else convolve,
         )(x)  # fmt: skip
 
     def _set(self, x: jax.Array, name: str, spec: BlockSpec, keys: jax.Array | None) -> jax.Array:

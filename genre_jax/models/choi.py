@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.layers import Dropout
+from genre_jax.models.layers import Conv, Dropout
 from genre_jax.models.pooling import max_pool, switches
 
 POOL = (2, 2)
@@ -54,7 +54,7 @@ class ChoiCnn(nn.Module):
         types = {"kernel_init": nn.initializers.glorot_uniform(), "dtype": self.dtype, "param_dtype": self.param_dtype}
         kept: dict[str, jax.Array] = {}
         for n in range(1, self.layers + 1):
-            maps = nn.relu(nn.Conv(self.maps, (3, 3), use_bias=self.use_bias, name=f"conv{n}", **types)(x))
+            maps = nn.relu(Conv(self.maps, (3, 3), use_bias=self.use_bias, name=f"conv{n}", **types)(x))
             pooled = max_pool(maps, POOL)
             kept |= {f"maps{n}": maps, f"pooled{n}": pooled, f"switches{n}": switches(maps, POOL)}
             x = Dropout(self.dropout)(pooled, keys)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
-from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, he_fan_in, torch_kernel
+from genre_jax.models.layers import BatchNorm, Conv, Dropout, ImageStem, he_fan_in, torch_kernel
 
 
 class DenseLayer(nn.Module):
@@ -75,7 +75,7 @@ class DenseNet(nn.Module):
         `keys` (batch,) are the examples' for dropout. Raises `UserError` for images that pooling would leave empty.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Any = functools.partial(nn.Conv, use_bias=False, kernel_init=he_fan_in, **types)
+        conv: Any = functools.partial(Conv, use_bias=False, kernel_init=he_fan_in, **types)
         layer = nn.remat(DenseLayer) if self.remat else DenseLayer
         least = 2 ** (len(self.stages) + 1) - 3  # ceil(size / 4) must be halved between the blocks
         if min(x.shape[1:3]) < least:

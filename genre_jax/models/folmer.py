@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.layers import BatchNorm, Dropout, torch_bias, torch_kernel
+from genre_jax.models.layers import BatchNorm, Conv, Dropout, torch_bias, torch_kernel
 from genre_jax.models.pooling import max_pool
 
 HEADS = ("fixed", "pooled")
@@ -28,7 +28,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        conv = nn.Conv(
+        conv = Conv(
             self.filters, (3, 3), kernel_init=torch_kernel, bias_init=torch_bias(9 * x.shape[-1]), dtype=self.dtype,
             param_dtype=self.param_dtype, name="conv",
         )  # fmt: skip

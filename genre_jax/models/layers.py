@@ -105,9 +105,65 @@ class InstanceNorm(nn.Module):
         return instance_norm(x, scale, bias, self.epsilon)
 
 
-def on_cpus(convolve: Callable) -> Callable | None:
-    """`convolve` in a program for CPUs, where it was measured to pay; None, which is XLA's own convolution, elsewhere."""
-    return convolve if jax.default_backend() == "cpu" else None
+_DIMENSIONS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+Pairs = tuple[tuple[int, int], ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _turned(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Pairs, precision: Any) -> jax.Array:
+    return _xla(x, kernel, strides, padding, precision)
+
+
+def _xla(x, kernel, strides, padding, precision, **dilations):
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=_DIMENSIONS[x.ndim - 2], precision=precision, **dilations
+    )
+
+
+def _turned_forward(x, kernel, strides, padding, precision):
+    return _turned(x, kernel, strides, padding, precision), (x, kernel)
+
+
+def _turned_backward(strides, padding, precision, kept, dy):
+    x, kernel = kept
+    axes = tuple(range(1, x.ndim - 1))
+    sizes = [(steps, taps, (gradients - 1) * stride + 1, before) for steps, taps, gradients, stride, (before, _) in zip(
+        x.shape[1:-1], kernel.shape, dy.shape[1:-1], strides, padding, strict=False)]  # fmt: skip
+    still = (1,) * len(axes)
+    # Barriers, for XLA would fold what turns the arrays back into the convolution's order of dimensions.
+    filters = jax.lax.optimization_barrier(jnp.flip(kernel, range(len(axes))).swapaxes(-1, -2))
+    around = [(taps - 1 - before, steps - span + before) for steps, taps, span, before in sizes]
+    dx = _xla(dy, filters, still, around, precision, lhs_dilation=strides)
+    images = jax.lax.optimization_barrier((jnp.transpose(x, (-1, *axes, 0)), jnp.transpose(dy, (*axes, 0, -1))))
+    around = [(before, taps - 1 + span - steps - before) for steps, taps, span, before in sizes]
+    d_kernel = _xla(*images, still, around, precision, rhs_dilation=strides)
+    return dx, jnp.transpose(d_kernel, (*axes, 0, -1))
+
+
+_turned.defvjp(_turned_forward, _turned_backward)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, whose gradients are fast on CPUs inside loops, too.
+
+    XLA takes its fast convolution there for one order of dimensions alone, and turns others outside of loops only: in the
+    scan over micro-batches (`train.accumulate`) a gradient by weights took 100 times as long. Here both gradients are
+    written in that order. Grouped or dilated convolutions, and other devices, get XLA's own.
+    """
+    dilations = (*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ()))
+    if jax.default_backend() != "cpu" or options.get("feature_group_count", 1) > 1 or set(dilations) - {1}:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
+    return _turned(x, kernel, tuple(strides), tuple(map(tuple, padding)), options.get("precision"))
+
+
+Conv: Any = functools.partial(nn.Conv, conv_general_dilated=convolve)
+
+
+def on_cpus(special: Callable) -> Callable:
+    """`special` in a program for CPUs, where it was measured to pay; XLA's own convolution elsewhere."""
+    return special if jax.default_backend() == "cpu" else convolve
 
 
 def columns_as_channels(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
@@ -120,7 +176,7 @@ def columns_as_channels(x: jax.Array, kernel: jax.Array, strides: Any, padding: 
     before = (columns - 1) // 2
     padded = jnp.pad(x[..., 0], ((0, 0), (0, 0), (before, columns - 1 - before)))
     unfolded = jnp.stack([padded[:, :, j : j + x.shape[2]] for j in range(columns)], -1)
-    return jax.lax.conv_general_dilated(unfolded, kernel.reshape(rows, 1, columns, features), strides, padding, **options)
+    return convolve(unfolded, kernel.reshape(rows, 1, columns, features), strides, padding, **options)
 
 
 def product_then_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, depthwise_by_shifts, on_cpus
+from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, convolve, depthwise_by_shifts, on_cpus
 
 
 class Library(NamedTuple):
@@ -93,7 +93,7 @@ class MobileNet(nn.Module):
         def conv(x, name, features, kernel=1, stride=1, padding: Any = "SAME", groups=1):
             x = nn.Conv(
                 features, (kernel, kernel), stride, padding=padding, use_bias=False, kernel_init=glorot,
-                feature_group_count=groups, conv_general_dilated=on_cpus(depthwise_by_shifts) if groups > 1 else None,
+                feature_group_count=groups, conv_general_dilated=on_cpus(depthwise_by_shifts) if groups > 1 else convolve,
                 name=name, **types,
             )(x)  # fmt: skip
             norm = BatchNorm(

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.layers import BatchNorm, ImageStem, he_fan_out, torch_bias, torch_kernel
+from genre_jax.models.layers import BatchNorm, Conv, ImageStem, he_fan_out, torch_bias, torch_kernel
 
 
 class BasicBlock(nn.Module):
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
         """Logits `(batch, num_classes)` and intermediates; `mask` (batch,) leaves examples out of batch statistics."""
         del keys  # no dropout
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Any = functools.partial(nn.Conv, use_bias=False, kernel_init=he_fan_out, **types)
+        conv: Any = functools.partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
 
         def norm(x, name):
             return BatchNorm(axis_name=self.axis_name, param_dtype=self.param_dtype, name=name)(x, train=train, mask=mask)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.layers import Dropout, columns_as_channels, on_cpus
+from genre_jax.models.layers import Dropout, columns_as_channels, convolve, on_cpus
 from genre_jax.models.pooling import max_pool
 
 ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.3), "relu": nn.relu}
@@ -85,7 +85,7 @@ class Schindler(nn.Module):
             filters = self.width * 2**number
 
             def conv(kernel, name, number=number, filters=filters):
-                how: Any = None if number else on_cpus(columns_as_channels)
+                how: Any = convolve if number else on_cpus(columns_as_channels)
                 name = f"{name}{number + 1}"
                 return nn.Conv(filters, kernel, use_bias=self.use_bias, conv_general_dilated=how, name=name, **types)
 
