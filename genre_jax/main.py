@@ -44,15 +44,16 @@ def work(config) -> None:
     """What the flags ask for."""
     import jax
 
-    from genre_jax import checks, train
+    from genre_jax import backends, checks, train
 
+    workdir = Path(WORKDIR.value or Path("runs") / config.name)
+    config = backends.choose(config, None if DRY_RUN.value or OVERFIT.value else workdir)
     if DRY_RUN.value:
         checks.dry_run(config)
         return
     if OVERFIT.value:
         checks.overfit_one_batch(config)
         return
-    workdir = Path(WORKDIR.value or Path("runs") / config.name)
     train.train_and_evaluate(config, workdir, PROFILE.value)
     if jax.process_index() == 0:
         report(workdir)

@@ -41,7 +41,15 @@ from genre_jax.meter import Meter
 from genre_jax.models import bytenet
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
-FREE_ON_RESUME = ("devices", "model.remat", "model.time_shards", "data.data_dir", "data.reader", "data.prefetch")
+FREE_ON_RESUME = (
+    "devices",
+    "model.remat",
+    "model.backend",
+    "model.time_shards",
+    "data.data_dir",
+    "data.reader",
+    "data.prefetch",
+)
 
 
 class TrainState(struct.PyTreeNode):

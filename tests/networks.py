@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def largest_difference(one, other):
@@ -19,3 +20,26 @@ def outputs_of(net, input_shape, *names: str) -> dict[str, tuple[int, ...]]:
     x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     with_state = jax.eval_shape(forward, jax.random.key(0), x)
     return {name: with_state[name]["__call__"][0].shape for name in names}
+
+
+def learn_by_heart(net, x, labels, rate: float, steps: int, below: float = 0.05) -> float:
+    """The loss over a batch after as many steps of Adam, or the first that lies below `below`; the first exceeds 0.5."""
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    optimizer = optax.adam(rate)
+
+    @jax.jit
+    def step(variables, opt_state):
+        def loss_of(params):
+            (logits, _), updated = net.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+
+        (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        return loss, {"params": optax.apply_updates(variables["params"], updates), **updated}, opt_state
+
+    opt_state, losses = optimizer.init(variables["params"]), []
+    while len(losses) < steps and not (losses and losses[-1] < below):
+        loss, variables, opt_state = step(variables, opt_state)
+        losses.append(float(loss))
+    assert losses[0] > 0.5
+    return losses[-1]

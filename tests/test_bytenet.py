@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import largest_difference, outputs_of
+from networks import largest_difference, learn_by_heart, outputs_of
 
 from genre_jax import models
 from genre_jax.console import UserError
@@ -244,9 +244,16 @@ def test_capping_keeps_the_parameters_and_changes_the_output():
     ("option", "sentence"),
     [
         ({"remat": "blocks"}, r"^unknown model.remat 'blocks' \(did you mean 'block'\?\): choose one of block, "),
-        ({"backend": "fft"}, r"^unknown model.backend 'fft': choose one of auto, lax, phases, shift$"),
+        ({"backend": "fft"}, r"^unknown model.backend 'fft': choose one of auto, lax, phases, shift, timed$"),
     ],
 )
 def test_unknown_options_are_named(option, sentence):
     with pytest.raises(UserError, match=sentence):
         ByteNet(num_classes=5, **option)
+
+
+@pytest.mark.slow
+def test_learns_eight_clips_by_heart():
+    """The thesis's network but for its length, 1,024 samples."""
+    audio = jnp.asarray(RNG.normal(0, 0.1, (8, 1024, 1)), jnp.float32)
+    assert learn_by_heart(models.build("bytenet", num_classes=8), audio, jnp.arange(8), 1e-3, 150) < 0.05

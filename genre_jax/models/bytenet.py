@@ -23,7 +23,7 @@ def dilations(max_dilation: int) -> tuple[int, ...]:
 
 
 def resolve_backend(backend: str) -> str:
-    """The convolution backend that "auto" stands for: `shift`, which scans over the blocks.
+    """The convolution backend that "auto" stands for: `shift`, which scans over the blocks (and "timed", until it is timed).
 
     Measured on two CPU cores, JAX 0.12: a training step of `configs/bytenet.py:demo` against the same network without stacked
     parameters, unrolled with XLA's convolutions and nothing recomputed (0.34 s, 409 MB of temporary memory = 1):
@@ -35,9 +35,9 @@ def resolve_backend(backend: str) -> str:
         block  shift    0.80     0.28
 
     That was before `dots`, whose step of the full network takes 2.1 to 5.9 s (dilation 16 to 8192); unrolled and without
-    recomputation it took 2.9 to 14.6 s. No accelerator was at hand: choose there by trial.
+    recomputation it took 2.9 to 14.6 s. No accelerator was at hand: take "timed" there.
     """
-    return "shift" if backend == "auto" else backend
+    return "shift" if backend in ("auto", "timed") else backend
 
 
 def _tiled(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *_: Any, **__: Any) -> jax.Array:
@@ -91,7 +91,8 @@ class ByteNet(nn.Module):
       cap_dilation: dilations whose side taps would see only padding are cut to the largest that sees data. Not the thesis's.
       remat: what is kept for the backward pass: none, block, tree, lean or offload (`models/blocks.py`). None of them changes
         a number.
-      backend: of the dilated convolutions: auto (`resolve_backend`), lax, shift or phases (`models/dilated.py`).
+      backend: of the dilated convolutions: lax, shift or phases (`models/dilated.py`), auto (`resolve_backend`), or timed: the
+        one that `main` finds fastest on its device (`backends.py`).
       time_shards: how many devices share each clip along time (`parallel.TimeShards`); it changes no number.
     """
 
@@ -118,7 +119,7 @@ class ByteNet(nn.Module):
     input_shape = (57_344, 1)
 
     def __post_init__(self):
-        for key, legal in {"norm": NORMS, "head": HEADS, "remat": REMAT, "backend": ("auto", *BACKENDS)}.items():
+        for key, legal in {"norm": NORMS, "head": HEADS, "remat": REMAT, "backend": ("auto", "timed", *BACKENDS)}.items():
             if getattr(self, key) not in legal:
                 raise console.unknown(f"model.{key}", getattr(self, key), legal)
         super().__post_init__()

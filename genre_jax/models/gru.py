@@ -14,9 +14,9 @@ HEADS = ("fixed", "pooled")
 
 
 def _gates(inputs: jax.Array, products: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Reset and update gate, candidate, and the recurrent product in it, of both sides' products (…, 3 hidden)."""
-    reset, update, candidate = jnp.split(inputs, 3, -1)
-    own_reset, own_update, own = jnp.split(products, 3, -1)
+    """Reset and update gate, candidate, and the recurrent product in it, of both sides' products (3 hidden, batch)."""
+    reset, update, candidate = jnp.split(inputs, 3)
+    own_reset, own_update, own = jnp.split(products, 3)
     reset, update = nn.sigmoid(reset + own_reset), nn.sigmoid(update + own_update)
     return reset, update, jnp.tanh(candidate + reset * own), own
 
@@ -30,16 +30,23 @@ def gru(inputs: jax.Array, kernel: jax.Array, bias: jax.Array, state: jax.Array)
 
         r, z = sigmoid(inputs + products);  n = tanh(inputs + r · products);  state = (1 - z) · n + z · state
 
-    The backward pass keeps the states alone: it makes the recurrent products again, all steps in one, and the kernel's
+    The scans hold a state as a column, (hidden, batch): on a CPU its product with a large kernel takes half the time of a
+    row's. The backward pass keeps the states alone: it makes the recurrent products again, all steps in one, and the kernel's
     gradient too is one product over all steps, where the scan's own would add to the whole kernel at every step.
     """
+    rows = kernel.T
 
     def step(state, x):
-        _, update, candidate, _ = _gates(x, state @ kernel + bias)
+        _, update, candidate, _ = _gates(x, rows @ state + bias[:, None])
         state = candidate + update * (state - candidate)
         return state, state
 
-    return jax.lax.scan(step, state, inputs)[1]
+    return _turn(jax.lax.scan(step, state.T, _turn(inputs))[1])
+
+
+def _turn(sequence: jax.Array) -> jax.Array:
+    """(time, batch, features) ↔ (time, features, batch)."""
+    return jnp.swapaxes(sequence, 1, 2)
 
 
 def _gru_forward(inputs, kernel, bias, state):
@@ -58,13 +65,14 @@ def _gru_backward(kept, d_states):
         d_candidate = d_state * (1 - update) * (1 - candidate**2)
         d_update = d_state * (state - candidate) * update * (1 - update)
         d_reset = d_candidate * own * reset * (1 - reset)
-        d_product = jnp.concatenate([d_reset, d_update, d_candidate * reset], -1)
-        d_input = jnp.concatenate([d_reset, d_update, d_candidate], -1)
-        return d_state * update + jnp.einsum("bo,io->bi", d_product, kernel), (d_input, d_product)
+        d_product = jnp.concatenate([d_reset, d_update, d_candidate * reset])
+        d_input = jnp.concatenate([d_reset, d_update, d_candidate])
+        return d_state * update + kernel @ d_product, (d_input, d_product)
 
-    elements = (d_states, inputs, before @ kernel + bias, before)
-    d_state, (d_inputs, d_products) = jax.lax.scan(step, jnp.zeros_like(state), elements, reverse=True)
-    return d_inputs, jnp.einsum("tbi,tbo->io", before, d_products), d_products.sum((0, 1)), d_state
+    elements = jax.tree.map(_turn, (d_states, inputs, before @ kernel + bias, before))
+    d_state, turned = jax.lax.scan(step, jnp.zeros_like(state).T, elements, reverse=True)
+    d_inputs, d_products = jax.tree.map(_turn, turned)
+    return d_inputs, jnp.einsum("tbi,tbo->io", before, d_products), d_products.sum((0, 1)), d_state.T
 
 
 gru.defvjp(_gru_forward, _gru_backward)

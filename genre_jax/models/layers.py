@@ -134,9 +134,9 @@ def _turned_backward(strides, padding, precision, kept, dy):
     filters = jax.lax.optimization_barrier(jnp.flip(kernel, range(len(axes))).swapaxes(-1, -2))
     around = [(taps - 1 - before, steps - span + before) for steps, taps, span, before in sizes]
     dx = _xla(dy, filters, still, around, precision, lhs_dilation=strides)
-    images = jax.lax.optimization_barrier((jnp.transpose(x, (-1, *axes, 0)), jnp.transpose(dy, (*axes, 0, -1))))
+    x, dy = jax.lax.optimization_barrier((jnp.transpose(x, (-1, *axes, 0)), jnp.transpose(dy, (*axes, 0, -1))))
     around = [(before, taps - 1 + span - steps - before) for steps, taps, span, before in sizes]
-    d_kernel = _xla(*images, still, around, precision, rhs_dilation=strides)
+    d_kernel = _xla(x, dy, still, around, precision, rhs_dilation=strides)
     return dx, jnp.transpose(d_kernel, (*axes, 0, -1))
 
 
