@@ -242,7 +242,8 @@ def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kerne
         variables = plain.init(jax.random.key(0), x)
 
         def run(net):
-            return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
+            with layers.in_loop():
+                return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
 
         for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
             np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-9)
@@ -256,7 +257,8 @@ def test_convolutions_in_loops_are_the_fast_ones():
 
     def gradients(x):
         one = jax.grad(lambda v, x: (net.apply(v, x) ** 2).sum(), (0, 1))
-        return jax.lax.map(lambda part: one(variables, part), x)
+        with layers.in_loop():
+            return jax.lax.map(lambda part: one(variables, part), x)
 
     text = jax.jit(gradients).lower(x).compile().as_text()
     orders = set(re.findall(r"convolution\(.*dim_labels=(\S+?),", text))
