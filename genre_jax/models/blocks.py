@@ -9,7 +9,8 @@ not grow with depth. Policies (`remat`), equal in value and gradient, for a set 
 - `block`: the n inputs of the blocks are kept, each block is computed again in the backward pass.
 - `tree`: nested scans: about √n inputs of segments are kept, then about √n inputs of the blocks of one segment.
 - `lean`: as `tree`, with the backward pass of `dots`, which is written by hand and holds little at a time
-  (`models/residual.py`).
+  (`models/residual.py`). Sets of short sequences keep the inputs of all their blocks, and are not computed a third time:
+  they get `inputs`, as ByteNet calls that within.
 - `offload`: as `lean`, but the n inputs of the blocks go to pinned memory of the host and come back; no segment is computed
   again. Only for devices that can address such memory.
 """
@@ -123,7 +124,7 @@ def _to_host() -> Callable:
 
 
 def _compute(remat: str) -> Callable[..., jax.Array]:
-    if remat in ("dots", "lean", "offload"):
+    if remat in ("dots", "lean", "inputs", "offload"):
         return functools.partial(written_block, keep=remat == "dots")
     return block
 
@@ -143,7 +144,7 @@ def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array |
     # Inside a scan nothing can be merged with the forward pass, so the barrier against it is not needed.
     checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
     elements = (params, jnp.asarray(spec.dilations, jnp.int32), numbers)
-    if remat in ("none", "dots"):
+    if remat in ("none", "dots", "inputs"):
         return chain(step, x, elements)
     if remat == "offload":
         return chain(checkpoint(step, policy=_to_host()), x, elements)

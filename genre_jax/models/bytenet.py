@@ -143,7 +143,7 @@ class ByteNet(nn.Module):
         lengths = self._lengths(x.shape[1])
         x = self._conv(2 * self.width, self._own(x, lengths), "encoder_in", self.stem_kernel, self.stem_stride)
         for s, stride in enumerate(self.strides):
-            x = self._set(x, f"encoder{s}", self._spec(lengths[s], causal=False), keys)
+            x = self._set(x, f"encoder{s}", self._spec(lengths[s], causal=False), keys, lengths[0])
             if stride > 1:
                 # Shards divide by all strides, and hold zeros beyond the sequence's end: the same padding.
                 x = self._spec(lengths[s], False).inside(x) if shards else jnp.pad(x, ((0, 0), (0, stride), (0, 0)))
@@ -154,7 +154,7 @@ class ByteNet(nn.Module):
 
         x = encoded = nn.relu(self._conv(2 * self.width, x, "encoder_out"))
         for s in range(self.decoder_sets):
-            x = self._set(x, f"decoder{s}", self._spec(lengths[-1], causal=True), keys)
+            x = self._set(x, f"decoder{s}", self._spec(lengths[-1], causal=True), keys, lengths[0])
         x = nn.relu(self._conv(2 * self.width, nn.relu(x), "decoder_mid"))
         x = whole(self._conv(self.width, x, "decoder_out"))
         features, intermediates = self._read(x)
@@ -183,8 +183,10 @@ class ByteNet(nn.Module):
             conv_general_dilated=_tiled if kernel == stride else convolve,
         )(x)  # fmt: skip
 
-    def _set(self, x: jax.Array, name: str, spec: BlockSpec, keys: jax.Array | None) -> jax.Array:
-        return BlockSet(self.width, spec, self.remat, self.param_dtype, name=name)(x, keys)
+    def _set(self, x: jax.Array, name: str, spec: BlockSpec, keys: jax.Array | None, longest: int) -> jax.Array:
+        """A set of blocks; where all their inputs are small beside one of the longest sequence, "lean" keeps them."""
+        remat = "inputs" if self.remat == "lean" and len(spec.dilations) * spec.length <= 2 * longest else self.remat
+        return BlockSet(self.width, spec, remat, self.param_dtype, name=name)(x, keys)
 
     def _spec(self, length: int, causal: bool) -> BlockSpec:
         """Of a set that runs on sequences of `length`."""
