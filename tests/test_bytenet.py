@@ -114,7 +114,7 @@ def test_the_fixed_head_takes_one_length():
         ByteNet(num_classes=5, head="pooling")
 
 
-POLICIES = [*((remat, "shift") for remat in blocks.REMAT), ("none", "lax"), ("tree", "phases"), ("offload", "lax")]
+POLICIES = [*((remat, "shift") for remat in (*blocks.REMAT, "inputs")), ("none", "lax"), ("tree", "phases"), ("offload", "lax")]
 LEAN = [("none", "shift"), ("dots", "shift")]
 VARIANTS = [
     ("float64", 3, False, "instance", False, POLICIES),
