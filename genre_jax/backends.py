@@ -8,7 +8,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ from genre_jax.models.dilated import BACKENDS, dilated_conv, same_padding
 PASSES = ("forward", "input_gradient", "weight_gradient")
 
 
-def programs(backend: str, dilation: int, furthest: int, steps: int, taps: int, causal: bool) -> dict[str, Callable]:
-    """Pass → jitted function of (x, kernel, dy), of a convolution that keeps the `steps` of `x`.
+def programs(backend: str, dilation: int, furthest: int, steps: int, taps: int) -> dict[str, Callable]:
+    """Pass → jitted function of (x, kernel, dy), of a centred convolution that keeps the `steps` of `x`.
 
     `shift` gets its dilation when it runs, one of up to `furthest`, as a scan over blocks gives it.
     """
 
     def convolve(at, x, kernel):
-        before, after = (int(n) for n in same_padding(furthest, taps, causal))
-        padding = same_padding(at, taps, causal)
+        before, after = (int(n) for n in same_padding(furthest, taps, causal=False))
+        padding = same_padding(at, taps, causal=False)
         return dilated_conv(x, kernel, at, padding, backend=backend, span=(-before, after), length=steps)
 
     def own(function):
@@ -50,27 +50,23 @@ def programs(backend: str, dilation: int, furthest: int, steps: int, taps: int, 
 
 
 def seconds(
-    dilations: tuple[int, ...], batch: int, steps: int, width: int, taps: int = 3, causal: bool = False,
-    dtype: Any = jnp.float32, repeats: int = 5, backends: tuple[str, ...] = BACKENDS,
-) -> list[dict[str, Any]]:  # fmt: skip
+    dilations: tuple[int, ...], batch: int, steps: int, width: int, taps: int, dtype: Any, repeats: int = 5
+) -> Iterator[dict[str, Any]]:
     """A row for each dilation and pass: {"dilation", "pass", backend: median seconds of `repeats` calls, in turn}."""
     rng = np.random.default_rng(0)
     x, dy = (jnp.asarray(rng.normal(size=(batch, steps, width)), dtype) for _ in range(2))
     kernel = jnp.asarray(rng.normal(size=(taps, width, width)), dtype)
-    rows = []
     for dilation in dilations:
-        made = {backend: programs(backend, dilation, max(dilations), steps, taps, causal) for backend in backends}
+        made = {backend: programs(backend, dilation, max(dilations), steps, taps) for backend in BACKENDS}
         for name in PASSES:
-            calls = {backend: made[backend][name] for backend in backends}
-            taken: dict[str, list[float]] = {backend: [] for backend in backends}
+            taken: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
             for repeat in range(repeats + 1):
-                for backend, call in calls.items():
+                for backend in BACKENDS:
                     started = time.perf_counter()
-                    jax.block_until_ready(call(x, kernel, dy))
+                    jax.block_until_ready(made[backend][name](x, kernel, dy))
                     if repeat:  # the first call compiles
                         taken[backend].append(time.perf_counter() - started)
-            rows.append({"dilation": dilation, "pass": name} | {b: statistics.median(values) for b, values in taken.items()})
-    return rows
+            yield {"dilation": dilation, "pass": name} | {b: statistics.median(values) for b, values in taken.items()}
 
 
 def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
@@ -94,7 +90,8 @@ def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
         few = sorted({longest.dilations[at] for at in (0, len(longest.dilations) // 2, -1)})
         say(f"timing the backends of the dilated convolution, {clips} × {longest.length} steps, dilations {few}")
         model = config.model
-        rows = seconds(tuple(few), max(clips, 1), longest.length, model.width, model.kernel, dtype=jnp.dtype(config.dtype))
+        dtype = jnp.dtype(config.dtype)
+        rows = list(seconds(tuple(few), max(clips, 1), longest.length, model.width, model.kernel, dtype))
         totals = {backend: sum(row[backend] for row in rows) for backend in BACKENDS}
         found = multihost_utils.broadcast_one_to_all(np.argmin(list(totals.values())))
         fastest = BACKENDS[int(found)]

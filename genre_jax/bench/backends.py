@@ -38,16 +38,12 @@ def main(argv: list[str]) -> None:
     say(f"{BATCH.value} × {STEPS.value} steps × {WIDTH.value} channels, {TAPS.value} taps, {DTYPE.value}, on {device}")
     say(f"{'dilation':>8}  {'pass':<16}" + "".join(f"{name + ', ms':>14}" for name in backends.BACKENDS) + "  fastest")
     rows = []
-    for dilation in bytenet.dilations(MAX_DILATION.value):
-        found = backends.seconds(
-            (dilation,), BATCH.value, STEPS.value, WIDTH.value, TAPS.value, dtype=jnp.dtype(DTYPE.value), repeats=REPEATS.value
-        )
-        for row in found:
-            times = {name: row[name] for name in backends.BACKENDS}
-            row["fastest"] = min(times, key=times.__getitem__)
-            shown = "".join(f"{value * 1e3:>14.2f}" for value in times.values())
-            say(f"{dilation:>8}  {row['pass']:<16}{shown}  {row['fastest']}")
-        rows += found
+    dilations, dtype = bytenet.dilations(MAX_DILATION.value), jnp.dtype(DTYPE.value)
+    for row in backends.seconds(dilations, BATCH.value, STEPS.value, WIDTH.value, TAPS.value, dtype, REPEATS.value):
+        times = {name: row[name] for name in backends.BACKENDS}
+        rows.append(row | {"fastest": min(times, key=times.__getitem__)})
+        shown = "".join(f"{value * 1e3:>14.2f}" for value in times.values())
+        say(f"{row['dilation']:>8}  {row['pass']:<16}{shown}  {rows[-1]['fastest']}")
     if JSON.value:
         shape = {"batch": BATCH.value, "steps": STEPS.value, "width": WIDTH.value, "taps": TAPS.value, "dtype": DTYPE.value}
         machine = {"cpus": os.cpu_count(), "platform": platform.platform(), "device": device} | environment()
