@@ -38,7 +38,7 @@ from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
 from genre_jax.logbook import Logbook, environment, write_json
 from genre_jax.meter import Meter
-from genre_jax.models import bytenet, layers
+from genre_jax.models import bytenet, convolutions
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
 FREE_ON_RESUME = (
@@ -177,7 +177,7 @@ def _accumulate(loss_of, state: TrainState, batch: dict[str, jax.Array], parts: 
 
     def body(carry, part):
         gradients, batch_stats, sums = carry
-        with layers.in_loop():
+        with convolutions.in_loop():
             (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
         return (jax.tree.map(jnp.add, gradients, gradient), batch_stats, jax.tree.map(jnp.add, sums, more)), None
 

@@ -10,7 +10,7 @@ import pytest
 from networks import largest_difference, outputs_of
 
 from genre_jax import models
-from genre_jax.models import layers
+from genre_jax.models import convolutions, layers
 
 RNG = np.random.default_rng(0)
 EPSILON = 1e-5
@@ -215,22 +215,22 @@ def test_thesis_stem_is_the_z_score_of_the_image():
 @pytest.mark.parametrize(
     ("how", "kernel", "padding", "shape"),
     [
-        (layers.columns_as_channels, (3, 4), "SAME", (2, 5, 9, 1)),
-        (layers.columns_as_channels, (4, 7), "SAME", (2, 6, 5, 1)),
-        (layers.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
-        (layers.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
-        (layers.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
-        (layers.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
-        (layers.convolve, (3, 3), "SAME", (3, 7, 6, 4)),
-        (layers.convolve, (4, 3), ((2, 0), (1, 3)), (2, 8, 5, 2)),
-        (layers.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
-        (layers.convolve, (5,), "SAME", (2, 4, 3)),
-        (layers.convolve, (2,), "VALID", (1, 9, 3)),
+        (convolutions.columns_as_channels, (3, 4), "SAME", (2, 5, 9, 1)),
+        (convolutions.columns_as_channels, (4, 7), "SAME", (2, 6, 5, 1)),
+        (convolutions.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
+        (convolutions.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
+        (convolutions.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
+        (convolutions.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
+        (convolutions.convolve, (3, 3), "SAME", (3, 7, 6, 4)),
+        (convolutions.convolve, (4, 3), ((2, 0), (1, 3)), (2, 8, 5, 2)),
+        (convolutions.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
+        (convolutions.convolve, (5,), "SAME", (2, 4, 3)),
+        (convolutions.convolve, (2,), "VALID", (1, 9, 3)),
     ],
 )
 def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kernel, padding, shape):
-    features, groups = (shape[-1], shape[-1]) if how is layers.depthwise_by_shifts else (5, 1)
-    strides = (2, 1)[: len(kernel)] if how in (layers.depthwise_by_shifts, layers.convolve) else 1
+    features, groups = (shape[-1], shape[-1]) if how is convolutions.depthwise_by_shifts else (5, 1)
+    strides = (2, 1)[: len(kernel)] if how in (convolutions.depthwise_by_shifts, convolutions.convolve) else 1
     with jax.enable_x64(True):
         x, plain, other = (
             jnp.asarray(RNG.normal(size=shape)),
@@ -242,7 +242,7 @@ def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kerne
         variables = plain.init(jax.random.key(0), x)
 
         def run(net):
-            with layers.in_loop():
+            with convolutions.in_loop():
                 return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
 
         for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
@@ -251,13 +251,13 @@ def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kerne
 
 def test_convolutions_in_loops_are_the_fast_ones():
     """XLA's CPU backend has one fast order of dimensions; in a loop, nothing turns the others."""
-    net = nn.Conv(3, (3, 2), (2, 1), conv_general_dilated=layers.convolve)
+    net = nn.Conv(3, (3, 2), (2, 1), conv_general_dilated=convolutions.convolve)
     x = jnp.ones((4, 2, 6, 5, 1))
     variables = net.init(jax.random.key(0), x[0])
 
     def gradients(x):
         one = jax.grad(lambda v, x: (net.apply(v, x) ** 2).sum(), (0, 1))
-        with layers.in_loop():
+        with convolutions.in_loop():
             return jax.lax.map(lambda part: one(variables, part), x)
 
     text = jax.jit(gradients).lower(x).compile().as_text()

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from genre_jax import console
 from genre_jax.models.blocks import REMAT, BlockSet
+from genre_jax.models.convolutions import convolve
 from genre_jax.models.dilated import BACKENDS, same_padding
-from genre_jax.models.layers import convolve, torch_bias, torch_kernel
+from genre_jax.models.layers import torch_bias, torch_kernel
 from genre_jax.models.residual import NORMS, BlockSpec
 from genre_jax.parallel import TimeShards
 

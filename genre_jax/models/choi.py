@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.layers import Conv, Dropout
+from genre_jax.models.convolutions import Conv
+from genre_jax.models.layers import Dropout
 from genre_jax.models.pooling import max_pool, switches
 
 POOL = (2, 2)

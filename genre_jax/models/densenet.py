@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
-from genre_jax.models.layers import BatchNorm, Conv, Dropout, ImageStem, he_fan_in, torch_kernel
+from genre_jax.models.convolutions import Conv
+from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, he_fan_in, torch_kernel
+from genre_jax.models.pooling import max_pool
 
 
 class DenseLayer(nn.Module):
@@ -88,7 +90,7 @@ class DenseNet(nn.Module):
 
         x = ImageStem(True, self.train_stem, self.instance_norm, name="stem", **types)(x)
         x = conv(self.width, (7, 7), 2, padding=3, name="conv0")(x)
-        x = nn.max_pool(nn.relu(norm(x, "norm0")), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(nn.relu(norm(x, "norm0")), (3, 3), (2, 2), padding=1)
         for stage, layers in enumerate(self.stages, 1):
             if stage > 1:
                 x = nn.avg_pool(x, (2, 2), (2, 2))  # before the 1×1 convolution, as it may be: a quarter of the work

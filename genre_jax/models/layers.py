@@ -1,10 +1,7 @@
 """Layers that several networks share: the one BatchNorm, instance norm, dropout with a key per example, initialisers."""
 
-import contextlib
-import contextvars
 import functools
 import zlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -55,26 +52,60 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), self.param_dtype)
-        wide = x.astype(_statistics_dtype(x))
-        if train:
-            mean, var, count = self._batch_statistics(wide, mask)
-            if not self.is_initializing():
-                kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (kept - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
-        return ((wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(x.dtype)
+        if not train:
+            wide = x.astype(_statistics_dtype(x))
+            rate = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
+            return ((wide - running_mean.value) * rate + bias).astype(x.dtype)
+        weight = jnp.ones(x.shape[:1], jnp.float32) if mask is None else mask
+        y, mean, var, count = _batch_norm(self.epsilon, self.axis_name, x, scale, bias, weight.astype(_statistics_dtype(x)))
+        if not self.is_initializing():
+            kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
+            running_mean.value += self.momentum * (mean - running_mean.value)
+            running_var.value += self.momentum * (kept - running_var.value)
+        return y
 
-    def _batch_statistics(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        axes = tuple(range(x.ndim - 1))
-        weight = jnp.ones(x.shape[0], x.dtype) if mask is None else mask.astype(x.dtype)
-        weight = weight.reshape(-1, *[1] * (x.ndim - 1))
-        count = jnp.sum(jnp.broadcast_to(weight, (*x.shape[:-1], 1)))
-        total, count = parallel.sum((jnp.sum(x * weight, axes), count), self.axis_name)
-        mean = total / count
-        var = parallel.sum(jnp.sum(jnp.square(x - mean) * weight, axes), self.axis_name) / count
-        return mean, var, count
+
+def _over_positions(x: jax.Array) -> jax.Array:
+    """The sum of `x` (batch, …, channels) over all axes between: (batch, channels)."""
+    return jnp.sum(x, tuple(range(1, x.ndim - 1)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _batch_norm(
+    epsilon: float, axis_name: str | None, x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """`x` (batch, …, channels) normalised by the statistics of the examples of all devices, each with its `weight` (batch,).
+
+    Returns y, mean and biased variance (channels,), and how many numbers a channel has. The gradient is that of y alone,
+    through the statistics too, written out: it reads the images half as often as what autodiff would make of it, and weights
+    are multiplied with sums of examples, not with images.
+    """
+    return _batch_norm_forward(epsilon, axis_name, x, scale, bias, weight)[0]
+
+
+def _batch_norm_forward(epsilon, axis_name, x, scale, bias, weight):
+    wide = x.astype(_statistics_dtype(x))
+    count = weight.sum() * (x.size // (x.shape[0] * x.shape[-1]))
+    total, count = parallel.sum((weight @ _over_positions(wide), count), axis_name)
+    mean = total / count
+    var = parallel.sum(weight @ _over_positions(jnp.square(wide - mean)), axis_name) / count
+    y = ((wide - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias).astype(x.dtype)
+    return (y, mean, var, count), (x, scale, weight, mean, var, count)
+
+
+def _batch_norm_backward(epsilon, axis_name, kept, gradients):
+    x, scale, weight, mean, var, count = kept
+    dy = gradients[0].astype(mean.dtype)
+    centred, rate = x.astype(mean.dtype) - mean, jax.lax.rsqrt(var + epsilon)
+    axes = tuple(range(x.ndim - 1))
+    d_bias, d_scale = dy.sum(axes), (dy * centred).sum(axes)
+    by_mean, by_deviation = parallel.sum((d_bias, d_scale), axis_name)
+    through_statistics = (by_mean + centred * (by_deviation * rate * rate)) * (weight / count).reshape(-1, *[1] * len(axes))
+    dx = (dy - through_statistics) * (scale * rate)
+    return dx.astype(x.dtype), d_scale * rate, d_bias, jnp.zeros_like(weight)
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 def instance_norm(
@@ -105,123 +136,6 @@ class InstanceNorm(nn.Module):
             scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
             bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
         return instance_norm(x, scale, bias, self.epsilon)
-
-
-_DIMENSIONS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
-Pairs = tuple[tuple[int, int], ...]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _turned(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Pairs, precision: Any) -> jax.Array:
-    return _xla(x, kernel, strides, padding, precision)
-
-
-def _xla(x, kernel, strides, padding, precision, **dilations):
-    return jax.lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=_DIMENSIONS[x.ndim - 2], precision=precision, **dilations
-    )
-
-
-def _turned_forward(x, kernel, strides, padding, precision):
-    return _turned(x, kernel, strides, padding, precision), (x, kernel)
-
-
-def _turned_backward(strides, padding, precision, kept, dy):
-    x, kernel = kept
-    axes = tuple(range(1, x.ndim - 1))
-    sizes = [(steps, taps, (gradients - 1) * stride + 1, before) for steps, taps, gradients, stride, (before, _) in zip(
-        x.shape[1:-1], kernel.shape, dy.shape[1:-1], strides, padding, strict=False)]  # fmt: skip
-    still = (1,) * len(axes)
-    # Barriers, for XLA would fold what turns the arrays back into the convolution's order of dimensions.
-    filters = jax.lax.optimization_barrier(jnp.flip(kernel, range(len(axes))).swapaxes(-1, -2))
-    around = [(taps - 1 - before, steps - span + before) for steps, taps, span, before in sizes]
-    dx = _xla(dy, filters, still, around, precision, lhs_dilation=strides)
-    x, dy = jax.lax.optimization_barrier((jnp.transpose(x, (-1, *axes, 0)), jnp.transpose(dy, (*axes, 0, -1))))
-    around = [(before, taps - 1 + span - steps - before) for steps, taps, span, before in sizes]
-    d_kernel = _xla(x, dy, still, around, precision, rhs_dilation=strides)
-    return dx, jnp.transpose(d_kernel, (*axes, 0, -1))
-
-
-_turned.defvjp(_turned_forward, _turned_backward)
-
-
-_IN_LOOP = contextvars.ContextVar("in_loop", default=False)
-
-
-@contextlib.contextmanager
-def in_loop() -> Iterator[None]:
-    """What is traced within is the body of a loop, for which `convolve` has to know."""
-    token = _IN_LOOP.set(True)
-    try:
-        yield
-    finally:
-        _IN_LOOP.reset(token)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, whose gradients are fast on CPUs `in_loop`, too.
-
-    XLA takes its fast convolution there for one order of dimensions alone, and turns others outside of loops only: in the
-    scan over micro-batches (`train.accumulate`) a gradient by weights took 100 times as long. In a loop both gradients are
-    written in that order. Grouped or dilated convolutions, and other devices, get XLA's own; so does what is in no loop,
-    for it is as fast and compiles in three quarters of the time.
-    """
-    dilations = (*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ()))
-    own = not _IN_LOOP.get() or jax.default_backend() != "cpu"
-    if own or options.get("feature_group_count", 1) > 1 or set(dilations) - {1}:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
-    return _turned(x, kernel, tuple(strides), tuple(map(tuple, padding)), options.get("precision"))
-
-
-Conv: Any = functools.partial(nn.Conv, conv_general_dilated=convolve)
-
-
-def on_cpus(special: Callable) -> Callable:
-    """`special` in a program for CPUs, where it was measured to pay; XLA's own convolution elsewhere."""
-    return special if jax.default_backend() == "cpu" else convolve
-
-
-def columns_as_channels(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
-    """What `nn.Conv` computes of images of one channel, at stride 1 and "SAME": for kernels of many columns, on CPUs.
-
-    The kernel's columns are unfolded into channels, of which XLA's convolution there wants many (2.2 to 2.6 times as fast for
-    10 × 23 and 21 × 20 kernels, gradient included; it does not pay for 3 × 3).
-    """
-    rows, columns, _, features = kernel.shape
-    before = (columns - 1) // 2
-    padded = jnp.pad(x[..., 0], ((0, 0), (0, 0), (before, columns - 1 - before)))
-    unfolded = jnp.stack([padded[:, :, j : j + x.shape[2]] for j in range(columns)], -1)
-    return convolve(unfolded, kernel.reshape(rows, 1, columns, features), strides, padding, **options)
-
-
-def product_then_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
-    """What `nn.Conv` computes along the rows of `(batch, rows, 1, channels)`, at stride 1 without padding: for many channels.
-
-    One matrix product serves all taps, and few sums of its shifted results remain (3 times as fast on CPUs from 2,500
-    channels to 32, gradient included).
-    """
-    del strides, padding
-    rows = x.shape[1] - len(kernel) + 1
-    products = jnp.einsum("btc,kco->btko", x[:, :, 0], kernel[:, 0], precision=options["precision"])
-    return sum((products[:, k : k + rows, k] for k in range(1, len(kernel))), products[:, :rows, 0])[:, :, None]
-
-
-def depthwise_by_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
-    """What `nn.Conv` computes of images with a filter a channel and explicit padding: a sum of shifted products.
-
-    XLA's own is 8 to 30 times as slow on CPUs for 3 × 3 filters, gradient included.
-    """
-    del options
-    rows, columns, _, _ = kernel.shape
-    down, across = strides
-    wide = jnp.pad(x.astype(_statistics_dtype(x)), ((0, 0), *padding, (0, 0)))
-    height, width = wide.shape[1] - rows + 1, wide.shape[2] - columns + 1
-    taps = (
-        wide[:, i : i + height : down, j : j + width : across] * kernel[i, j, 0] for i in range(rows) for j in range(columns)
-    )
-    return functools.reduce(jnp.add, taps).astype(x.dtype)
 
 
 class ImageStem(nn.Module):

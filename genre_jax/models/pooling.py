@@ -1,6 +1,7 @@
-"""Max pooling of images in windows that do not overlap, and what undoes it."""
+"""Max pooling of images, and what undoes it."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,52 +11,77 @@ from genre_jax.console import UserError
 Window = tuple[int, int]
 
 
-def _windows(x: jax.Array, window: Window) -> jax.Array:
-    """`x` (batch, rows, columns, channels) as (batch, rows', window rows, columns', window columns, channels)."""
-    (high, wide), (batch, rows, columns, channels) = window, x.shape
+def max_pool(x: jax.Array, window: Window, strides: Window | None = None, padding: int = 0) -> jax.Array:
+    """The largest number of each window of `x` (batch, rows, columns, channels), as PyTorch's: its gradient, too.
+
+    Windows lie `strides` apart, side by side unless given; `padding` rows and columns on all sides never win; rows and
+    columns left over do not count. The gradient goes to the first of equals. XLA's own pooling has a backward pass that is
+    slow on CPUs; that of a plain maximum asks which numbers equal it, and where XLA has rounded them in two ways finds none,
+    and divides by 0. Raises `UserError` where the window does not fit.
+    """
+    return _max_pool(window, strides or window, padding, x.shape[1:3], x)
+
+
+def switches(x: jax.Array, window: Window) -> jax.Array:
+    """Where in its window each maximum stands, the first of equals: row-major number, uint8, in the shape of `max_pool`."""
+    return _pool(x, window, window, 0)[1]
+
+
+def _pool(x: jax.Array, window: Window, strides: Window, padding: int) -> tuple[jax.Array, jax.Array]:
+    """Maxima and switches, tap by tap of the window, so that XLA makes one loop of it and of what gave `x`."""
+    if padding:
+        around = (padding, padding)
+        x = jnp.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-jnp.inf)
+    (high, wide), (down, across), (_, rows, columns, _) = window, strides, x.shape
     if rows < high or columns < wide:
         raise UserError(f"the input is too small: a pooling in windows of {high} × {wide} is left with {rows} × {columns}")
-    x = x[:, : rows // high * high, : columns // wide * wide]
-    return x.reshape(batch, rows // high, high, columns // wide, wide, channels)
+    taps = (
+        x[:, i : rows - high + i + 1 : down, j : columns - wide + j + 1 : across]
+        for i, j in itertools.product(range(high), range(wide))
+    )
+    best = next(taps)
+    at = jnp.zeros(best.shape, jnp.uint8)
+    for number, tap in enumerate(taps, 1):
+        at = jnp.where(tap > best, jnp.uint8(number), at)
+        best = jnp.maximum(best, tap)
+    return best, at
 
 
-def max_pool(x: jax.Array, window: Window) -> jax.Array:
-    """The largest number of each window of `x` (batch, rows, columns, channels); rows and columns left over do not count.
-
-    The gradient goes to the first of equals, as in PyTorch. XLA's own pooling has a backward pass that is slow on CPUs; that
-    of a plain maximum asks which numbers equal it, and where XLA has rounded them in two ways finds none, and divides by 0.
-    Raises `UserError` where the window does not fit.
-    """
-    return _max_pool(window, x.shape[1:3], x)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _max_pool(window: Window, size: tuple[int, int], x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _max_pool(window: Window, strides: Window, padding: int, size: tuple[int, int], x: jax.Array) -> jax.Array:
     del size
-    return _windows(x, window).max((2, 4))
+    return _pool(x, window, strides, padding)[0]
 
 
-def _max_pool_forward(window, size, x):
-    return _max_pool(window, size, x), switches(x, window)
+def _max_pool_forward(window, strides, padding, size, x):
+    del size
+    return _pool(x, window, strides, padding)
 
 
-def _max_pool_backward(window, size, at, d_pooled):
-    return (unpool(d_pooled, at, window, size),)
+def _max_pool_backward(window, strides, padding, size, at, d_pooled):
+    return (unpool(d_pooled, at, window, size, strides, padding),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def switches(x: jax.Array, window: Window) -> jax.Array:
-    """Where in its window each maximum stands, the first of equals: row-major number, uint8, in the shape of `max_pool`."""
-    cut = _windows(x, window).swapaxes(2, 3)
-    return cut.reshape(*cut.shape[:3], -1, cut.shape[-1]).argmax(3).astype(jnp.uint8)
+def unpool(
+    pooled: jax.Array, at: jax.Array, window: Window, size: tuple[int, int], strides: Window | None = None, padding: int = 0
+) -> jax.Array:
+    """Each number of `pooled` back in its place `at` of an otherwise zero image of `size` (rows, columns), added up there.
 
-
-def unpool(pooled: jax.Array, at: jax.Array, window: Window, size: tuple[int, int]) -> jax.Array:
-    """Each number of `pooled` back in its place `at` of an otherwise zero image of `size` (rows, columns)."""
-    batch, rows, columns, channels = pooled.shape
-    chosen = at[:, :, :, None] == jnp.arange(window[0] * window[1], dtype=at.dtype)[:, None]
-    cut = jnp.where(chosen, pooled[:, :, :, None], 0).reshape(batch, rows, columns, *window, channels).swapaxes(2, 3)
-    image = cut.reshape(batch, rows * window[0], columns * window[1], channels)
+    The image is made in blocks as large as the strides: window (y, x) covers the blocks from (y, x) on, one of them where
+    windows lie side by side.
+    """
+    (high, wide), (down, across) = window, strides or window
+    tall, broad = -(-high // down), -(-wide // across)  # blocks that a window reaches into
+    blocks = jnp.zeros((), pooled.dtype)
+    for i, j in itertools.product(range(tall), range(broad)):
+        row, column = i * down + jnp.arange(down)[:, None], j * across + jnp.arange(across)
+        number = jnp.where((row < high) & (column < wide), row * wide + column, high * wide).astype(at.dtype)
+        around = ((0, 0), (i, tall - 1 - i), (j, broad - 1 - j), (0, 0))
+        here, value = (jnp.pad(array, around)[:, :, None, :, None] for array in (at, pooled))
+        blocks = blocks + jnp.where(here == number[:, None, :, None], value, 0)
+    image = blocks.reshape(len(blocks), blocks.shape[1] * down, -1, blocks.shape[-1])
+    image = image[:, padding : padding + size[0], padding : padding + size[1]]
     return jnp.pad(image, ((0, 0), (0, size[0] - image.shape[1]), (0, size[1] - image.shape[2]), (0, 0)))

@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.layers import BatchNorm, Conv, ImageStem, he_fan_out, torch_bias, torch_kernel
+from genre_jax.models.convolutions import Conv
+from genre_jax.models.layers import BatchNorm, ImageStem, he_fan_out, torch_bias, torch_kernel
+from genre_jax.models.pooling import max_pool
 
 
 class BasicBlock(nn.Module):
@@ -90,7 +92,7 @@ class ResNet(nn.Module):
 
         x = ImageStem(False, self.train_stem, self.instance_norm, name="stem", **types)(x)
         x = conv(self.width, (7, 7), 2, padding=3, name="conv1")(x)
-        x = nn.max_pool(nn.relu(norm(x, "bn1")), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(nn.relu(norm(x, "bn1")), (3, 3), (2, 2), padding=1)
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.layers import Dropout, columns_as_channels, convolve, on_cpus
+from genre_jax.models.convolutions import columns_as_channels, convolve, on_cpus
+from genre_jax.models.layers import Dropout
 from genre_jax.models.pooling import max_pool
 
 ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.3), "relu": nn.relu}

@@ -1,0 +1,185 @@
+"""Convolutions in the forms that XLA's CPU backend is fast at; on other devices they are XLA's own.
+
+`convolve` chooses by shape and is what the networks' `Conv` calls; the functions below it are for single layers.
+"""
+
+import contextlib
+import contextvars
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+_DIMENSIONS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+Pairs = tuple[tuple[int, int], ...]
+
+# Positions of an image from which on the gradient by weights is taken example by example: 1.4 to 2.3 times as fast at 10,000
+# to 30,000 of them, as fast at 3,000.
+_LARGE = 5_000
+# Taps up to which an image of one channel is unfolded.
+_FEW_TAPS = 32
+
+_IN_LOOP = contextvars.ContextVar("in_loop", default=False)
+
+
+@contextlib.contextmanager
+def in_loop() -> Iterator[None]:
+    """What is traced within is the body of a loop, for which `convolve` has to know."""
+    token = _IN_LOOP.set(True)
+    try:
+        yield
+    finally:
+        _IN_LOOP.reset(token)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, fast on CPUs.
+
+    There a kernel of one tap is a matrix product, whose gradient by weights is 2 to 5 times as fast. XLA's fast convolution
+    knows one order of dimensions alone, and XLA turns others outside of loops only: in the scan over micro-batches
+    (`train.accumulate`) a gradient by weights took 100 times as long. In a loop, and for large images anywhere, both
+    gradients are written in that order. Grouped or dilated convolutions, and other devices, get XLA's own; so do small images
+    outside of loops, which are as fast and compile in three quarters of the time.
+    """
+    dilations = (*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ()))
+    if jax.default_backend() != "cpu" or options.get("feature_group_count", 1) > 1 or set(dilations) - {1}:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    strides, taps = tuple(strides), kernel.shape[:-2]
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:-1], taps, strides, padding)
+    padding = tuple(map(tuple, padding))
+    if set(taps) == {1} and not any(map(any, padding)):
+        return _product(x, kernel, strides, options.get("precision"))
+    if x.shape[-1] == 1 and set(strides) == {1} and math.prod(taps) <= _FEW_TAPS:
+        return _unfolded(x, kernel, padding, options.get("precision"))
+    if _IN_LOOP.get() or _by_example(x, kernel):
+        return _turned(x, kernel, strides, padding, options.get("precision"))
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+Conv: Any = functools.partial(nn.Conv, conv_general_dilated=convolve)
+
+
+def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], precision: Any) -> jax.Array:
+    x = x[(slice(None), *(slice(None, None, stride) for stride in strides))]
+    kernel = kernel.reshape(kernel.shape[-2:])
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel, precision=precision).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _unfolded(x: jax.Array, kernel: jax.Array, padding: Pairs, precision: Any) -> jax.Array:
+    """One channel: what each tap sees, one below the other, as the factor of a matrix product."""
+    taps, features = kernel.shape[:-2], kernel.shape[-1]
+    padded = jnp.pad(x[..., 0], ((0, 0), *padding))
+    sizes = [steps - reach + 1 for steps, reach in zip(padded.shape[1:], taps, strict=True)]
+    seen = [
+        padded[(slice(None), *(slice(first, first + size) for first, size in zip(place, sizes, strict=True)))].ravel()
+        for place in itertools.product(*map(range, taps))
+    ]
+    # The barrier keeps XLA from gathering them anew in the gradient.
+    unfolded = jax.lax.optimization_barrier(jnp.stack(seen))
+    y = jnp.einsum("tn,tf->nf", unfolded, kernel.reshape(len(seen), features), precision=precision)
+    return y.reshape(len(x), *sizes, features)
+
+
+def _by_example(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether the gradient by the kernel is a sum over examples, taken one by one."""
+    return x[0, ..., 0].size >= _LARGE and kernel.shape[-2] > 1 and kernel.shape[-1] >= 32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _turned(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Pairs, precision: Any) -> jax.Array:
+    return _xla(x, kernel, strides, padding, precision)
+
+
+def _xla(x, kernel, strides, padding, precision, **dilations):
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=_DIMENSIONS[x.ndim - 2], precision=precision, **dilations
+    )
+
+
+def _turned_forward(x, kernel, strides, padding, precision):
+    return _turned(x, kernel, strides, padding, precision), (x, kernel)
+
+
+def _turned_backward(strides, padding, precision, kept, dy):
+    x, kernel = kept
+    sizes = [(steps, taps, (gradients - 1) * stride + 1, before) for steps, taps, gradients, stride, (before, _) in zip(
+        x.shape[1:-1], kernel.shape, dy.shape[1:-1], strides, padding, strict=False)]  # fmt: skip
+    still = (1,) * len(sizes)
+    # Barriers, for XLA would fold what turns the arrays back into the convolution's order of dimensions.
+    filters = jax.lax.optimization_barrier(jnp.flip(kernel, range(len(sizes))).swapaxes(-1, -2))
+    around = [(taps - 1 - before, steps - span + before) for steps, taps, span, before in sizes]
+    dx = _xla(dy, filters, still, around, precision, lhs_dilation=strides)
+    around = [(before, taps - 1 + span - steps - before) for steps, taps, span, before in sizes]
+    by_kernel = functools.partial(_by_kernel, strides=strides, padding=around, precision=precision)
+    if not _by_example(x, kernel):
+        return dx, by_kernel(x, dy)
+
+    def add(total, example):
+        return total + by_kernel(*example), None
+
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    total, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, wide), (x[:, None], dy[:, None]))
+    return dx, total.astype(kernel.dtype)
+
+
+def _by_kernel(x: jax.Array, dy: jax.Array, *, strides: tuple[int, ...], padding: list, precision: Any) -> jax.Array:
+    """The gradient by the kernel, as the convolution of inputs, channels for batch, by the output's gradients."""
+    axes = tuple(range(1, x.ndim - 1))
+    x, dy = jax.lax.optimization_barrier((jnp.transpose(x, (-1, *axes, 0)), jnp.transpose(dy, (*axes, 0, -1))))
+    d_kernel = _xla(x, dy, (1,) * len(axes), padding, precision, rhs_dilation=strides)
+    return jnp.transpose(d_kernel, (*axes, 0, -1))
+
+
+_turned.defvjp(_turned_forward, _turned_backward)
+
+
+def on_cpus(special: Callable) -> Callable:
+    """`special` in a program for CPUs, where it was measured to pay; XLA's own convolution elsewhere."""
+    return special if jax.default_backend() == "cpu" else convolve
+
+
+def columns_as_channels(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+    """What `nn.Conv` computes of images of one channel, at stride 1 and "SAME": for kernels of many columns, on CPUs.
+
+    The kernel's columns are unfolded into channels, of which XLA's convolution there wants many (2.2 to 2.6 times as fast for
+    10 × 23 and 21 × 20 kernels, gradient included; it does not pay for 3 × 3).
+    """
+    rows, columns, _, features = kernel.shape
+    before = (columns - 1) // 2
+    padded = jnp.pad(x[..., 0], ((0, 0), (0, 0), (before, columns - 1 - before)))
+    unfolded = jnp.stack([padded[:, :, j : j + x.shape[2]] for j in range(columns)], -1)
+    return convolve(unfolded, kernel.reshape(rows, 1, columns, features), strides, padding, **options)
+
+
+def product_then_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+    """What `nn.Conv` computes along the rows of `(batch, rows, 1, channels)`, at stride 1 without padding: for many channels.
+
+    One matrix product serves all taps, and few sums of its shifted results remain (3 times as fast on CPUs from 2,500
+    channels to 32, gradient included).
+    """
+    del strides, padding
+    rows = x.shape[1] - len(kernel) + 1
+    products = jnp.einsum("btc,kco->btko", x[:, :, 0], kernel[:, 0], precision=options["precision"])
+    return sum((products[:, k : k + rows, k] for k in range(1, len(kernel))), products[:, :rows, 0])[:, :, None]
+
+
+def depthwise_by_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+    """What `nn.Conv` computes of images with a filter a channel and explicit padding: a sum of shifted products.
+
+    XLA's own is 8 to 30 times as slow on CPUs for 3 × 3 filters, gradient included.
+    """
+    del options
+    rows, columns, _, _ = kernel.shape
+    down, across = strides
+    wide = jnp.pad(x.astype(jnp.promote_types(x.dtype, jnp.float32)), ((0, 0), *padding, (0, 0)))
+    height, width = wide.shape[1] - rows + 1, wide.shape[2] - columns + 1
+    taps = (
+        wide[:, i : i + height : down, j : j + width : across] * kernel[i, j, 0] for i in range(rows) for j in range(columns)
+    )
+    return functools.reduce(jnp.add, taps).astype(x.dtype)
