@@ -70,12 +70,10 @@ def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransfo
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, gradients)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
-
-        def direction(m, v):
-            t = steps.astype(m.dtype)
-            return m / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + eps)
-
-        return jax.tree.map(direction, mu, nu_max), AmsgradState(steps, mu, nu, nu_max)
+        t = steps.astype(jax.tree.leaves(mu)[0].dtype)
+        first, second = 1 - b1**t, 1 - b2**t
+        directions = jax.tree.map(lambda m, v: m / first / (jnp.sqrt(v / second) + eps), mu, nu_max)
+        return directions, AmsgradState(steps, mu, nu, nu_max)
 
     return optax.GradientTransformation(init, update)
 
