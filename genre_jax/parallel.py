@@ -24,8 +24,8 @@ AXIS = "devices"
 
 
 def sum(tree: Any, axis_name: str | None) -> Any:
-    """The sum of every leaf over the devices; the tree itself where `axis_name` is None."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+    """The sum of every leaf over the devices; the tree itself where `axis_name` is None or there is one, for XLA would copy."""
+    return tree if axis_name is None or jax.lax.axis_size(axis_name) == 1 else jax.lax.psum(tree, axis_name)
 
 
 def following(tree: Any, axis_name: str | None, time_shards: int = 1) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _DIMENSIONS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 Pairs = tuple[tuple[int, int], ...]
@@ -169,17 +170,83 @@ def product_then_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: 
     return sum((products[:, k : k + rows, k] for k in range(1, len(kernel))), products[:, :rows, 0])[:, :, None]
 
 
+def from_windows(
+    spread: Callable[[Callable, np.ndarray], jax.Array],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    size: tuple[int, int],
+    before: tuple[int, int],
+) -> jax.Array:
+    """The image (batch, *size, channels) that windows, `strides` apart, add up to; the first starts `before` its corner.
+
+    The image is made in blocks as large as the strides: window (y, x) covers the blocks from (y, x) on, one of them where
+    windows lie side by side.
+
+    Args:
+      spread: of `move` and `number` the share in every block, (batch, y, rows, x, columns, channels), of one of the windows
+        over it. `move` brings what windows have, (batch, y, x, channels), to their blocks; `number` (rows, 1, columns, 1)
+        says which tap of the window the places of a block are, row-major, and one beyond the last where they are none.
+    """
+    (high, wide), (down, across) = window, strides
+    tall, broad = -(-high // down), -(-wide // across)  # blocks that a window reaches into
+    shares = []
+    for i, j in itertools.product(range(tall), range(broad)):
+        row, column = i * down + np.arange(down)[:, None], j * across + np.arange(across)
+        number = np.where((row < high) & (column < wide), row * wide + column, high * wide)
+        around = ((0, 0), (i, tall - 1 - i), (j, broad - 1 - j), (0, 0))
+
+        def move(array, around=around):
+            return jnp.pad(array, around)[:, :, None, :, None]
+
+        shares.append(spread(move, number[:, None, :, None]))
+    blocks = functools.reduce(jnp.add, shares)
+    image = blocks.reshape(len(blocks), blocks.shape[1] * down, -1, blocks.shape[-1])
+    image = image[:, before[0] : before[0] + size[0], before[1] : before[1] + size[1]]
+    return jnp.pad(image, ((0, 0), (0, size[0] - image.shape[1]), (0, size[1] - image.shape[2]), (0, 0)))
+
+
 def depthwise_by_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
     """What `nn.Conv` computes of images with a filter a channel and explicit padding: a sum of shifted products.
 
     XLA's own is 8 to 30 times as slow on CPUs for 3 × 3 filters, gradient included.
     """
     del options
-    rows, columns, _, _ = kernel.shape
-    down, across = strides
-    wide = jnp.pad(x.astype(jnp.promote_types(x.dtype, jnp.float32)), ((0, 0), *padding, (0, 0)))
-    height, width = wide.shape[1] - rows + 1, wide.shape[2] - columns + 1
-    taps = (
-        wide[:, i : i + height : down, j : j + width : across] * kernel[i, j, 0] for i in range(rows) for j in range(columns)
-    )
-    return functools.reduce(jnp.add, taps).astype(x.dtype)
+    return _depthwise(tuple(strides), tuple(map(tuple, padding)), x.shape[1:3], x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _depthwise(strides: tuple[int, int], padding: Pairs, size: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _depthwise_forward(strides, padding, size, x, kernel)[0]
+
+
+def _depthwise_forward(strides, padding, size, x, kernel):
+    del size
+    # The barriers here and below have XLA compute what all taps read once, not for each.
+    padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    products = (tap.astype(wide) * own for tap, own in _taps(padded, kernel, strides))
+    return functools.reduce(jnp.add, products).astype(x.dtype), (padded, kernel)
+
+
+def _taps(padded: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Of each tap what it sees, (batch, rows, columns, channels), and its own numbers (channels,)."""
+    (high, wide), (down, across), (_, rows, columns, _) = kernel.shape[:2], strides, padded.shape
+    for i, j in itertools.product(range(high), range(wide)):
+        yield padded[:, i : rows - high + i + 1 : down, j : columns - wide + j + 1 : across], kernel[i, j, 0]
+
+
+def _depthwise_backward(strides, padding, size, kept, dy):
+    padded, kernel = kept
+    dy = jax.lax.optimization_barrier(dy)
+    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    d_taps = [jnp.sum(tap.astype(wide) * dy, (0, 1, 2)) for tap, _ in _taps(padded, kernel, strides)]
+    taps = jnp.pad(kernel.reshape(-1, kernel.shape[-1]), ((0, 1), (0, 0)))
+
+    def spread(move, number):
+        return move(dy).astype(wide) * taps[number[..., 0]]
+
+    dx = from_windows(spread, kernel.shape[:2], strides, size, (padding[0][0], padding[1][0]))
+    return dx.astype(dy.dtype), jnp.stack(d_taps).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -95,7 +95,7 @@ def _batch_norm_forward(epsilon, axis_name, x, scale, bias, weight):
 
 def _batch_norm_backward(epsilon, axis_name, kept, gradients):
     x, scale, weight, mean, var, count = kept
-    dy = gradients[0].astype(mean.dtype)
+    dy = jax.lax.optimization_barrier(gradients[0].astype(mean.dtype))
     centred, rate = x.astype(mean.dtype) - mean, jax.lax.rsqrt(var + epsilon)
     axes = tuple(range(x.ndim - 1))
     d_bias, d_scale = dy.sum(axes), (dy * centred).sum(axes)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
+from genre_jax.models.convolutions import from_windows
 
 Window = tuple[int, int]
 
@@ -68,20 +69,9 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def unpool(
     pooled: jax.Array, at: jax.Array, window: Window, size: tuple[int, int], strides: Window | None = None, padding: int = 0
 ) -> jax.Array:
-    """Each number of `pooled` back in its place `at` of an otherwise zero image of `size` (rows, columns), added up there.
+    """Each number of `pooled` back in its place `at` of an otherwise zero image of `size` (rows, columns), added up there."""
 
-    The image is made in blocks as large as the strides: window (y, x) covers the blocks from (y, x) on, one of them where
-    windows lie side by side.
-    """
-    (high, wide), (down, across) = window, strides or window
-    tall, broad = -(-high // down), -(-wide // across)  # blocks that a window reaches into
-    blocks = jnp.zeros((), pooled.dtype)
-    for i, j in itertools.product(range(tall), range(broad)):
-        row, column = i * down + jnp.arange(down)[:, None], j * across + jnp.arange(across)
-        number = jnp.where((row < high) & (column < wide), row * wide + column, high * wide).astype(at.dtype)
-        around = ((0, 0), (i, tall - 1 - i), (j, broad - 1 - j), (0, 0))
-        here, value = (jnp.pad(array, around)[:, :, None, :, None] for array in (at, pooled))
-        blocks = blocks + jnp.where(here == number[:, None, :, None], value, 0)
-    image = blocks.reshape(len(blocks), blocks.shape[1] * down, -1, blocks.shape[-1])
-    image = image[:, padding : padding + size[0], padding : padding + size[1]]
-    return jnp.pad(image, ((0, 0), (0, size[0] - image.shape[1]), (0, size[1] - image.shape[2]), (0, 0)))
+    def spread(move, number):
+        return jnp.where(move(at) == number.astype(at.dtype), move(pooled), 0)
+
+    return from_windows(spread, window, strides or window, size, (padding, padding))
