@@ -1,5 +1,6 @@
 """The shared layers against their definitions in float64, and the shapes of ResNet."""
 
+import contextlib
 import re
 
 import flax.linen as nn
@@ -75,6 +76,36 @@ def test_batch_norm_counts_over_devices():
     np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
     for device in range(4):
         assert largest_difference(jax.tree.map(lambda leaf: leaf[device], updated_parts), updated) < 1e-5  # noqa: B023
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_batch_norm_gradient_equals_that_of_its_definition(devices):
+    """By input, scale and bias, through the statistics, masked examples among them; the definition's is autodiff's."""
+    shape = (6, 5, 4, 3)
+    mask, cotangent = np.array([1, 0, 1, 1, 0, 1.0]), RNG.normal(size=shape)
+    with jax.enable_x64(True):
+        x, params = jnp.asarray(RNG.normal(2, 3, shape)), jax.tree.map(jnp.asarray, affine(3))
+
+        def defined(x, params):
+            weight = jnp.asarray(mask)[:, None, None, None]
+            count = mask.sum() * 20
+            mean = (x * weight).sum((0, 1, 2)) / count
+            var = (jnp.square(x - mean) * weight).sum((0, 1, 2)) / count
+            return (((x - mean) / jnp.sqrt(var + EPSILON) * params["scale"] + params["bias"]) * cotangent).sum()
+
+        norm = layers.BatchNorm(param_dtype=jnp.float64, axis_name="d")
+        statistics = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+
+        def share(x, params, mask, cotangent):
+            variables = {"params": params, "batch_stats": statistics}
+            return (norm.apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])[0] * cotangent).sum()
+
+        parts = [a.reshape(devices, 6 // devices, *a.shape[1:]) for a in (x, jnp.asarray(mask), jnp.asarray(cotangent))]
+        gradients = jax.vmap(jax.grad(share, (0, 1)), (0, None, 0, 0), axis_name="d")(parts[0], params, parts[1], parts[2])
+        dx, d_params = gradients[0].reshape(shape), jax.tree.map(lambda leaf: leaf.sum(0), gradients[1])
+        expected = jax.grad(defined, (0, 1))(x, params)
+    for one, other in zip(jax.tree.leaves((dx, d_params)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_batch_norm_of_bfloat16_keeps_float32_statistics():
@@ -226,6 +257,8 @@ def test_thesis_stem_is_the_z_score_of_the_image():
         (convolutions.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
         (convolutions.convolve, (5,), "SAME", (2, 4, 3)),
         (convolutions.convolve, (2,), "VALID", (1, 9, 3)),
+        (convolutions.convolve, (1, 1), "SAME", (2, 7, 5, 3)),
+        (convolutions.convolve, (1,), "VALID", (3, 6, 4)),
     ],
 )
 def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kernel, padding, shape):
@@ -247,6 +280,45 @@ def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kerne
 
         for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
             np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 5), (4,)])
+def test_unfolded_image_of_one_channel_gives_the_same_numbers_and_gradients(kernel, padding):
+    padding = padding if isinstance(padding, str) else padding[: len(kernel)]
+    with jax.enable_x64(True):
+        x = jnp.asarray(RNG.normal(size=(*(2, 7, 9)[: len(kernel) + 1], 1)))
+        w = jnp.asarray(RNG.normal(size=(*kernel, 1, 5)))
+        dimensions = ("NHWC", "HWIO", "NHWC") if len(kernel) == 2 else ("NWC", "WIO", "NWC")
+
+        def total(how, x, w):
+            return jnp.sin(how(x, w, (1,) * len(kernel), padding, dimension_numbers=dimensions)).sum()
+
+        found, expected = (
+            jax.value_and_grad(total, (1, 2))(how, x, w)
+            for how in (convolutions.convolve, jax.lax.conv_general_dilated)
+        )  # fmt: skip
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_large_images_give_the_same_gradients(loop, monkeypatch):
+    """Their gradient by the kernel is a sum over examples, one after the other: nothing of the whole batch is turned."""
+    monkeypatch.setattr(convolutions, "_LARGE", 50)
+    x, w = (RNG.normal(size=shape) for shape in ((5, 9, 7, 3), (3, 2, 3, 32)))
+
+    def total(how, x, w):
+        y = how(x, w, (2, 1), ((1, 1), (0, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.sin(y).sum()
+
+    with jax.enable_x64(True), convolutions.in_loop() if loop else contextlib.nullcontext():
+        x, w = jnp.asarray(x), jnp.asarray(w)
+        compiled = jax.jit(jax.grad(total, (1, 2)), static_argnums=0).lower(convolutions.convolve, x, w).compile()
+        expected = jax.grad(total, (1, 2))(jax.lax.conv_general_dilated, x, w)
+        for one, other in zip(compiled(x, w), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
+    assert re.search(r"f64\[3,3,2,32\]\S* convolution\(", compiled.as_text()) and "f64[3,9,7,5]" not in compiled.as_text()
 
 
 def test_convolutions_in_loops_are_the_fast_ones():

@@ -378,6 +378,22 @@ def test_pooling_keeps_maxima_and_switches_put_them_back(window):
     assert (np.asarray(gradient)[expected > 0] > 0).all()
 
 
+def test_overlapping_pooling_equals_its_definition():
+    """The stem's, 3 × 3 at stride 2: each window's gradient goes to the first of its maxima, and adds up where windows meet."""
+    x = RNG.integers(0, 4, (2, 9, 8, 3)).astype(np.float32)
+    cotangent = RNG.normal(size=(2, 5, 4, 3)).astype(np.float32)
+    pooled, pull = jax.vjp(lambda x: pooling.max_pool(x, (3, 3), (2, 2), 1), x)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    expected = np.zeros_like(padded)
+    for b, r, c, f in np.ndindex(*cotangent.shape):
+        cut = padded[b, 2 * r : 2 * r + 3, 2 * c : 2 * c + 3, f]
+        assert pooled[b, r, c, f] == cut.max()
+        row, column = np.unravel_index(cut.argmax(), cut.shape)
+        expected[b, 2 * r + row, 2 * c + column, f] += cotangent[b, r, c, f]
+    assert pooled.shape == cotangent.shape
+    np.testing.assert_allclose(pull(jnp.asarray(cotangent))[0], expected[:, 1:-1, 1:-1], rtol=0, atol=1e-6)
+
+
 def test_choi_switches_invert_its_pooling():
     net, variables = small("choi_cnn")
     _, kept = jax.jit(net.apply)(variables, inputs("choi_cnn", 2))

@@ -81,8 +81,7 @@ def _unfolded(x: jax.Array, kernel: jax.Array, padding: Pairs, precision: Any) -
         padded[(slice(None), *(slice(first, first + size) for first, size in zip(place, sizes, strict=True)))].ravel()
         for place in itertools.product(*map(range, taps))
     ]
-    # The barrier keeps XLA from gathering them anew in the gradient.
-    unfolded = jax.lax.optimization_barrier(jnp.stack(seen))
+    unfolded = once_on_cpus(jnp.stack(seen))
     y = jnp.einsum("tn,tf->nf", unfolded, kernel.reshape(len(seen), features), precision=precision)
     return y.reshape(len(x), *sizes, features)
 
@@ -140,6 +139,11 @@ def _by_kernel(x: jax.Array, dy: jax.Array, *, strides: tuple[int, ...], padding
 _turned.defvjp(_turned_forward, _turned_backward)
 
 
+def once_on_cpus(x: jax.Array) -> jax.Array:
+    """`x`, which XLA's CPU backend would else compute anew in each of the loops that read it."""
+    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 def on_cpus(special: Callable) -> Callable:
     """`special` in a program for CPUs, where it was measured to pay; XLA's own convolution elsewhere."""
     return special if jax.default_backend() == "cpu" else convolve
@@ -154,7 +158,7 @@ def columns_as_channels(x: jax.Array, kernel: jax.Array, strides: Any, padding: 
     rows, columns, _, features = kernel.shape
     before = (columns - 1) // 2
     padded = jnp.pad(x[..., 0], ((0, 0), (0, 0), (before, columns - 1 - before)))
-    unfolded = jnp.stack([padded[:, :, j : j + x.shape[2]] for j in range(columns)], -1)
+    unfolded = once_on_cpus(padded[:, :, np.arange(x.shape[2])[:, None] + np.arange(columns)])
     return convolve(unfolded, kernel.reshape(rows, 1, columns, features), strides, padding, **options)
 
 
@@ -221,8 +225,7 @@ def _depthwise(strides: tuple[int, int], padding: Pairs, size: tuple[int, int], 
 
 def _depthwise_forward(strides, padding, size, x, kernel):
     del size
-    # The barriers here and below have XLA compute what all taps read once, not for each.
-    padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    padded = once_on_cpus(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     wide = jnp.promote_types(x.dtype, jnp.float32)
     products = (tap.astype(wide) * own for tap, own in _taps(padded, kernel, strides))
     return functools.reduce(jnp.add, products).astype(x.dtype), (padded, kernel)
@@ -237,7 +240,7 @@ def _taps(padded: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> Ite
 
 def _depthwise_backward(strides, padding, size, kept, dy):
     padded, kernel = kept
-    dy = jax.lax.optimization_barrier(dy)
+    dy = once_on_cpus(dy)
     wide = jnp.promote_types(dy.dtype, jnp.float32)
     d_taps = [jnp.sum(tap.astype(wide) * dy, (0, 1, 2)) for tap, _ in _taps(padded, kernel, strides)]
     taps = jnp.pad(kernel.reshape(-1, kernel.shape[-1]), ((0, 1), (0, 0)))

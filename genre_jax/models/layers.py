@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import parallel
+from genre_jax.models.convolutions import once_on_cpus
 
 # PyTorch's default for convolutions and linear layers: U(±1 / sqrt(fan in)).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -65,9 +66,10 @@ class BatchNorm(nn.Module):
         return y
 
 
-def _over_positions(x: jax.Array) -> jax.Array:
-    """The sum of `x` (batch, …, channels) over all axes between: (batch, channels)."""
-    return jnp.sum(x, tuple(range(1, x.ndim - 1)))
+def _total(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """The sum of `x` (batch, …, channels) over all but the channels, each example times its `weight` (batch,)."""
+    by_example = jnp.sum(x, tuple(range(1, x.ndim - 1)))
+    return (by_example * weight[:, None]).sum(0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -77,8 +79,7 @@ def _batch_norm(
     """`x` (batch, …, channels) normalised by the statistics of the examples of all devices, each with its `weight` (batch,).
 
     Returns y, mean and biased variance (channels,), and how many numbers a channel has. The gradient is that of y alone,
-    through the statistics too, written out: it reads the images half as often as what autodiff would make of it, and weights
-    are multiplied with sums of examples, not with images.
+    through the statistics too, written out: it reads the images half as often as what autodiff would make of it.
     """
     return _batch_norm_forward(epsilon, axis_name, x, scale, bias, weight)[0]
 
@@ -86,16 +87,16 @@ def _batch_norm(
 def _batch_norm_forward(epsilon, axis_name, x, scale, bias, weight):
     wide = x.astype(_statistics_dtype(x))
     count = weight.sum() * (x.size // (x.shape[0] * x.shape[-1]))
-    total, count = parallel.sum((weight @ _over_positions(wide), count), axis_name)
+    total, count = parallel.sum((_total(wide, weight), count), axis_name)
     mean = total / count
-    var = parallel.sum(weight @ _over_positions(jnp.square(wide - mean)), axis_name) / count
+    var = parallel.sum(_total(jnp.square(wide - mean), weight), axis_name) / count
     y = ((wide - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias).astype(x.dtype)
     return (y, mean, var, count), (x, scale, weight, mean, var, count)
 
 
 def _batch_norm_backward(epsilon, axis_name, kept, gradients):
     x, scale, weight, mean, var, count = kept
-    dy = jax.lax.optimization_barrier(gradients[0].astype(mean.dtype))
+    dy = once_on_cpus(gradients[0].astype(mean.dtype))
     centred, rate = x.astype(mean.dtype) - mean, jax.lax.rsqrt(var + epsilon)
     axes = tuple(range(x.ndim - 1))
     d_bias, d_scale = dy.sum(axes), (dy * centred).sum(axes)
