@@ -88,7 +88,7 @@ def _unfolded(x: jax.Array, kernel: jax.Array, padding: Pairs, precision: Any) -
 
 def _by_example(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether the gradient by the kernel is taken example by example: for few channels that was slower."""
-    return x[0, ..., 0].size >= _LARGE and kernel.shape[-2] > 1 and kernel.shape[-1] >= 32
+    return math.prod(x.shape[1:-1]) >= _LARGE and kernel.shape[-2] > 1 and kernel.shape[-1] >= 32
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -174,6 +174,13 @@ def product_then_shifts(x: jax.Array, kernel: jax.Array, strides: Any, padding: 
     return sum((products[:, k : k + rows, k] for k in range(1, len(kernel))), products[:, :rows, 0])[:, :, None]
 
 
+def seen_by_taps(x: jax.Array, window: tuple[int, int], strides: tuple[int, int]) -> Iterator[jax.Array]:
+    """What each tap of a window, row-major, sees of images `x`: (batch, rows, columns, channels), a number a window."""
+    (high, wide), (down, across), (_, rows, columns, _) = window, strides, x.shape
+    for i, j in itertools.product(range(high), range(wide)):
+        yield x[:, i : rows - high + i + 1 : down, j : columns - wide + j + 1 : across]
+
+
 def from_windows(
     spread: Callable[[Callable, np.ndarray], jax.Array],
     window: tuple[int, int],
@@ -227,22 +234,16 @@ def _depthwise_forward(strides, padding, size, x, kernel):
     del size
     padded = once_on_cpus(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    products = (tap.astype(wide) * own for tap, own in _taps(padded, kernel, strides))
+    taps = zip(seen_by_taps(padded, kernel.shape[:2], strides), kernel.reshape(-1, x.shape[-1]), strict=True)
+    products = (tap.astype(wide) * own for tap, own in taps)
     return functools.reduce(jnp.add, products).astype(x.dtype), (padded, kernel)
-
-
-def _taps(padded: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Of each tap what it sees, (batch, rows, columns, channels), and its own numbers (channels,)."""
-    (high, wide), (down, across), (_, rows, columns, _) = kernel.shape[:2], strides, padded.shape
-    for i, j in itertools.product(range(high), range(wide)):
-        yield padded[:, i : rows - high + i + 1 : down, j : columns - wide + j + 1 : across], kernel[i, j, 0]
 
 
 def _depthwise_backward(strides, padding, size, kept, dy):
     padded, kernel = kept
     dy = once_on_cpus(dy)
     wide = jnp.promote_types(dy.dtype, jnp.float32)
-    d_taps = [jnp.sum(tap.astype(wide) * dy, (0, 1, 2)) for tap, _ in _taps(padded, kernel, strides)]
+    d_taps = [jnp.sum(tap.astype(wide) * dy, (0, 1, 2)) for tap in seen_by_taps(padded, kernel.shape[:2], strides)]
     taps = jnp.pad(kernel.reshape(-1, kernel.shape[-1]), ((0, 1), (0, 0)))
 
     def spread(move, number):

@@ -1,13 +1,12 @@
 """Max pooling of images, and what undoes it."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
-from genre_jax.models.convolutions import from_windows
+from genre_jax.models.convolutions import from_windows, seen_by_taps
 
 Window = tuple[int, int]
 
@@ -33,13 +32,10 @@ def _pool(x: jax.Array, window: Window, strides: Window, padding: int) -> tuple[
     if padding:
         around = (padding, padding)
         x = jnp.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-jnp.inf)
-    (high, wide), (down, across), (_, rows, columns, _) = window, strides, x.shape
+    (high, wide), (rows, columns) = window, x.shape[1:3]
     if rows < high or columns < wide:
         raise UserError(f"the input is too small: a pooling in windows of {high} × {wide} is left with {rows} × {columns}")
-    taps = (
-        x[:, i : rows - high + i + 1 : down, j : columns - wide + j + 1 : across]
-        for i, j in itertools.product(range(high), range(wide))
-    )
+    taps = seen_by_taps(x, window, strides)
     best = next(taps)
     at = jnp.zeros(best.shape, jnp.uint8)
     for number, tap in enumerate(taps, 1):
