@@ -89,7 +89,9 @@ def _frame_deviation(y: jax.Array, frame_length: int, hop: int) -> jax.Array:
     mean, square = (jnp.concatenate([x[0][..., full], x[1][..., last]], -1) for x in (means, squares))
     size = np.concatenate([sizes[0][full], sizes[1][last]], -1)
     weight = (size / size.sum(-1, keepdims=True)).astype(y.dtype)
-    offset = mean - (weight * mean).sum(-1, keepdims=True)
+    # As a product: XLA of JAX 0.10.2 gets the sum of products wrong where it makes one program of this and the next lines.
+    average = jnp.einsum("fp,...fp->...f", weight, mean, precision=jax.lax.Precision.HIGHEST)
+    offset = mean - average[..., None]
     variance = square.sum(-1) / size.sum(-1).astype(y.dtype) + (weight * jnp.square(offset)).sum(-1)
     return positive_power(variance, 0.5)
 
