@@ -246,8 +246,8 @@ def test_thesis_stem_is_the_z_score_of_the_image():
 @pytest.mark.parametrize(
     ("how", "kernel", "padding", "shape"),
     [
-        (convolutions.columns_as_channels, (3, 4), "SAME", (2, 5, 9, 1)),
-        (convolutions.columns_as_channels, (4, 7), "SAME", (2, 6, 5, 1)),
+        (convolutions.by_tiles, (3, 4), "SAME", (2, 5, 9, 1)),
+        (convolutions.by_tiles, (4, 7), "SAME", (2, 6, 5, 1)),
         (convolutions.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
         (convolutions.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
         (convolutions.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),

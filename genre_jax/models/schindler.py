@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.convolutions import columns_as_channels, convolve, on_cpus
+from genre_jax.models.convolutions import by_tiles, convolve, on_cpus
 from genre_jax.models.layers import Dropout
 from genre_jax.models.pooling import max_pool
 
@@ -86,7 +86,7 @@ class Schindler(nn.Module):
             filters = self.width * 2**number
 
             def conv(kernel, name, number=number, filters=filters):
-                how: Any = convolve if number else on_cpus(columns_as_channels)
+                how: Any = convolve if number else on_cpus(by_tiles)
                 name = f"{name}{number + 1}"
                 return nn.Conv(filters, kernel, use_bias=self.use_bias, conv_general_dilated=how, name=name, **types)
 
