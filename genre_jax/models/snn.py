@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genre_jax.models.convolutions import Dense
 from genre_jax.models.layers import layer_keys
 
 SELU_SCALE = 1.0507009873554805
@@ -72,7 +73,7 @@ class Snn(nn.Module):
         del train, mask  # no batch statistics
         types = {"kernel_init": lecun_normal, "dtype": self.dtype, "param_dtype": self.param_dtype}
         for number, units in enumerate(self.hidden):
-            x = AlphaDropout(self.dropout)(nn.selu(nn.Dense(units, name=f"dense{number + 1}", **types)(x)), keys)
-        logits = nn.Dense(self.num_classes, name="fc", **types)(x)
+            x = AlphaDropout(self.dropout)(nn.selu(Dense(units, name=f"dense{number + 1}", **types)(x)), keys)
+        logits = Dense(self.num_classes, name="fc", **types)(x)
         votes = jax.nn.one_hot(logits.argmax(-1), self.num_classes).mean(1)
         return logits.mean(1), {"embedding": x.mean(1), "frame_logits": logits, "votes": votes}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
+from genre_jax.models.convolutions import Dense
 from genre_jax.models.dilated import dilated_conv, same_padding
 from genre_jax.models.layers import Dropout, layer_keys
 
@@ -53,7 +54,7 @@ class SeparableConv(nn.Module):
         frames = x.shape[1]
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (self.kernel - 1, 0), (0, 0)))
         taps = (x[:, j : j + frames] * depthwise[j, :, 0].astype(self.dtype) for j in range(self.kernel))
-        pointwise = nn.Dense(
+        pointwise = Dense(
             self.features, kernel_init=glorot, dtype=self.dtype, param_dtype=self.param_dtype, name="pointwise"
         )
         return gated(pointwise(sum(taps)))
