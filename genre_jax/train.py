@@ -105,7 +105,8 @@ def train_step(
 
     with freeze.statistics(state.step):
         gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
-    gradients, metrics = parallel.sum((gradients, sums), axis_name)
+    # Together, so that no weight is updated while another gradient reads it: XLA's CPU backend would copy it.
+    gradients, metrics = convolutions.once_on_cpus(parallel.sum((gradients, sums), axis_name))
     rate = schedule(state.step)
     directions, opt_state = optimizer.update(gradients, state.opt_state, state.params, step=state.step)
     params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)

@@ -151,9 +151,22 @@ def _by_kernel(x: jax.Array, dy: jax.Array, *, strides: tuple[int, ...], padding
 _turned.defvjp(_turned_forward, _turned_backward)
 
 
-def once_on_cpus(x: jax.Array) -> jax.Array:
-    """`x`, which XLA's CPU backend would else compute anew in each of the loops that read it."""
+def once_on_cpus(x: Any) -> Any:
+    """`x`, arrays which XLA's CPU backend would else compute anew in each of the loops that read them."""
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
+def sum_by_example(x: jax.Array) -> jax.Array:
+    """The sums of `x` (batch, rows, …, channels) over all but the first and the last axis."""
+    rows = x.shape[1]
+    axes = tuple(range(1, x.ndim - 1))
+    if jax.default_backend() != "cpu" or x.ndim < 3 or rows < 4:
+        return x.sum(axes)
+    parts = min(range(8, 3, -1), key=lambda parts: rows % parts)
+    size = rows // parts
+    folded = once_on_cpus(functools.reduce(jnp.add, (x[:, k * size : (k + 1) * size] for k in range(parts))))
+    total = folded.sum(axes)
+    return total + x[:, parts * size :].sum(axes) if rows % parts else total
 
 
 def on_cpus(special: Callable) -> Callable:
@@ -266,24 +279,33 @@ def _depthwise(strides: tuple[int, int], padding: Pairs, size: tuple[int, int], 
 def _depthwise_forward(strides, padding, size, x, kernel):
     del size
     padded = once_on_cpus(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    taps = zip(seen_by_taps(padded, kernel.shape[:2], strides), kernel.reshape(-1, x.shape[-1]), strict=True)
+    return _shifted_products(padded, kernel, strides), (padded, kernel)
+
+
+def _shifted_products(padded: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    wide = jnp.promote_types(padded.dtype, jnp.float32)
+    taps = zip(seen_by_taps(padded, kernel.shape[:2], strides), kernel.reshape(-1, padded.shape[-1]), strict=True)
     products = (tap.astype(wide) * own for tap, own in taps)
-    return functools.reduce(jnp.add, products).astype(x.dtype), (padded, kernel)
+    return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 
 def _depthwise_backward(strides, padding, size, kept, dy):
     padded, kernel = kept
     dy = once_on_cpus(dy)
-    wide = jnp.promote_types(dy.dtype, jnp.float32)
-    d_taps = [jnp.sum(tap.astype(wide) * dy, (0, 1, 2)) for tap in seen_by_taps(padded, kernel.shape[:2], strides)]
+    wide, window = jnp.promote_types(dy.dtype, jnp.float32), kernel.shape[:2]
+    d_taps = [sum_by_example(tap.astype(wide) * dy).sum(0) for tap in seen_by_taps(padded, window, strides)]
+    d_kernel = jnp.stack(d_taps).reshape(kernel.shape).astype(kernel.dtype)
+    if strides == (1, 1):
+        around = [(taps - 1 - before, taps - 1 - after) for taps, (before, after) in zip(window, padding, strict=True)]
+        d_padded = once_on_cpus(jnp.pad(dy, ((0, 0), *around, (0, 0))))
+        return _shifted_products(d_padded, kernel[::-1, ::-1], strides), d_kernel
     taps = jnp.pad(kernel.reshape(-1, kernel.shape[-1]), ((0, 1), (0, 0)))
 
     def spread(move, number):
         return move(dy).astype(wide) * taps[number[..., 0]]
 
-    dx = from_windows(spread, kernel.shape[:2], strides, size, (padding[0][0], padding[1][0]))
-    return dx.astype(dy.dtype), jnp.stack(d_taps).reshape(kernel.shape).astype(kernel.dtype)
+    dx = from_windows(spread, window, strides, size, (padding[0][0], padding[1][0]))
+    return dx.astype(dy.dtype), d_kernel
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

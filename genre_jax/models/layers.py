@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import parallel
-from genre_jax.models.convolutions import once_on_cpus
+from genre_jax.models.convolutions import once_on_cpus, sum_by_example
 
 # PyTorch's default for convolutions and linear layers: U(±1 / sqrt(fan in)).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -68,8 +68,7 @@ class BatchNorm(nn.Module):
 
 def _total(x: jax.Array, weight: jax.Array) -> jax.Array:
     """The sum of `x` (batch, …, channels) over all but the channels, each example times its `weight` (batch,)."""
-    by_example = jnp.sum(x, tuple(range(1, x.ndim - 1)))
-    return (by_example * weight[:, None]).sum(0)
+    return (sum_by_example(x) * weight[:, None]).sum(0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -98,10 +97,9 @@ def _batch_norm_backward(epsilon, axis_name, kept, gradients):
     x, scale, weight, mean, var, count = kept
     dy = once_on_cpus(gradients[0].astype(mean.dtype))
     centred, rate = x.astype(mean.dtype) - mean, jax.lax.rsqrt(var + epsilon)
-    axes = tuple(range(x.ndim - 1))
-    d_bias, d_scale = dy.sum(axes), (dy * centred).sum(axes)
+    d_bias, d_scale = sum_by_example(dy).sum(0), sum_by_example(dy * centred).sum(0)
     by_mean, by_deviation = parallel.sum((d_bias, d_scale), axis_name)
-    through_statistics = (by_mean + centred * (by_deviation * rate * rate)) * (weight / count).reshape(-1, *[1] * len(axes))
+    through_statistics = (by_mean + centred * (by_deviation * rate * rate)) * (weight / count).reshape(-1, *[1] * (x.ndim - 1))
     dx = (dy - through_statistics) * (scale * rate)
     return dx.astype(x.dtype), d_scale * rate, d_bias, jnp.zeros_like(weight)
 
