@@ -1,6 +1,7 @@
 """The shared layers against their definitions in float64, and the shapes of ResNet."""
 
 import contextlib
+import functools
 import re
 
 import flax.linen as nn
@@ -319,6 +320,49 @@ def test_large_images_give_the_same_gradients(loop, monkeypatch):
         for one, other in zip(compiled(x, w), expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
     assert re.search(r"f64\[3,3,2,32\]\S* convolution\(", compiled.as_text()) and "f64[3,9,7,5]" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("channels", [(32, 64), (65, 64)])
+@pytest.mark.parametrize("loop", [False, True])
+def test_kernels_of_many_channels_have_the_same_gradients(loop, channels):
+    """A product of two matrices for each tap, and no convolution, gives the gradient by the kernel."""
+    x, w = (RNG.normal(size=shape) for shape in ((2, 6, 5, channels[0]), (3, 2, *channels)))
+
+    def total(how, x, w):
+        return jnp.sin(how(x, w, (2, 1), ((1, 1), (0, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))).sum()
+
+    with jax.enable_x64(True), convolutions.in_loop() if loop else contextlib.nullcontext():
+        x, w = jnp.asarray(x), jnp.asarray(w)
+        compiled = jax.jit(jax.grad(total, (1, 2)), static_argnums=0).lower(convolutions.convolve, x, w).compile()
+        expected = jax.grad(total, (1, 2))(jax.lax.conv_general_dilated, x, w)
+        for one, other in zip(compiled(x, w), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
+    assert len(re.findall(r" dot\(", compiled.as_text())) == 6 and len(re.findall(r" convolution\(", compiled.as_text())) == 2
+
+
+@pytest.mark.parametrize("rows", [3, 4, 7, 8])
+def test_sums_by_example_are_those_of_all_rows(rows):
+    for shape in ((2, rows, 5), (2, rows, 3, 5), (2, 5)):
+        x = RNG.normal(size=shape)
+        with jax.enable_x64(True):
+            found = jax.jit(convolutions.sum_by_example)(x)
+        np.testing.assert_allclose(found, x.sum(tuple(range(1, x.ndim - 1))), atol=1e-13)
+
+
+@pytest.mark.parametrize("sizes", [(7, 3), (3, 7)])
+def test_product_over_frames_has_the_gradients_of_its_definition(sizes):
+    x, w = RNG.normal(size=(2, 4, sizes[0])), RNG.normal(size=sizes)
+
+    def total(how, x, w):
+        return jnp.sin(how(x, w)).sum()
+
+    with jax.enable_x64(True):
+        found, expected = (
+            jax.jit(jax.value_and_grad(functools.partial(total, how), (0, 1)))(x, w)
+            for how in (convolutions.product, jnp.matmul)
+        )  # fmt: skip
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_convolutions_in_loops_are_the_fast_ones():

@@ -19,6 +19,9 @@ he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
+_WORTH_FOLDING = 1 << 20  # numbers of a batch of images; below, the sums gain little, and the program grows
+
+
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
     """PyTorch's default for biases: U(±1 / sqrt(fan_in))."""
 
@@ -68,7 +71,7 @@ class BatchNorm(nn.Module):
 
 def _total(x: jax.Array, weight: jax.Array) -> jax.Array:
     """The sum of `x` (batch, …, channels) over all but the channels, each example times its `weight` (batch,)."""
-    return (sum_by_example(x) * weight[:, None]).sum(0)
+    return (sum_by_example(x, x.size >= _WORTH_FOLDING) * weight[:, None]).sum(0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -97,7 +100,8 @@ def _batch_norm_backward(epsilon, axis_name, kept, gradients):
     x, scale, weight, mean, var, count = kept
     dy = once_on_cpus(gradients[0].astype(mean.dtype))
     centred, rate = x.astype(mean.dtype) - mean, jax.lax.rsqrt(var + epsilon)
-    d_bias, d_scale = sum_by_example(dy).sum(0), sum_by_example(dy * centred).sum(0)
+    fold = x.size >= _WORTH_FOLDING
+    d_bias, d_scale = sum_by_example(dy, fold).sum(0), sum_by_example(dy * centred, fold).sum(0)
     by_mean, by_deviation = parallel.sum((d_bias, d_scale), axis_name)
     through_statistics = (by_mean + centred * (by_deviation * rate * rate)) * (weight / count).reshape(-1, *[1] * (x.ndim - 1))
     dx = (dy - through_statistics) * (scale * rate)

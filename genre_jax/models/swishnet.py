@@ -54,9 +54,7 @@ class SeparableConv(nn.Module):
         frames = x.shape[1]
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (self.kernel - 1, 0), (0, 0)))
         taps = (x[:, j : j + frames] * depthwise[j, :, 0].astype(self.dtype) for j in range(self.kernel))
-        pointwise = Dense(
-            self.features, kernel_init=glorot, dtype=self.dtype, param_dtype=self.param_dtype, name="pointwise"
-        )
+        pointwise = Dense(self.features, kernel_init=glorot, dtype=self.dtype, param_dtype=self.param_dtype, name="pointwise")
         return gated(pointwise(sum(taps)))
 
 
