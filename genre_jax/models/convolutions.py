@@ -112,12 +112,9 @@ Dense: Any = functools.partial(nn.Dense, dot_general=product)
 def _unfolded(x: jax.Array, kernel: jax.Array, padding: Pairs, precision: Any) -> jax.Array:
     """One channel: what each tap sees, one below the other, as the factor of a matrix product."""
     taps, features = kernel.shape[:-2], kernel.shape[-1]
-    padded = jnp.pad(x[..., 0], ((0, 0), *padding))
-    sizes = [steps - reach + 1 for steps, reach in zip(padded.shape[1:], taps, strict=True)]
-    seen = [
-        padded[(slice(None), *(slice(first, first + size) for first, size in zip(place, sizes, strict=True)))].ravel()
-        for place in itertools.product(*map(range, taps))
-    ]
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    sizes = [steps - reach + 1 for steps, reach in zip(padded.shape[1:-1], taps, strict=True)]
+    seen = [tap.ravel() for tap in seen_by_taps(padded, taps, (1,) * len(taps))]
     unfolded = once_on_cpus(jnp.stack(seen))
     y = jnp.einsum("tn,tf->nf", unfolded, kernel.reshape(len(seen), features), precision=precision)
     return y.reshape(len(x), *sizes, features)
