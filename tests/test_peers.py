@@ -155,7 +155,7 @@ def test_a_dry_run_of_our_side_alone(tmp_path):
     assert problem["batch"] == 3 and problem["options"]["width"] == 4
     with np.load(tmp_path / "problem.npz") as file:
         assert file["inputs"].shape == (3, *problem["shape"]) and file["inputs"].dtype == np.float32
-        assert sum(file[key].size for key in file if key.startswith("weights/")) == step.parameters()
+        assert sum(file[key].size for key in file if key.startswith("weights/")) == step.work()["parameters"]
 
 
 @needs_torch

@@ -82,7 +82,8 @@ class Side:
     def __init__(self, module: str, python: str | None, flag: str = "--peer_python", environment: dict[str, str] | None = None):
         self.module, self.process = module, None
         if python:
-            paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
+            here, known = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
+            paths = {"PYTHONPATH": os.pathsep.join([here, known] if known else [here])}
             try:
                 self.process = subprocess.Popen(
                     [python, "-W", "ignore", "-m", "genre_jax.bench.serve", module],

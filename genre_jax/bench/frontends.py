@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from genre_jax import frontends
+from genre_jax.bench import cards
 from genre_jax.bench.contestants import Local, Remote, Side
 from genre_jax.bench.frontend_cases import CASES, Case, signal
 from genre_jax.console import UserError, say, unknown
@@ -33,9 +34,6 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Clips of a tenth the length and t
 PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter that has the peers, where this one has them not.")
 JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
 PLOT = flags.DEFINE_string("plot", None, "Draw the figure of this JSON file beside it, and measure nothing.")
-
-# Bytes/s of memory and float32 FLOP/s of an accelerator, from its maker's data sheet.
-LIMITS = {"NVIDIA H200": (4.8e12, 67e12)}
 
 
 def main(argv: list[str]) -> None:
@@ -147,7 +145,9 @@ def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Local, dict[str, Any]
         seconds = statistics.median(Local(run).seconds() for _ in range(5))
         cost = compiled.cost_analysis() or {}
         moved, flops = in_and_out / seconds, cost.get("flops", 0.0) / seconds
-        facts |= {"bytes_a_second": moved, "flops_a_second": flops, "limits": LIMITS.get(jax.devices()[0].device_kind)}
+        known = cards.card()
+        limits = (known.bytes_a_second, known.flops_a_second["float32"]) if known else None
+        facts |= {"bytes_a_second": moved, "flops_a_second": flops, "limits": limits}
     return Local(run), facts
 
 

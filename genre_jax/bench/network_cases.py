@@ -14,7 +14,8 @@ import numpy as np
 
 from genre_jax import config as configs
 from genre_jax import converters, forward, logbook, models, optim, parallel, train
-from genre_jax.bench import torch_names
+from genre_jax.bench import cards, torch_names
+from genre_jax.flops import flops
 
 LEARNING_RATE = 1e-4
 
@@ -127,12 +128,12 @@ class Step:
         key = jax.random.key(0)
         constants = {"augment_key": key, "dropout_key": key, "class_weights": np.ones(case.classes)}
         self.state, self.constants = devices.replicate((state, constants))
-        self.batch = devices.shard(_batch(case))
+        self.batch = jax.device_put(devices.shard(_batch(case)))  # as the peer's inputs: there before the step
 
     def problem(self, path: str) -> dict[str, Any]:
         """Write inputs, labels and first weights for the peer, in PyTorch's layout; returns what else it has to know."""
-        inputs = self.batch["audio"].reshape(self.case.batch, *self.case.shape).astype(np.float32) / 32768
-        arrays: Any = {"inputs": inputs, "labels": self.batch["labels"][0].argmax(-1)}
+        inputs = np.asarray(self.batch["audio"]).reshape(self.case.batch, *self.case.shape).astype(np.float32) / 32768
+        arrays: Any = {"inputs": inputs, "labels": np.asarray(self.batch["labels"])[0].argmax(-1)}
         for name, value in torch_names.torch_arrays(self.variables, self.case.rename).items():
             arrays[f"weights/{name}"] = value
         np.savez(path, **arrays)
@@ -140,9 +141,17 @@ class Step:
         case = {"model": self.case.model, "classes": self.case.classes, "batch": self.case.batch, "shape": self.case.shape}
         return case | {"options": options}
 
-    def parameters(self) -> int:
-        """Parameters of the network, those of a frozen stem with them."""
-        return models.count(self.variables["params"])
+    def work(self) -> dict[str, Any]:
+        """Parameters (those of a frozen stem with them), FLOPs of a step's products, and a second's on this card at most.
+
+        A card's float32 is that of its matrix units, which take products in it unless told otherwise; None where not known.
+        """
+        card, dtype = cards.card(), self.config.dtype
+        return {
+            "parameters": models.count(self.variables["params"]),
+            "flops": flops(self.step, self.state, self.constants, self.batch),
+            "card_flops_a_second": card and card.flops_a_second["tensorfloat32" if dtype == "float32" else dtype],
+        }
 
     def run(self, steps: int) -> tuple[float, float, float]:
         """Seconds of so many steps, by the clock and on all cores together, and the loss of the last."""

@@ -5,9 +5,10 @@ their own, ours in this interpreter and the peer's in `--peer_python`. All start
 losses must agree before and after a first update. Networks over images have their peer in both memory layouts: with channels
 last PyTorch's batch norm adds up in float32 (losses are off by 3e-4 over 16 × 224 × 224; with channels first they are those
 of float64), so there the first loss alone is compared, to 1e-3. Then they are timed in turn, each after a step that is not
-timed, so that a busy machine is busy for all; "× ours" is the median over the rounds of a time over ours in the same round,
-and "core s" what a step takes of all cores together, with its ratio: with `--threads=1` others' work hardly changes it,
-while threads that wait for each other on a busy machine spin.
+timed, so that a busy machine is busy for all; "× ours" is the median over the rounds of a time over ours in the same round.
+"TFLOP/s" are those of the products and convolutions of our step over a time, "of card" their share of what its maker promises.
+"core s" is what a step takes of all cores together, with its ratio: with `--threads=1` others' work hardly changes it, while
+threads that wait for each other on a busy machine spin.
 
 `--ours` takes options of our network that change no number, as `--ours=remat=none --ours=remat=block,backend=lax`: each is a
 contestant, and the fastest is "ours". glibc gives large buffers back at every step and faults them in again at the next,
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
             except UserError as error:
                 say(f"{name} is left out: {error}")
                 failed.append(name)
-            record["environment"] |= ours.versions()
+            record["environment"] |= ours.versions() | {"command": " ".join(sys.orig_argv[1:])}  # not the other process's
         if JSON.value:
             Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
             write_json(Path(JSON.value), record)
@@ -147,18 +148,22 @@ def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[s
             record["environment"] |= theirs.versions()
         except UserError as error:
             say(f"{name}: no peer, {error}")
-    batch, shape, parameters = problem["batch"], tuple(problem["shape"]), first.ask("parameters")
-    say(f"\n{name}: {parameters:,} parameters, {batch} inputs {shape} a step, {DTYPE.value}")
+    batch, shape, work = problem["batch"], tuple(problem["shape"]), first.ask("work")
+    flops, limit = work["flops"], work["card_flops_a_second"]
+    say(f"\n{name}: {work['parameters']:,} parameters, {batch} inputs {shape} a step, {flops / 1e9:,.1f} GFLOP, {DTYPE.value}")
     facts = rounds.start(contestants, own, TOLERANCE[DTYPE.value], coarse)
     clock, cores = rounds.alternate(contestants, facts, 2 if DRY_RUN.value else ROUNDS.value)
-    titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'core s':>9}{'× ours':>9}"
-    say(f"{'':<28}{titles}{'compile':>10}")
+    titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'TFLOP/s':>9}{'of card':>9}"
+    say(f"{'':<28}{titles}{'core s':>9}{'× ours':>9}{'compile':>10}")
     for label, row in rounds.summary(clock, cores, own).items():
-        row |= {"network": name, "library": label, "batch": batch, "shape": shape, "parameters": parameters}
-        row |= facts[label] | {"inputs_per_second": batch / row["median_s"], "seconds": clock[label]}
+        row |= {"network": name, "library": label, "batch": batch, "shape": shape} | work | facts[label]
+        row |= {"inputs_per_second": batch / row["median_s"], "seconds": clock[label]}
+        row["flops_a_second"] = flops / row["median_s"]
+        share = f"{row['flops_a_second'] / limit:.1%}" if limit else ""
         record["rows"].append(row)
         say(
             f"{label:<28}{row['median_s'] * 1e3:>9.1f} ms{row['lower_s'] * 1e3:>10.1f} … {row['upper_s'] * 1e3:<7.1f}"
             f"{row['times_ours']:>9.2f}{row['times_ours_lower']:>8.2f} … {row['times_ours_upper']:.2f}"
-            f"{row['inputs_per_second']:>11,.1f}{row['core_s']:>9.3f}{row['core_times_ours']:>9.2f}{row['compile_s']:>8.1f} s"
+            f"{row['inputs_per_second']:>11,.1f}{row['flops_a_second'] / 1e12:>9.3g}{share:>9}"
+            f"{row['core_s']:>9.3f}{row['core_times_ours']:>9.2f}{row['compile_s']:>8.1f} s"
         )

@@ -19,8 +19,9 @@ import numpy as np
 _DIMENSIONS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 Pairs = tuple[tuple[int, int], ...]
 
-_LARGE = 5_000  # positions of an image; at 10,000 to 30,000 example by example is 1.4 to 2.3 times as fast, at 3,000 as fast
-_MANY = 32, 64  # channels in and out from which a product for each tap is as fast as XLA's own, mostly 1.2 to 2.5 times
+_LARGE = 5_000  # positions of an image from which strips pay for few channels too
+_MANY = 32, 64  # channels in and out from which they pay for all images
+_STRIP = 1 << 20  # numbers of an unfolded strip, which a core's cache holds; half and twice that take 1.0 to 1.4 times as long
 _FEW_TAPS = 32  # up to which an image of one channel is unfolded
 _TILE = 4  # outputs along each axis of a tile
 _FOLDS = 4  # into which the rows of an image are folded before they are summed
@@ -45,11 +46,10 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
 
     - One tap is a matrix product: its gradient by the kernel takes half to a fifth of the time.
     - One channel and few taps: unfolded, a matrix product too; 0.6 to 0.8 of the time, gradient included.
-    - Other gradients by the kernel: example by example for large images (0.4 to 0.7 of the time), a product for each tap for
-      many channels (0.3 to 0.8).
+    - Gradients by other kernels of large images or many channels: strip by strip, products again (0.1 to 0.8 of the time).
     - XLA's fast convolution knows one order of dimensions alone, and outside of loops XLA turns the others. In a loop, as the
-      scan over micro-batches (`train.accumulate`), a gradient by the kernel took 100 times as long: there both gradients
-      are written in that order. Elsewhere XLA's own are as fast, and compile in three quarters of the time.
+      scan over micro-batches (`train.accumulate`), a gradient by the kernel took 100 times as long: there all are taken strip
+      by strip, and those by the input are written in that order. Elsewhere XLA's own are as fast, and compile sooner.
     """
     dilations = (*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ()))
     if jax.default_backend() != "cpu" or options.get("feature_group_count", 1) > 1 or set(dilations) - {1}:
@@ -63,7 +63,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
         return product(x, kernel.reshape(kernel.shape[-2:]), precision=precision)
     if x.shape[-1] == 1 and set(strides) == {1} and math.prod(taps) <= _FEW_TAPS:
         return _unfolded(x, kernel, padding, precision)
-    if _IN_LOOP.get() or _by_example(x, kernel) or _by_tap(kernel):
+    if _IN_LOOP.get() or _by_strips(x, kernel):
         return _by_parts(x, kernel, strides, padding, precision, _IN_LOOP.get())
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
@@ -120,14 +120,11 @@ def _unfolded(x: jax.Array, kernel: jax.Array, padding: Pairs, precision: Any) -
     return y.reshape(len(x), *sizes, features)
 
 
-def _by_example(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether the gradient by the kernel is taken example by example: for few channels that was slower."""
-    return math.prod(x.shape[1:-1]) >= _LARGE and kernel.shape[-2] > 1 and kernel.shape[-1] >= 32
-
-
-def _by_tap(kernel: jax.Array) -> bool:
-    """Whether the gradient by the kernel is taken tap by tap."""
-    return kernel.shape[-2] >= _MANY[0] and kernel.shape[-1] >= _MANY[1]
+def _by_strips(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether the gradient by the kernel is taken strip by strip outside of loops."""
+    channels, features = kernel.shape[-2:]
+    large = math.prod(x.shape[1:-1]) >= _LARGE and channels > 1 and features >= 32
+    return large or (channels >= _MANY[0] and features >= _MANY[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -150,53 +147,54 @@ def _by_parts_forward(x, kernel, strides, padding, precision, in_loop):
 
 def _by_parts_backward(strides, padding, precision, in_loop, kept, dy):
     x, kernel = kept
-    sizes = [(steps, taps, (gradients - 1) * stride + 1, before) for steps, taps, gradients, stride, (before, _) in zip(
-        x.shape[1:-1], kernel.shape, dy.shape[1:-1], strides, padding, strict=False)]  # fmt: skip
     if in_loop:
-        # Barriers here and below, for XLA would fold what turns the arrays back into the convolution's order of dimensions.
-        filters = jax.lax.optimization_barrier(jnp.flip(kernel, range(len(sizes))).swapaxes(-1, -2))
-        around = [(taps - 1 - before, steps - span + before) for steps, taps, span, before in sizes]
-        dx = _xla(dy, filters, (1,) * len(sizes), around, precision, lhs_dilation=strides)
+        # A barrier, for XLA would fold what turns the kernel back into the convolution's order of dimensions.
+        filters = jax.lax.optimization_barrier(jnp.flip(kernel, range(len(strides))).swapaxes(-1, -2))
+        sizes = zip(x.shape[1:-1], kernel.shape, dy.shape[1:-1], strides, padding, strict=False)
+        around = [(taps - 1 - before, steps - (n - 1) * stride - 1 + before) for steps, taps, n, stride, (before, _) in sizes]
+        dx = _xla(dy, filters, (1,) * len(strides), around, precision, lhs_dilation=strides)
     else:
         (dx,) = jax.linear_transpose(lambda x: _xla(x, kernel, strides, padding, precision), x)(dy)
-    around = [(before, taps - 1 + span - steps - before) for steps, taps, span, before in sizes]
-    turned = functools.partial(_turned, strides=strides, padding=around, precision=precision)
-    if _by_example(x, kernel):
-        d_kernel = _sum_over_examples(turned, x, dy, kernel)
-    elif _by_tap(kernel):
-        d_kernel = _tap_by_tap(x, dy, kernel, strides, padding, precision)
-    else:
-        d_kernel = turned(x, dy)
-    return dx, d_kernel
+    return dx, _strip_by_strip(x, dy, kernel, strides, padding, precision)
 
 
 _by_parts.defvjp(_by_parts_forward, _by_parts_backward)
 
 
-def _turned(x: jax.Array, dy: jax.Array, *, strides: tuple[int, ...], padding: list, precision: Any) -> jax.Array:
-    """The gradient by the kernel, as the convolution of inputs, channels for batch, by the output's gradients."""
-    axes = tuple(range(1, x.ndim - 1))
-    x, dy = jax.lax.optimization_barrier((jnp.transpose(x, (-1, *axes, 0)), jnp.transpose(dy, (*axes, 0, -1))))
-    d_kernel = _xla(x, dy, (1,) * len(axes), padding, precision, rhs_dilation=strides)
-    return jnp.transpose(d_kernel, (*axes, 0, -1))
-
-
-def _sum_over_examples(by_kernel: Callable, x: jax.Array, dy: jax.Array, kernel: jax.Array) -> jax.Array:
-    def add(total, example):
-        return total + by_kernel(*example), None
-
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
-    total, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, wide), (x[:, None], dy[:, None]))
-    return total.astype(kernel.dtype)
-
-
-def _tap_by_tap(
+def _strip_by_strip(
     x: jax.Array, dy: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Pairs, precision: Any
 ) -> jax.Array:
+    """The gradient by the kernel: a sum of products, each of a strip's gradients with what all taps see in it, unfolded.
+
+    A strip is some rows of an image, or several small images; what is unfolded of it stays in the cache.
+    """
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    flat = dy.reshape(-1, dy.shape[-1])
-    seen = seen_by_taps(padded, kernel.shape[:-2], strides)
-    return jnp.stack([_by_matrix(tap.reshape(len(flat), -1), flat, precision) for tap in seen]).reshape(kernel.shape)
+    batch, rows = dy.shape[:2]
+    wanted = _STRIP / math.prod(kernel.shape[:-1]) / math.prod(dy.shape[2:-1])
+    many, high = _divisor(batch, wanted / rows), _divisor(rows, wanted)
+    seen, strip = (many, (high - 1) * strides[0] + kernel.shape[0]), (many, high)
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+
+    def cut(array, size, image, row):
+        start = (image, row, *[0] * (array.ndim - 2))
+        return jax.lax.dynamic_slice(array, start, (*size, *array.shape[2:]))
+
+    def add(total, number):
+        image, row = number // (rows // high) * many, number % (rows // high) * high
+        taps = seen_by_taps(cut(padded, seen, image, row * strides[0]), kernel.shape[:-2], strides)
+        unfolded = once_on_cpus(jnp.concatenate([tap.reshape(-1, tap.shape[-1]) for tap in taps], -1))
+        part = _by_matrix(unfolded, cut(dy, strip, image, row).reshape(len(unfolded), -1), precision)
+        return total + part.astype(wide), None
+
+    zeros = jnp.zeros((math.prod(kernel.shape[:-1]), kernel.shape[-1]), wide)
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(batch // many * (rows // high)))
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _divisor(number: int, near: float) -> int:
+    """The divisor of `number` whose ratio to `near` is the closest to 1."""
+    divisors = (n for n in range(1, number + 1) if number % n == 0)
+    return min(divisors, key=lambda n: abs(math.log(n / near)))
 
 
 def once_on_cpus(x: Any) -> Any:

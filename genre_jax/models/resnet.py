@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.convolutions import Conv
+from genre_jax.models.convolutions import Conv, once_on_cpus
 from genre_jax.models.layers import BatchNorm, ImageStem, he_fan_out, torch_bias, torch_kernel
 from genre_jax.models.pooling import max_pool
 
@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(y, "bn1"))
         y = self.conv(self.features, (3, 3), padding=1, name="conv2")(y)
         y = self.norm(y, "bn2")
-        return nn.relu(_shortcut(self, x, y.shape) + y)
+        return _join(self, x, y)
 
 
 class Bottleneck(nn.Module):
@@ -44,13 +44,14 @@ class Bottleneck(nn.Module):
         y = self.conv(self.features, (3, 3), self.stride, padding=1, name="conv2")(y)
         y = nn.relu(self.norm(y, "bn2"))
         y = self.norm(self.conv(4 * self.features, (1, 1), name="conv3")(y), "bn3")
-        return nn.relu(_shortcut(self, x, y.shape) + y)
+        return _join(self, x, y)
 
 
-def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    if x.shape == shape:
-        return x
-    return block.norm(block.conv(shape[-1], (1, 1), block.stride, name="downsample_conv")(x), "downsample_bn")
+def _join(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array) -> jax.Array:
+    """A block's result of its input and its branch's; in every later block XLA's CPU backend would compute it once more."""
+    if x.shape != y.shape:
+        x = block.norm(block.conv(y.shape[-1], (1, 1), block.stride, name="downsample_conv")(x), "downsample_bn")
+    return once_on_cpus(nn.relu(x + y))
 
 
 class ResNet(nn.Module):
