@@ -22,6 +22,7 @@ Pairs = tuple[tuple[int, int], ...]
 _LARGE = 5_000  # positions of an image from which strips pay for few channels too
 _MANY = 32, 64  # channels in and out from which they pay for all images
 _STRIP = 1 << 20  # numbers of an unfolded strip, which a core's cache holds; half and twice that take 1.0 to 1.4 times as long
+_WHOLE = 1 << 22  # numbers of an unfolded batch up to which it is one strip, for that is no slower, and compiles sooner
 _FEW_TAPS = 32  # up to which an image of one channel is unfolded
 _TILE = 4  # outputs along each axis of a tile
 _FOLDS = 4  # into which the rows of an image are folded before they are summed
@@ -170,7 +171,8 @@ def _strip_by_strip(
     """
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     batch, rows = dy.shape[:2]
-    wanted = _STRIP / math.prod(kernel.shape[:-1]) / math.prod(dy.shape[2:-1])
+    a_row = math.prod(kernel.shape[:-1]) * math.prod(dy.shape[2:-1])  # numbers unfolded
+    wanted = _STRIP / a_row if a_row * rows * batch > _WHOLE else batch * rows
     many, high = _divisor(batch, wanted / rows), _divisor(rows, wanted)
     seen, strip = (many, (high - 1) * strides[0] + kernel.shape[0]), (many, high)
     wide = jnp.promote_types(kernel.dtype, jnp.float32)
@@ -186,8 +188,8 @@ def _strip_by_strip(
         part = _by_matrix(unfolded, cut(dy, strip, image, row).reshape(len(unfolded), -1), precision)
         return total + part.astype(wide), None
 
-    zeros = jnp.zeros((math.prod(kernel.shape[:-1]), kernel.shape[-1]), wide)
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(batch // many * (rows // high)))
+    zeros, strips = jnp.zeros((math.prod(kernel.shape[:-1]), kernel.shape[-1]), wide), batch // many * (rows // high)
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(strips)) if strips > 1 else add(zeros, 0)
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
