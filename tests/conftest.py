@@ -1,4 +1,7 @@
-"""One process, eight CPU devices, strict types; compilations cached for the session; small data sets made once."""
+"""One process, eight CPU devices, strict types; compilations cached for the session; small data sets made once.
+
+On a machine with a GPU, too, unless JAX_PLATFORMS says otherwise.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 

@@ -85,8 +85,8 @@ def case_of(name: str, dry_run: bool = False, **changes: Any) -> Case:
 
 
 def versions() -> dict[str, str]:
-    """Package → version, and what else `environment.json` of a run has."""
-    return logbook.environment()
+    """Package → version, and what else `environment.json` of a run has, but for the command: this is not the user's process."""
+    return {key: value for key, value in logbook.environment().items() if key != "command"}
 
 
 def build(name: str, variants: list[dict[str, str]], dtype: str, dry_run: bool, changes: dict[str, Any]) -> dict[str, "Step"]:

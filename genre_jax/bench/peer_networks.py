@@ -87,9 +87,10 @@ class Step:
 
     def __init__(self, problem: dict[str, Any], path: str, dtype: str, channels_last: bool, compiled: bool):
         peer = PEERS[problem["model"]]
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=dtype == "bfloat16")
         with np.load(path) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}

@@ -5,7 +5,6 @@ compiled and run once. The first start of a network finds its cache empty, the s
 "compile" is the first step less a second one: tracing, lowering and XLA, of which the cache spares XLA alone.
 """
 
-import platform
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ def main(argv: list[str]) -> None:
     train_step.check_flags()
     cores = train_step.bind(train_step.THREADS.value)
     record: dict[str, Any] = {"benchmark": "start", "dry_run": train_step.DRY_RUN.value, "dtype": train_step.DTYPE.value}
-    record |= {"environment": {"cpus": cores, "platform": platform.platform()}, "rows": []}
+    record |= {"environment": train_step.environment(cores), "rows": []}
     say(f"{cores} CPU cores\n{'':<30}{'start':>10}{'first step':>14}{'core s':>10}{'compile':>12}{'core s':>10}")
     for name in train_step.NETWORKS.value:
         with tempfile.TemporaryDirectory() as cache:

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         say(f"{side}: {cores} CPU cores, " + " ".join(f"{key}={value}" for key, value in chosen.items()))
     record: dict[str, Any] = {"benchmark": "train_step", "dry_run": DRY_RUN.value, "dtype": DTYPE.value}
     record["recompute"] = RECOMPUTE.value
-    record |= {"environment": {"cpus": cores, "platform": platform.platform()}, "variables": variables, "rows": []}
+    record |= {"environment": environment(cores), "variables": variables, "rows": []}
     failed = []
     for name in NETWORKS.value:
         with (
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
             except UserError as error:
                 say(f"{name} is left out: {error}")
                 failed.append(name)
-            record["environment"] |= ours.versions() | {"command": " ".join(sys.orig_argv[1:])}  # not the other process's
+            record["environment"] |= ours.versions()
         if JSON.value:
             Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
             write_json(Path(JSON.value), record)
@@ -130,6 +130,11 @@ def _variables(cores: int) -> dict[str, dict[str, str]]:
     # JAX would else take most of a GPU's memory before the peer starts.
     shared = {"OMP_NUM_THREADS": str(cores), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {side: shared | (MALLOC_VARIABLES if side in TUNED[MALLOC.value] else {}) for side in ("genre_jax", "peer")}
+
+
+def environment(cores: int) -> dict[str, Any]:
+    """What the rows were measured with, before the contestants add their versions."""
+    return {"cpus": cores, "platform": platform.platform(), "command": " ".join(sys.orig_argv[1:])}
 
 
 def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[str, Any]) -> None:

@@ -169,27 +169,27 @@ def _strip_by_strip(
 
     A strip is some rows of an image, or several small images; what is unfolded of it stays in the cache.
     """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     batch, rows = dy.shape[:2]
     a_row = math.prod(kernel.shape[:-1]) * math.prod(dy.shape[2:-1])  # numbers unfolded
     wanted = _STRIP / a_row if a_row * rows * batch > _WHOLE else batch * rows
     many, high = _divisor(batch, wanted / rows), _divisor(rows, wanted)
-    seen, strip = (many, (high - 1) * strides[0] + kernel.shape[0]), (many, high)
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    reach, wide = (high - 1) * strides[0] + kernel.shape[0], jnp.promote_types(kernel.dtype, jnp.float32)
 
-    def cut(array, size, image, row):
-        start = (image, row, *[0] * (array.ndim - 2))
-        return jax.lax.dynamic_slice(array, start, (*size, *array.shape[2:]))
+    def add_images(total, images):
+        x, dy = images
+        padded = once_on_cpus(jnp.pad(x, ((0, 0), *padding, (0, 0))))
 
-    def add(total, number):
-        image, row = number // (rows // high) * many, number % (rows // high) * high
-        taps = seen_by_taps(cut(padded, seen, image, row * strides[0]), kernel.shape[:-2], strides)
-        unfolded = once_on_cpus(jnp.concatenate([tap.reshape(-1, tap.shape[-1]) for tap in taps], -1))
-        part = _by_matrix(unfolded, cut(dy, strip, image, row).reshape(len(unfolded), -1), precision)
-        return total + part.astype(wide), None
+        def add_strip(total, row):
+            strip = jax.lax.dynamic_slice_in_dim(padded, row * strides[0], reach, 1)
+            taps = [tap.reshape(-1, tap.shape[-1]) for tap in seen_by_taps(strip, kernel.shape[:-2], strides)]
+            gradients = jax.lax.dynamic_slice_in_dim(dy, row, high, 1).reshape(-1, dy.shape[-1])
+            part = _by_matrix(once_on_cpus(jnp.concatenate(taps, -1)), gradients, precision)
+            return total + part.astype(wide), None
 
-    zeros, strips = jnp.zeros((math.prod(kernel.shape[:-1]), kernel.shape[-1]), wide), batch // many * (rows // high)
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(strips)) if strips > 1 else add(zeros, 0)
+        return jax.lax.scan(add_strip, total, jnp.arange(0, rows, high))
+
+    zeros = jnp.zeros((math.prod(kernel.shape[:-1]), kernel.shape[-1]), wide)
+    total, _ = jax.lax.scan(add_images, zeros, tuple(a.reshape(-1, many, *a.shape[1:]) for a in (x, dy)))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
