@@ -47,7 +47,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
 
     - One tap is a matrix product: its gradient by the kernel takes half to a fifth of the time.
     - One channel and few taps: unfolded, a matrix product too; 0.6 to 0.8 of the time, gradient included.
-    - Gradients by other kernels of large images or many channels: strip by strip, products again (0.1 to 0.8 of the time).
+    - Gradients by other kernels of large images or many channels: strip by strip, products again (0.1 to 0.6 of the time).
     - XLA's fast convolution knows one order of dimensions alone, and outside of loops XLA turns the others. In a loop, as the
       scan over micro-batches (`train.accumulate`), a gradient by the kernel took 100 times as long: there all are taken strip
       by strip, and those by the input are written in that order. Elsewhere XLA's own are as fast, and compile sooner.
