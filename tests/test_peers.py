@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, finish, run_module
 
 from genre_jax import models
-from genre_jax.bench import contestants, network_cases, rounds, torch_names
+from genre_jax.bench import cards, contestants, network_cases, rounds, torch_names
 from genre_jax.console import UserError
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -95,10 +95,11 @@ def versions():
 
 
 @pytest.fixture
-def side(tmp_path):
+def side(tmp_path, monkeypatch):
+    """Its module lies where the shell's PYTHONPATH says."""
     (tmp_path / "counting.py").write_text(SIDE)
-    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    with contestants.Side("counting", sys.executable, environment=environment) as side:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with contestants.Side("counting", sys.executable) as side:
         yield side
 
 
@@ -158,6 +159,16 @@ def test_a_dry_run_of_our_side_alone(tmp_path):
         assert sum(file[key].size for key in file if key.startswith("weights/")) == step.work()["parameters"]
 
 
+def test_work_is_that_of_the_products_and_of_a_card_that_is_known(monkeypatch):
+    (step,) = network_cases.build("burrows_mlp", [{}], "bfloat16", True, {}).values()
+    first, second, last = 80 * 256, 256 * 256, 256 * 8  # the first has no gradient by its input
+    # And the loss takes the labels' class weights twice.
+    work = {"parameters": 88_584, "flops": 2 * 4 * (2 * first + 3 * second + 3 * last + 2 * 8), "card_flops_a_second": None}
+    assert step.work() == work
+    monkeypatch.setitem(cards.CARDS, jax.devices()[0].device_kind, cards.CARDS["NVIDIA H200"])
+    assert step.work() == work | {"card_flops_a_second": 989e12}
+
+
 @needs_torch
 def test_both_sides_compute_the_same_bytenet(tmp_path):
     from genre_jax.bench import peer_networks
@@ -203,6 +214,7 @@ def test_dry_run_writes_rows_of_both_sides(tmp_path):
     record = json.loads(path.read_text())
     rows = {row["library"]: row for row in record["rows"]}
     assert record["dry_run"] and record["variables"]["peer"]["MALLOC_ARENA_MAX"] == "1" and "jax" in record["environment"]
+    assert "--dry_run" in record["environment"]["command"]
     if importlib.util.find_spec("torch"):
         assert rows["PyTorch"]["losses"] == pytest.approx(rows["genre_jax"]["losses"], rel=1e-4)
         assert rows.keys() == {"genre_jax", "PyTorch"} and "torch" in record["environment"]
@@ -212,6 +224,7 @@ def test_dry_run_writes_rows_of_both_sides(tmp_path):
     for row in rows.values():
         assert row["upper_s"] >= row["median_s"] >= row["lower_s"] > 0 and len(row["seconds"]) == 2
         assert (row["network"], row["batch"]) == ("bytenet", 2)
+        assert row["flops_a_second"] == row["flops"] / row["median_s"]
 
 
 WRONG = {
