@@ -41,7 +41,7 @@ def demo(config):
     single(config)
     config.data.update(name="synthetic", sample_rate=8_000, samples=24_576)
     config.augment.update(gain_cap=0.0, polarity=0.5, shift=0.5)
-    config.train.update(duration="32 epochs", evaluate_every="4 epochs", checkpoint_every="4 epochs", log_every="25 steps")
+    config.train.update(duration="40 epochs", evaluate_every="4 epochs", checkpoint_every="4 epochs", log_every="25 steps")
     choose(
         config, "model", "bytenet", width=32, max_dilation=32, stem_kernel=64, stem_stride=16, strides=[4, 4],
         decoder_sets=1, head="pooled", remat="dots",

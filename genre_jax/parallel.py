@@ -22,6 +22,23 @@ from genre_jax.console import UserError
 
 AXIS = "devices"
 
+_absent: list[Any] = []
+
+
+def compile_for(devices: list[Any]) -> None:
+    """Take `devices`, which need not be here, for all that this process compiles from now on; nothing can run on them."""
+    _absent[:] = devices
+
+
+def available() -> list[Any]:
+    """The devices of all hosts, or those that `compile_for` was given."""
+    return _absent or jax.devices()
+
+
+def platform() -> str:
+    """Of the devices: "cpu", "gpu" or "tpu"."""
+    return available()[0].platform
+
 
 def sum(tree: Any, axis_name: str | None) -> Any:
     """The sum of every leaf over the devices; the tree itself where `axis_name` is None or there is one, for XLA would copy."""
@@ -96,10 +113,10 @@ class Devices:
     """
 
     def __init__(self, count: int = 0, time_shards: int = 1):
-        available = jax.devices()
-        if count > len(available):
-            raise UserError(f"config key 'devices' must be at most {len(available)}, the devices of this machine, not {count}")
-        self.all = available[: count or None]
+        found = available()
+        if count > len(found):
+            raise UserError(f"config key 'devices' must be at most {len(found)}, the devices of this machine, not {count}")
+        self.all = found[: count or None]
         self.local = [device for device in self.all if device.process_index == jax.process_index()]
         if time_shards < 1 or len(self.local) % time_shards:
             raise UserError(

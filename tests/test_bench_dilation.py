@@ -25,7 +25,7 @@ HUGE = 100_000_000  # clips: 410 GB of audio alone
 
 POINT = {
     "max_dilation": 4, "remat": "block", "backend": "auto", "dtype": "float32", "seconds": 0.128, "batch": 1, "micro_batch": 1,
-    "time_shards": 1, "width": 112, "steps": 1, "plan_only": True, "dry_run": True,
+    "time_shards": 1, "width": 112, "steps": 1, "plan_only": True, "dry_run": True, "target": None,
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What depth of dilation costs ByteNet in bytes and seconds: `python -m genre_jax.bench dilation --json=FILE`.
 
 Every combination of the lists given is a row: one full training step (configs/bytenet.py's loss and AMSGrad, 67 classes, random
-int16 audio) in a fresh process, compiled ahead and then timed. Running out of memory is a row too. `--plot=FILE.json[,FILE…]`
-draws rows that are there, and runs nothing.
+int16 audio) in a fresh process, compiled ahead and then timed. Running out of memory is a row too. With `--target=h100` XLA
+plans for a card that need not be here, and nothing is run. `--plot=FILE.json[,FILE…]` draws rows that are there.
 
 The bytes are XLA's plan for one device; predicted = temp + arguments + outputs - aliased, all of what a step needs. Measured
 is the device's own peak, or on a CPU the peak of resident memory of the process during the steps, interpreter and compiler
@@ -40,6 +40,7 @@ TIME_SHARDS = flags.DEFINE_integer("time_shards", 1, "Devices that share a clip 
 WIDTH = flags.DEFINE_integer("width", 112, "Half-width of the blocks.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of a row, of which the median is shown.", lower_bound=1)
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "Compile and run nothing: shapes that this machine could not hold.")
+TARGET = flags.DEFINE_string("target", None, "Compile for a card that need not be here, such as h100; needs --plan_only.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "A tiny network on an eighth of a second: the same rows in seconds.")
 JSON = flags.DEFINE_string("json", None, "Write the rows to this file, one by one as they come.")
 CSV = flags.DEFINE_string("csv", None, "Write them to this file too.")
@@ -83,6 +84,7 @@ def main(argv: list[str]) -> None:
     chosen = points()
     rows: list[dict[str, Any]] = []
     record: dict[str, Any] = {"benchmark": "dilation", "dry_run": DRY_RUN.value, "width": WIDTH.value, "steps": STEPS.value}
+    record["target"] = TARGET.value
     code, words = _child("check", chosen, record.update)
     if code:
         raise UserError(words.removeprefix("error: "))
@@ -103,8 +105,10 @@ def points() -> list[dict[str, Any]]:
         "backend": BACKENDS.value,
         "remat": REMAT.value,
     }
-    shared = {"time_shards": TIME_SHARDS.value, "width": WIDTH.value, "steps": STEPS.value}
-    shared |= {"plan_only": PLAN_ONLY.value, "dry_run": DRY_RUN.value}
+    shared: dict[str, Any] = {"time_shards": TIME_SHARDS.value, "width": WIDTH.value, "steps": STEPS.value}
+    shared |= {"plan_only": PLAN_ONLY.value, "dry_run": DRY_RUN.value, "target": TARGET.value}
+    if TARGET.value and not PLAN_ONLY.value:
+        raise UserError(f"--target={TARGET.value} needs --plan_only: what is compiled for a card that is not here cannot run")
     found = [dict(zip(lists, values, strict=True)) | shared for values in itertools.product(*lists.values())]
     for point in found:
         point["micro_batch"] = MICRO_BATCH.value or point["batch"]

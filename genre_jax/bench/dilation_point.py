@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from genre_jax import config as configs
 from genre_jax import console, memory, train
-from genre_jax.bench import resident
+from genre_jax.bench import resident, targets
 from genre_jax.flops import flops
 from genre_jax.logbook import environment
 from genre_jax.models.bytenet import resolve_backend
@@ -149,6 +149,8 @@ def main(argv: list[str]) -> None:
     first = given[0] if task == "check" else given
     jax.config.update("jax_num_cpu_devices", first["time_shards"])
     jax.config.update("jax_enable_x64", first["dtype"] == "float64")
+    if first["target"]:
+        targets.use(first["target"], first["time_shards"])
     if task == "check":
         check(given)
     else:

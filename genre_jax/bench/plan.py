@@ -1,7 +1,7 @@
 """What of a config fits a device: `python -m genre_jax.bench plan --config=configs/bytenet.py --memory=24GiB`.
 
 For each remat policy the largest batch a device, the bytes that XLA plans for its training step, and the FLOPs of matrix
-products a clip; then what to type. Compiles, and runs nothing; the data need not be there.
+products a clip; then what to type. Compiles, and runs nothing: the data need not be there, nor, with `--target=h100`, the card.
 """
 
 from pathlib import Path
@@ -11,11 +11,13 @@ from absl import flags
 
 from genre_jax import config as configs
 from genre_jax import memory
+from genre_jax.bench import targets
 from genre_jax.console import UserError, overrides, parse_flags, say
 from genre_jax.logbook import environment, write_json
 
 CONFIG = flags.DEFINE_string("config", None, "Config file, with presets and key=value after a colon.")
-MEMORY = flags.DEFINE_string("memory", None, "Memory of a device, such as 24GiB or 80GB; by default that of this machine's.")
+TARGET = flags.DEFINE_string("target", None, f"Compile for a card that need not be here: {', '.join(targets.TARGETS)}.")
+MEMORY = flags.DEFINE_string("memory", None, "Memory of a device, such as 24GiB or 80GB; by default what a run may take of it.")
 CLASSES = flags.DEFINE_integer("classes", None, "Classes, where the data set is not there to tell.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "Write the rows and the advice to this file too.")
 
@@ -29,6 +31,9 @@ def main(argv: list[str]) -> None:
     limit = memory.parse_bytes(MEMORY.value, "--memory") if MEMORY.value else None
     config = configs.load(CONFIG.value, overrides(argv[1:]))
     jax.config.update("jax_enable_x64", config.dtype == "float64")
+    if TARGET.value:
+        there = targets.use(TARGET.value, config.devices or 1)
+        limit = limit or there
     planner = memory.Planner(config, CLASSES.value or memory.count_classes(config), limit)
     say(
         f"{config.name}: {config.model.name}, {planner.classes} classes, {planner.own} clips a device, "
@@ -42,9 +47,10 @@ def main(argv: list[str]) -> None:
     advice = planner.advise()
     say(advice.sentence)
     if JSON.value:
-        found = {"memory_bytes": planner.limit, "batch": planner.own, "rows": rows, "advice": advice._asdict()}
+        record = {"benchmark": "plan", "config": config.name, "environment": environment(), "target": TARGET.value}
+        record |= {"memory_bytes": planner.limit, "batch": planner.own, "rows": rows, "advice": advice._asdict()}
         Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), {"benchmark": "plan", "config": config.name, "environment": environment(), **found})
+        write_json(Path(JSON.value), record)
 
 
 def row(planner: memory.Planner, policy: str | None) -> dict:

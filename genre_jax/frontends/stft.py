@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre_jax import console
+from genre_jax import console, parallel
 from genre_jax.console import UserError
 
 PAD_MODES = ("constant", "reflect", "edge")
@@ -68,7 +68,7 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.A
     `function` treats each clip alone. Bounds the memory of what it makes on the way, and keeps that in cache on a CPU.
     """
     clips = y.reshape(-1, y.shape[-1])
-    limit = CHUNK_SAMPLES.get(jax.default_backend(), CHUNK_SAMPLES["cpu"])
+    limit = CHUNK_SAMPLES.get(parallel.platform(), CHUNK_SAMPLES["cpu"])
     if clips.size <= limit or len(clips) == 1:
         return function(y)
     out = jax.lax.map(function, clips, batch_size=max(1, limit // clips.shape[-1]))
@@ -107,7 +107,7 @@ def resolve_engine(engine: str) -> str:
     """The engine that `engine` stands for on this machine: "fft" or "matmul"."""
     if engine not in ENGINES:
         raise console.unknown("engine", engine, ENGINES)
-    return MEASURED_ENGINE.get(jax.default_backend(), "fft") if engine == "auto" else engine
+    return MEASURED_ENGINE.get(parallel.platform(), "fft") if engine == "auto" else engine
 
 
 def _framed(y, n_fft, hop_length, win_length, window, center, pad_mode) -> tuple[jax.Array, np.ndarray]:

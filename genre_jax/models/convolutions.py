@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre_jax import parallel
+
 _DIMENSIONS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 Pairs = tuple[tuple[int, int], ...]
 
@@ -53,7 +55,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
       by strip, and those by the input are written in that order. Elsewhere XLA's own are as fast, and compile sooner.
     """
     dilations = (*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ()))
-    if jax.default_backend() != "cpu" or options.get("feature_group_count", 1) > 1 or set(dilations) - {1}:
+    if parallel.platform() != "cpu" or options.get("feature_group_count", 1) > 1 or set(dilations) - {1}:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     strides, taps, precision = tuple(strides), kernel.shape[:-2], options.get("precision")
     if isinstance(padding, str):
@@ -79,7 +81,7 @@ def product(x: jax.Array, kernel: jax.Array, dimensions: Any = None, precision: 
     """
     del dimensions
     rows = x.reshape(-1, x.shape[-1])
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = parallel.platform() == "cpu"
     y = _multiply(rows, kernel, precision) if on_cpu else jnp.dot(rows, kernel, precision=precision)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -201,7 +203,7 @@ def _divisor(number: int, near: float) -> int:
 
 def once_on_cpus(x: Any) -> Any:
     """`x`, arrays which XLA's CPU backend would else compute anew in each of the loops that read them."""
-    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return jax.lax.optimization_barrier(x) if parallel.platform() == "cpu" else x
 
 
 def sum_by_example(x: jax.Array, fold: bool = True) -> jax.Array:
@@ -211,7 +213,7 @@ def sum_by_example(x: jax.Array, fold: bool = True) -> jax.Array:
     that makes it adds the four quarters up.
     """
     axes = tuple(range(1, x.ndim - 1))
-    if not fold or jax.default_backend() != "cpu" or not axes or x.shape[1] < _FOLDS:
+    if not fold or parallel.platform() != "cpu" or not axes or x.shape[1] < _FOLDS:
         return x.sum(axes)
     size = x.shape[1] // _FOLDS
     quarters = [x[:, k * size : (k + 1) * size] for k in range(_FOLDS)]
@@ -221,7 +223,7 @@ def sum_by_example(x: jax.Array, fold: bool = True) -> jax.Array:
 
 def on_cpus(special: Callable) -> Callable:
     """`special` in a program for CPUs, where it was measured to pay; XLA's own convolution elsewhere."""
-    return special if jax.default_backend() == "cpu" else convolve
+    return special if parallel.platform() == "cpu" else convolve
 
 
 def by_tiles(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
