@@ -222,6 +222,15 @@ def test_figure_has_a_line_a_policy_and_a_cross_where_memory_ran_out(tmp_path):
     assert labels == ["block, float32", "lean, float32", "none, float32", "lean, bfloat16"]
 
 
+def test_what_was_planned_alone_has_no_panel_of_speed():
+    """And says for which card."""
+    planned = [*rows_of("block"), *rows_of("block", target="h100")]
+    for row in planned:
+        row["clips_per_second"] = None
+    (memory,) = dilation_figure.memory_and_speed(planned)(figures.LIGHT).axes
+    assert [line.get_label() for line in memory.lines] == ["block, here", "block, h100"]
+
+
 def test_a_figure_of_nothing_gets_a_sentence(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps({"benchmark": "dilation", "rows": list(rows_of("lean", predicted_bytes=None))}))

@@ -92,7 +92,7 @@ def test_rows_of_a_card_that_is_not_here(tmp_path):
         finish(run_module(*DILATION, "--plan_only", "--target=h100", f"--time_shards={shards}", f"--json={path}"))
         written = json.loads(path.read_text())
         (row,) = written["rows"]
-        assert written["target"] == "h100" and row["status"] == "ok" and row["step_seconds"] is None
+        assert row["target"] == "h100" and row["status"] == "ok" and row["step_seconds"] is None
         assert row["temp_bytes"] > row["gradient_bytes"] > 0
 
 

@@ -47,7 +47,7 @@ CSV = flags.DEFINE_string("csv", None, "Write them to this file too.")
 PLOT = flags.DEFINE_list("plot", None, "JSON files to draw; the figure lies beside the first.")
 
 KEYS = (
-    "max_dilation", "remat", "backend", "dtype", "seconds", "batch", "micro_batch", "time_shards", "temp_bytes",
+    "target", "max_dilation", "remat", "backend", "dtype", "seconds", "batch", "micro_batch", "time_shards", "temp_bytes",
     "host_temp_bytes", "argument_bytes", "output_bytes", "gradient_bytes", "predicted_bytes", "measured_bytes",
     "parameter_bytes", "optimizer_bytes", "receptive_field_samples", "effective_field_samples", "compile_seconds",
     "step_seconds", "clips_per_second", "flops", "status",
@@ -84,7 +84,6 @@ def main(argv: list[str]) -> None:
     chosen = points()
     rows: list[dict[str, Any]] = []
     record: dict[str, Any] = {"benchmark": "dilation", "dry_run": DRY_RUN.value, "width": WIDTH.value, "steps": STEPS.value}
-    record["target"] = TARGET.value
     code, words = _child("check", chosen, record.update)
     if code:
         raise UserError(words.removeprefix("error: "))

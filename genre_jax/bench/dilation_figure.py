@@ -10,7 +10,7 @@ from genre_jax import figures
 from genre_jax.console import UserError
 
 # What tells lines apart, beside the policy, where a file holds more than one value of it.
-VARIED = ("backend", "dtype", "seconds", "batch", "micro_batch", "time_shards")
+VARIED = ("target", "backend", "dtype", "seconds", "batch", "micro_batch", "time_shards")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 
 
@@ -35,29 +35,31 @@ def plot(paths: list[Path]) -> Path:
 
 def _lines(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Label → rows of a line by dilation; a row measured again takes the place of the earlier one."""
-    varied = [key for key in VARIED if len({row[key] for row in rows}) > 1]
+    varied = [key for key in VARIED if len({row.get(key) for row in rows}) > 1]
     if "batch" in varied and all(row["micro_batch"] == row["batch"] for row in rows):
         varied.remove("micro_batch")
     units = {"seconds": "{} s", "batch": "batch {}", "micro_batch": "micro-batch {}", "time_shards": "{} shards"}
     lines: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
-        label = ", ".join([row["remat"], *(units.get(key, "{}").format(row[key]) for key in varied)])
+        label = ", ".join([row["remat"], *(units.get(key, "{}").format(row.get(key) or "here") for key in varied)])
         lines.setdefault(label, {})[row["max_dilation"]] = row
     return {label: [by[dilation] for dilation in sorted(by)] for label, by in lines.items()}
 
 
 def memory_and_speed(rows: list[dict[str, Any]]) -> figures.Draw:
-    """Predicted bytes and clips a second against the largest dilation; a cross where memory ran out."""
+    """Predicted bytes and, where measured, clips a second against the largest dilation; a cross where memory ran out."""
     lines = _lines(rows)
     dilations = sorted({row["max_dilation"] for row in rows})
     policies = list(dict.fromkeys(row["remat"] for row in rows))
-    panels = {"memory a device (GB)": ("predicted_bytes", 1e9), "clips a second": ("clips_per_second", 1)}
+    panels: dict[str, tuple[str, float]] = {"memory a device (GB)": ("predicted_bytes", 1e9)}
+    if any(row["clips_per_second"] is not None for row in rows):  # else all was planned alone
+        panels["clips a second"] = ("clips_per_second", 1)
     short = any(row["status"] == "out of memory" for row in rows)
 
     def draw(theme: figures.Theme) -> Figure:
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        figure = Figure(figsize=(2 + 4.5 * len(panels), 4.2), layout="constrained")
         drawn: dict[str, int] = {}
-        for axes, (title, (key, unit)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for axes, (title, (key, unit)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
             drawn.clear()
             for label, line in lines.items():
                 policy = policies.index(line[0]["remat"])
