@@ -16,7 +16,7 @@ from genre_jax.bench import dilation_figure, dilation_point
 from genre_jax.console import UserError
 
 NAMES = (
-    "max_dilation remat backend dtype seconds batch micro_batch time_shards temp_bytes host_temp_bytes argument_bytes "
+    "target max_dilation remat backend dtype seconds batch micro_batch time_shards temp_bytes host_temp_bytes argument_bytes "
     "output_bytes gradient_bytes predicted_bytes measured_bytes parameter_bytes optimizer_bytes receptive_field_samples "
     "effective_field_samples compile_seconds step_seconds clips_per_second flops status"
 )
@@ -25,7 +25,7 @@ HUGE = 100_000_000  # clips: 410 GB of audio alone
 
 POINT = {
     "max_dilation": 4, "remat": "block", "backend": "auto", "dtype": "float32", "seconds": 0.128, "batch": 1, "micro_batch": 1,
-    "time_shards": 1, "width": 112, "steps": 1, "plan_only": True, "dry_run": True, "target": None,
+    "time_shards": 1, "width": 112, "steps": 1, "plan_only": True, "dry_run": True, "target": "",
 }  # fmt: skip
 
 

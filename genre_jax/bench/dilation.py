@@ -105,7 +105,7 @@ def points() -> list[dict[str, Any]]:
         "remat": REMAT.value,
     }
     shared: dict[str, Any] = {"time_shards": TIME_SHARDS.value, "width": WIDTH.value, "steps": STEPS.value}
-    shared |= {"plan_only": PLAN_ONLY.value, "dry_run": DRY_RUN.value, "target": TARGET.value}
+    shared |= {"plan_only": PLAN_ONLY.value, "dry_run": DRY_RUN.value, "target": TARGET.value or ""}
     if TARGET.value and not PLAN_ONLY.value:
         raise UserError(f"--target={TARGET.value} needs --plan_only: what is compiled for a card that is not here cannot run")
     found = [dict(zip(lists, values, strict=True)) | shared for values in itertools.product(*lists.values())]
