@@ -6,7 +6,7 @@ import types
 
 import jax
 import pytest
-from conftest import finish, run_module, small_config
+from conftest import ROOT, finish, run_module, small_config
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -94,6 +94,17 @@ def test_rows_of_a_card_that_is_not_here(tmp_path):
         (row,) = written["rows"]
         assert row["target"] == "h100" and row["status"] == "ok" and row["step_seconds"] is None
         assert row["temp_bytes"] > row["gradient_bytes"] > 0
+
+
+@plugin
+def test_a_plan_for_a_card_that_is_not_here(tones, tmp_path):
+    path = tmp_path / "plan.json"
+    arguments = (f"--config={ROOT}/tests/small_run.py:snn", f"--config.data.data_dir={tones}", f"--json={path}")
+    finish(run_module("genre_jax.bench", "plan", *arguments, "--target=a100"))
+    written = json.loads(path.read_text())
+    assert written["target"] == "a100" and written["memory_bytes"] == int(0.75 * 85_100_068_864)
+    (row,) = written["rows"]
+    assert row["largest_batch"] > 1000 and 0.5 < row["predicted_bytes"] / written["memory_bytes"] <= 1
 
 
 @plugin

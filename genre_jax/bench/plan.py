@@ -29,6 +29,8 @@ def main(argv: list[str]) -> None:
     if CONFIG.value is None:
         raise UserError("--config is missing: give a config file, such as --config=configs/bytenet.py")
     limit = memory.parse_bytes(MEMORY.value, "--memory") if MEMORY.value else None
+    if TARGET.value:
+        targets.leave_cards_alone()
     config = configs.load(CONFIG.value, overrides(argv[1:]))
     jax.config.update("jax_enable_x64", config.dtype == "float64")
     if TARGET.value:

@@ -80,6 +80,13 @@ device_description_str: "{0.name}"
 """
 
 
+def leave_cards_alone() -> None:
+    """Let JAX run on the CPU, and load its CUDA plugin without a driver. To be called before JAX computes anything."""
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # what it kept of a card's program cannot be read without the card
+
+
 def use(name: str, count: int = 1) -> int:
     """Compile for `count` cards from here on, in all of this process; returns the bytes that a run may take of each.
 
@@ -87,9 +94,7 @@ def use(name: str, count: int = 1) -> int:
     """
     if name not in TARGETS:
         raise unknown("target", name, TARGETS)
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of the driver's version: there is none
-    jax.config.update("jax_platforms", "cpu")  # a card that is here is left alone
-    jax.config.update("jax_enable_compilation_cache", False)  # what it kept of such a program cannot be read without the card
+    leave_cards_alone()
     description = _DESCRIPTION.format(TARGETS[name])
     try:
         topology = topologies.get_topology_desc(name, "cuda", target_config=description, topology=f"1x1x{count}")
