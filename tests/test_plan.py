@@ -156,7 +156,7 @@ def test_classes_come_from_the_passport_or_are_known(tones):
         (lambda n: 100 + 7 * n, 1000, 16),
         (lambda n: 100 + 7 * n, 1000, 1),
         (lambda n: 100 + 7 * n + 5 * (n % 3), 1000, 4),  # padding of buffers
-        (lambda n: 100 + n**1.3, 1e6, 8),
+        (lambda n: 100 + n**1.3, 1000, 8),
         (lambda n: 100 + 900 * (n // 8), 5000, 3),  # flat, then a step
         (lambda n: math.inf if n > 37 else 5 * n, 1e6, 64),  # the compiler refuses before the limit is reached
         (lambda n: 7 * n, 1e9, 2),
@@ -172,6 +172,27 @@ def test_largest_is_the_last_that_fits(size, limit, start):
     n = memory.largest(counted, limit, start)
     assert size(n) <= limit < size(n + 1)
     assert {n, n + 1} <= set(asked) and len(asked) == len(set(asked)) <= 25
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "start"),
+    [
+        (lambda n: n / 2000 + 30 * (n > 72_345), 64, 128),  # leaps where no line foretells it, as SwishNet's
+        (lambda n: n / 2000 + 30 * (n > 127_000), 64, 128),
+        (lambda n: 100 + n**1.3, 1e6, 8),
+    ],
+)
+def test_largest_of_thousands_is_so_to_a_hundredth(size, limit, start):
+    asked = []
+
+    def counted(n):
+        asked.append(n)
+        return size(n)
+
+    n = memory.largest(counted, limit, start)
+    beyond = min(m for m in asked if m > n)
+    assert size(n) <= limit < size(beyond) and beyond <= n * 1.01
+    assert n in asked and len(asked) == len(set(asked)) <= 17
 
 
 def test_largest_of_a_straight_line_asks_four_times_and_of_none_twice():

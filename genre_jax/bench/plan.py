@@ -1,7 +1,8 @@
 """What of a config fits a device: `python -m genre_jax.bench plan --config=configs/bytenet.py --memory=24GiB`.
 
-For each remat policy the largest batch a device, the bytes that XLA plans for its training step, and the FLOPs of matrix
-products a clip; then what to type. Compiles, and runs nothing: the data need not be there, nor, with `--target=h100`, the card.
+For each remat policy the largest batch a device (from 200 on to a hundredth), the bytes that XLA plans for its training step,
+and the FLOPs of matrix products a clip; then what to type. Compiles, and runs nothing: the data need not be there, nor, with
+`--target=h100`, the card.
 """
 
 from pathlib import Path
