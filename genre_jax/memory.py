@@ -186,7 +186,7 @@ class Planner:
             started = time.perf_counter()
             program = self.program(policy, 1)
             self._flops[policy] = flops(program.train_step, *program.shapes())
-            counted = f"{self._flops[policy] / 1e9:,.1f} GFLOP a clip ({time.perf_counter() - started:.0f} s)"
+            counted = f"{self._flops[policy] / 1e9:,.4g} GFLOP a clip ({time.perf_counter() - started:.0f} s)"
             say(f"counted {_named(policy)}{counted}")
         return self._flops[policy]
 

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     say(f"{'remat':<10}{'largest batch':>15}{'predicted':>14}{'GFLOP a clip':>16}")
     for one in rows:
         size = memory.show(one["predicted_bytes"])
-        say(f"{one['remat'] or '-':<10}{one['largest_batch']:>15,}{size:>14}{one['flops_a_clip'] / 1e9:>16,.1f}")
+        say(f"{one['remat'] or '-':<10}{one['largest_batch']:>15,}{size:>14}{one['flops_a_clip'] / 1e9:>16,.4g}")
     advice = planner.advise()
     say(advice.sentence)
     if JSON.value:
