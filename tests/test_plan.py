@@ -164,12 +164,7 @@ def test_classes_come_from_the_passport_or_are_known(tones):
 )
 def test_largest_is_the_last_that_fits(size, limit, start):
     asked = []
-
-    def counted(n):
-        asked.append(n)
-        return size(n)
-
-    n = memory.largest(counted, limit, start)
+    n = memory.largest(lambda n: asked.append(n) or size(n), limit, start)
     assert size(n) <= limit < size(n + 1)
     assert {n, n + 1} <= set(asked) and len(asked) == len(set(asked)) <= 25
 
@@ -184,12 +179,7 @@ def test_largest_is_the_last_that_fits(size, limit, start):
 )
 def test_largest_of_thousands_is_so_to_a_hundredth(size, limit, start):
     asked = []
-
-    def counted(n):
-        asked.append(n)
-        return size(n)
-
-    n = memory.largest(counted, limit, start)
+    n = memory.largest(lambda n: asked.append(n) or size(n), limit, start)
     beyond = min(m for m in asked if m > n)
     assert size(n) <= limit < size(beyond) and beyond <= n * 1.01
     assert n in asked and len(asked) == len(set(asked)) <= 17
