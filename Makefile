@@ -20,8 +20,8 @@ export MALLOC_ARENA_MAX := 1
 
 venv: $(STAMP)
 
-$(STAMP): setup.py constraints.txt launch/find_python.sh
-	bash launch/find_python.sh "$(PYTHON)" > .python-found
+$(STAMP): setup.py constraints.txt .ci/find_python.sh
+	bash .ci/find_python.sh "$(PYTHON)" > .python-found
 	test -x $(RUN) || "$$(cat .python-found)" -m venv $(VENV)
 	rm -f .python-found
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"

@@ -9,11 +9,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["genre_jax", "genre_jax.*"]),
-    package_data={"genre_jax": ["*.j2"]},
+    package_data={"genre_jax": ["report/*.j2"]},
     install_requires=[
         "absl-py",
         "av",
         "flax",
+        "google-crc32c",
         "jax>=0.10.2",
         "jinja2",
         "librosa>=0.11",

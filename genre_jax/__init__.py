@@ -20,6 +20,6 @@ def load(source):
 
 def save_pretrained(workdir, path):
     """Write the trained network of a workdir into one .safetensors file for `load` and `config.init_from`; returns `path`."""
-    from genre_jax import pretrained
+    from genre_jax.weights import pretrained
 
     return pretrained.save_pretrained(workdir, path)

@@ -18,9 +18,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import augment, console, freezing, frontends, losses, models, optim, sampling, weight_files
+from genre_jax import console, freezing, frontends, losses, models, optim
+from genre_jax.augment import waveform as augment
 from genre_jax.console import UserError
-from genre_jax.datasets.locate import check_name
+from genre_jax.data import order
+from genre_jax.data.locate import check_name
+from genre_jax.weights import files
 
 COMPONENTS: dict[str, dict[str, Callable]] = {
     "frontend": frontends.FRONTENDS,
@@ -31,8 +34,8 @@ COMPONENTS: dict[str, dict[str, Callable]] = {
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
     "data.labels": ("multi", "first"),
-    "data.sampling": sampling.SAMPLINGS,
-    "data.segments": sampling.SEGMENTS,
+    "data.sampling": order.SAMPLINGS,
+    "data.segments": order.SEGMENTS,
     "data.copies.draw": ("each", "one"),
     "data.reader": ("auto", "tfdata", "threads"),
     "augment.mixup.of": ("waveform", "features"),
@@ -317,7 +320,7 @@ def validate(config: ConfigDict) -> None:
     """Check names, ranges and sizes before any data is read. Raises `UserError`."""
     validate_values(config)
     if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
-        weight_files.check(config.init_from)
+        files.check(config.init_from)
     check_name(config.data.name, config.data.data_dir)
     _check_pairing(config)
 
@@ -340,11 +343,11 @@ def validate_values(config: ConfigDict) -> None:
     for key in ("evaluate.hop", "gradient_clip", "data.segment_hop", "data.copies.segments"):
         if values[key] < 0:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
-    sampling.check(config.data)
+    order.check(config.data)
     augment.check(config.augment)
     for duration in augment.durations(config.augment).values():
         parse_duration(duration, "config key 'augment.start'")
-    resampled = config.augment.speed or config.augment.pitch or config.augment.stretch or sampling.versions(config.data.copies)
+    resampled = config.augment.speed or config.augment.pitch or config.augment.stretch or order.versions(config.data.copies)
     if resampled and config.data.samples >= 2**20:
         raise UserError(
             "config key 'data.samples' must be below 1048576 with augment.speed, pitch, stretch or data.copies, and was given "

@@ -7,9 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import metrics
-from genre_jax.input_pipeline import EvalBatches, prefetch
+from genre_jax.data.batches import EvalBatches, prefetch
+from genre_jax.data.shards import Index
 from genre_jax.parallel import Devices
-from genre_jax.records import Index
 
 Table = dict[str, np.ndarray]
 

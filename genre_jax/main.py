@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from genre_jax import config as configs
-    from genre_jax import memory
+    from genre_jax.planning import memory
 
     if CONFIG.value is None:
         raise console.UserError("--config is missing: give a config file, such as --config=configs/bytenet.py:demo")
@@ -44,15 +44,16 @@ def work(config) -> None:
     """What the flags ask for."""
     import jax
 
-    from genre_jax import backends, checks, train
+    from genre_jax import dry_run, train
+    from genre_jax.planning import backends
 
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
     config = backends.choose(config, None if DRY_RUN.value or OVERFIT.value else workdir)
     if DRY_RUN.value:
-        checks.dry_run(config)
+        dry_run.dry_run(config)
         return
     if OVERFIT.value:
-        checks.overfit_one_batch(config)
+        dry_run.overfit_one_batch(config)
         return
     train.train_and_evaluate(config, workdir, PROFILE.value)
     if jax.process_index() == 0:
@@ -61,7 +62,7 @@ def work(config) -> None:
 
 def report(workdir: Path) -> None:
     """Write the report page, where what it needs is installed."""
-    from genre_jax import report as page
+    from genre_jax.report import page as page
 
     try:
         page.write_report([workdir], workdir / "report")

@@ -9,7 +9,7 @@ import numpy as np
 
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
-from genre_jax.input_pipeline import Batch
+from genre_jax.data.batches import Batch
 from genre_jax.logbook import Logbook, progress
 
 

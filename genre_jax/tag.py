@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from genre_jax import audio, console
+from genre_jax import console
 from genre_jax.console import UserError, say
+from genre_jax.prepare import audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Tagger:
         """
         import jax
 
-        from genre_jax import evaluate, forward, pretrained, train
+        from genre_jax import evaluate, forward, train
+        from genre_jax.weights import pretrained
 
         self.config, self.labels, self._variables = pretrained.load_trained(workdir)
         self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples

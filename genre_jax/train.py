@@ -14,31 +14,22 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from genre_jax import (
-    augment,
-    evaluate,
-    forward,
-    freezing,
-    input_pipeline,
-    losses,
-    models,
-    noise,
-    optim,
-    parallel,
-    pretrained,
-    records,
-    sampling,
-)
 from genre_jax import config as configs
+from genre_jax import evaluate, forward, freezing, losses, models, optim, parallel
+from genre_jax.augment import noise
+from genre_jax.augment import waveform as augment
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
-from genre_jax.datasets.locate import locate
-from genre_jax.fitting import fit, fits
+from genre_jax.data import locate, order, shards
+from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix, prefetch, resolve_reader
 from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
+from genre_jax.gmm import fit, fits
 from genre_jax.logbook import Logbook, environment, write_json
 from genre_jax.meter import Meter
-from genre_jax.models import bytenet, convolutions
+from genre_jax.models import cpu
+from genre_jax.models.bytenet.network import Reach, resolve_backend
+from genre_jax.weights import pretrained
 
 # Config keys that a resumed run may change: none of them changes its numbers beyond rounding.
 FREE_ON_RESUME = (
@@ -106,7 +97,7 @@ def train_step(
     with freeze.statistics(state.step):
         gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
     # Together, so that no weight is updated while another gradient reads it: XLA's CPU backend would copy it.
-    gradients, metrics = convolutions.once_on_cpus(parallel.sum((gradients, sums), axis_name))
+    gradients, metrics = cpu.once_on_cpus(parallel.sum((gradients, sums), axis_name))
     rate = schedule(state.step)
     directions, opt_state = optimizer.update(gradients, state.opt_state, state.params, step=state.step)
     params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)
@@ -133,7 +124,7 @@ def learning_inputs(
     settings, key, on = config.augment, constants["augment_key"], {name: state.step >= first for name, first in starts.items()}
     keys = augment.keys_by_name(key, batch, settings, config.data.refresh_epochs)
     waveform = condition(batch, network, config)
-    if sampling.versions(config.data.copies):
+    if order.versions(config.data.copies):
         fixed = augment.example_keys(key, jnp.zeros_like(batch["visit"]), batch["clip"], batch["variant"])
         waveform = augment.copy(waveform, fixed, batch["variant"], config.data.copies, settings.vocoder_fft)
     waveform = augment.augment(
@@ -178,7 +169,7 @@ def _accumulate(loss_of, state: TrainState, batch: dict[str, jax.Array], parts: 
 
     def body(carry, part):
         gradients, batch_stats, sums = carry
-        with convolutions.in_loop():
+        with cpu.in_loop():
             (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
         return (jax.tree.map(jnp.add, gradients, gradient), batch_stats, jax.tree.map(jnp.add, sums, more)), None
 
@@ -289,7 +280,7 @@ class Program:
         constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
         return state, constants, jax.eval_shape(self.devices.shard, batch)
 
-    def reach(self) -> tuple[bytenet.Reach, float] | None:
+    def reach(self) -> tuple[Reach, float] | None:
         """What the network sees of a cut, and seconds a step of its input; None for a network that does not know."""
         if not hasattr(self.network.model, "reach"):
             return None
@@ -307,11 +298,11 @@ class Run(Program):
         devices = devices_of(config)
         devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
         devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-        self.folder = locate(config)
+        self.folder = locate.find(config)
         splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
         self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
         self.splits["train"], sets = _mixture(self.splits["train"], config)
-        self.batches = input_pipeline.TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count(), sets)
+        self.batches = TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count(), sets)
         super().__init__(config, devices, len(self.splits["train"].classes), len(self.batches.rows))
         self.every = {key: self._count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
         self.constants = devices.replicate(self.constants_of(_class_weights(self.batches.labels, config.loss.class_weights)))
@@ -335,7 +326,7 @@ class Run(Program):
             return {"mean": x.mean(-2), "var": x.var(-2)}
 
         say(f"fitting mean and standard deviation of {self.config.frontend.name} on the training split")
-        batches = input_pipeline.EvalBatches(self.splits["train"], self.config, jax.process_index(), jax.process_count())
+        batches = EvalBatches(self.splits["train"], self.config, jax.process_index(), jax.process_count())
         step = self.devices.eval_step(moments)
         table = evaluate.predict(step, {}, {}, batches, self.devices, self.config)
         mean, std = scaling.pooled_statistics(table["mean"], table["var"])
@@ -344,14 +335,14 @@ class Run(Program):
     def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
         """The table of predictions for one part: validation or test."""
         index = self.splits[part]
-        batches = input_pipeline.EvalBatches(index, self.config, jax.process_index(), jax.process_count())
+        batches = EvalBatches(index, self.config, jax.process_index(), jax.process_count())
         variables = state.variables()
         return evaluate.predict(self.eval_step, variables, self.constants, batches, self.devices, self.config)
 
 
-def _load_split(folder: Path, split: str, config: ConfigDict) -> records.Index:
-    index = records.load_index(folder, split)
-    counts = input_pipeline.label_matrix(index, config.data.labels).sum(1)
+def _load_split(folder: Path, split: str, config: ConfigDict) -> shards.Index:
+    index = shards.load_index(folder, split)
+    counts = label_matrix(index, config.data.labels).sum(1)
     if config.loss.name == "softmax" and len(index) and not (counts == 1).all():
         row = int(np.flatnonzero(counts != 1)[0])
         raise UserError(
@@ -361,15 +352,15 @@ def _load_split(folder: Path, split: str, config: ConfigDict) -> records.Index:
     return index
 
 
-def _mixture(first: records.Index, config: ConfigDict) -> tuple[records.Index, list[tuple[int, float]]]:
+def _mixture(first: shards.Index, config: ConfigDict) -> tuple[shards.Index, list[tuple[int, float]]]:
     """The training split with those of `data.mix` behind it, and the (clips, weight) of each."""
     indices, weights = [first], [1.0]
-    for name, weight in sampling.parse_pairs("data.mix", config.data.mix).items():
+    for name, weight in order.parse_pairs("data.mix", config.data.mix).items():
         other = config.copy_and_resolve_references()
         other.data.name = name
-        indices.append(_load_split(locate(other), config.data.train, config))
+        indices.append(_load_split(locate.find(other), config.data.train, config))
         weights.append(weight)
-    return sampling.merge(indices), [(len(index), weight) for index, weight in zip(indices, weights, strict=True)]
+    return order.merge(indices), [(len(index), weight) for index, weight in zip(indices, weights, strict=True)]
 
 
 def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
@@ -392,16 +383,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
         return json.loads(results.read_text())
     run = Run(config)
     learn = fit if fits(run) else _train
-    clips = records.digest(run.splits.values())
+    clips = shards.digest(run.splits.values())
     _check_clips(workdir, clips)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
-    chosen = {"reader": input_pipeline.resolve(config.data.reader), "data_set": str(run.folder), "clips_sha256": clips}
+    chosen = {"reader": resolve_reader(config.data.reader), "data_set": str(run.folder), "clips_sha256": clips}
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)
     if "backend" in config.model:
-        chosen["convolution_backend"] = bytenet.resolve_backend(config.model.backend)
+        chosen["convolution_backend"] = resolve_backend(config.model.backend)
     write_json(workdir / "environment.json", environment(**chosen))
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
     start = checkpoints.latest() or 0
@@ -461,7 +452,7 @@ def _train(
     """The loop: step, and at their times log, evaluate and save."""
     config, total = run.config, run.total
     meter = Meter(run, logbook, start, checkpoints)
-    batches = input_pipeline.prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
+    batches = prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
     for step in range(start + 1, total + 1):
         batch = meter.next(batches)
         if profile and step == start + 10:

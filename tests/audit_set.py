@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from genre_jax import audio, records
-from genre_jax.datasets import synthetic
+from genre_jax.datasets.synthetic import music
+from genre_jax.prepare import audio, tfrecord
 
 KINDS = ("exact", "shifted", "mp3", "louder", "noisy")
 SHIFT, LOUDER_DB, SNR_DB = 2.0, 3.0, 10.0
@@ -25,11 +25,11 @@ def real(folder: Path, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray
     return found
 
 
-def music(count: int, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
+def tracks(count: int, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
     """Name → samples of `count` synthetic tracks, the genres in turn."""
-    genres = synthetic.GENRES
+    genres = music.GENRES
     return {
-        f"{genres[n % len(genres)]}-{n}/0": synthetic.render(
+        f"{genres[n % len(genres)]}-{n}/0": music.render(
             genres[n % len(genres)], n // len(genres), sample_rate=rate, seconds=seconds
         )
         for n in range(count)
@@ -39,7 +39,7 @@ def music(count: int, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]
 def changed(kind: str, samples: np.ndarray, rate: int, seed: int) -> np.ndarray:
     """A duplicate: exact, begun `SHIFT` seconds later (and filled up with other noise), through mp3, louder, or in noise."""
     if kind == "shifted":
-        fill = synthetic.noise(seed, sample_rate=rate, seconds=SHIFT, colour="pink") * np.std(samples)
+        fill = music.noise(seed, sample_rate=rate, seconds=SHIFT, colour="pink") * np.std(samples)
         return np.concatenate([samples[round(SHIFT * rate) :], fill])
     if kind == "mp3":
         file = io.BytesIO()
@@ -49,7 +49,7 @@ def changed(kind: str, samples: np.ndarray, rate: int, seed: int) -> np.ndarray:
         return samples * 10 ** (LOUDER_DB / 20)
     if kind == "noisy":
         colour = ("white", "pink", "brown")[seed % 3]
-        noise = synthetic.noise(seed, sample_rate=rate, seconds=len(samples) / rate, colour=colour)[: len(samples)]
+        noise = music.noise(seed, sample_rate=rate, seconds=len(samples) / rate, colour=colour)[: len(samples)]
         return samples + noise * np.sqrt(np.mean(samples**2) / np.mean(noise**2) / 10 ** (SNR_DB / 10))
     return samples
 
@@ -71,8 +71,8 @@ def write(folder: Path, rate: int, splits: dict[str, dict[str, np.ndarray]]) -> 
         rows = []
         for name, samples in clips.items():
             pcm = np.round(np.clip(samples, -1, 32767 / 32768) * 32768).astype(np.int16)
-            rows.append(records.Clip(name, name.partition("/")[0], (0,), pcm, float(pcm.max()) / 32768))
-        records.write_shards(folder, "audit", split, rows)
+            rows.append(tfrecord.Clip(name, name.partition("/")[0], (0,), pcm, float(pcm.max()) / 32768))
+        tfrecord.write_shards(folder, "audit", split, rows)
     passport = {"name": "audit", "dataset": "folder", "sample_rate": rate, "labels": ["all"], "splits": {s: {} for s in splits}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder

@@ -21,7 +21,8 @@ import pytest
 import small_run
 
 from genre_jax import config as configs
-from genre_jax import records
+from genre_jax.data import locate
+from genre_jax.prepare import tfrecord
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("low", "mid", "high", "noise")
@@ -44,7 +45,7 @@ def same_draws(request):
         request.module.RNG = np.random.default_rng(0)
 
 
-def tone_clip(split: str, genre: int, number: int, samples: int) -> records.Clip:
+def tone_clip(split: str, genre: int, number: int, samples: int) -> tfrecord.Clip:
     """A tone of its class's pitch range under noise, or noise alone."""
     rng = np.random.default_rng([("train", "validation", "test").index(split), genre, number])
     time = np.arange(samples) / 8000
@@ -52,15 +53,15 @@ def tone_clip(split: str, genre: int, number: int, samples: int) -> records.Clip
     signal = 0.4 * np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6)) + rng.normal(0, 0.05 if pitch else 0.3, samples)
     audio = np.clip(np.round(signal * 32768), -32768, 32767).astype(np.int16)
     name = f"{split}/{CLASSES[genre]}/{number:02d}.wav"
-    return records.Clip(name, f"{split}/{CLASSES[genre]}/{number // 2}", (genre,), audio, audio.max() / 32768)
+    return tfrecord.Clip(name, f"{split}/{CLASSES[genre]}/{number // 2}", (genre,), audio, audio.max() / 32768)
 
 
 def write_tones(data_dir: Path, name: str = "tones", counts=(("train", 6), ("validation", 3), ("test", 3))) -> Path:
     """A data set of four classes at 8 kHz with clips of differing, odd lengths; two clips a track."""
-    folder = records.directory(data_dir, name, 8000)
+    folder = locate.directory(data_dir, name, 8000)
     for split, count in counts:
         clips = [tone_clip(split, g, n, 2100 + 371 * n + g) for g in range(4) for n in range(count)]
-        records.write_shards(folder, name, split, clips, num_shards=2)
+        tfrecord.write_shards(folder, name, split, clips, num_shards=2)
     passport = {"name": name, "sample_rate": 8000, "labels": CLASSES, "splits": {split: {} for split, _ in counts}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from genre_jax.audio import Audio, Format
 from genre_jax.datasets import Item, Render, Source
+from genre_jax.prepare.audio import Audio, Format
 
 GOOD = ("a", "b", "c")
 BAD = {

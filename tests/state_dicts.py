@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from genre_jax import models, pretrained
+from genre_jax import models
 from genre_jax.console import UserError
+from genre_jax.weights import pretrained
 
 # Small nets, and the inputs they are built for here: (model, options, shape).
 NETS = {

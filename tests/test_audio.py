@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_jax import audio
+from genre_jax.prepare import audio
 
 LOSSLESS = {"wav16": 2**-15, "wav24": 2**-22, "wav_float": 0.0, "flac": 2**-15}
 EXACT_CUTS = {"wav16", "wav24", "wav_float", "flac", "ogg", "mp3", "opus"}
@@ -152,6 +152,6 @@ def test_streaming_needs_little_memory(tmp_path):
 
 def test_decoding_imports_no_framework():
     heavy = ["tensorflow", "tensorflow_datasets", "jax", "librosa", "scipy", "soundfile", "av", "soxr"]
-    code = f"import sys, genre_jax.prepare, genre_jax.datasets.builder; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, genre_jax.prepare.build; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,10 +15,11 @@ import soundfile
 from audioset_tree import RATE, add
 from conftest import finish, run_module
 
-from genre_jax import prepare, records
-from genre_jax.audio import AudioError
 from genre_jax.console import UserError
-from genre_jax.datasets import DATASETS, audioset, rendering
+from genre_jax.data import locate, shards
+from genre_jax.datasets import DATASETS, audioset
+from genre_jax.prepare import build, workers
+from genre_jax.prepare.audio import AudioError
 
 find = DATASETS["audioset_music"]
 NAMES = audioset.music_labels()
@@ -41,7 +42,7 @@ def tree(clips, tmp_path_factory) -> Path:
 def made(tree, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", None)  # only the description for tensorflow-datasets needs it
-        return prepare.prepare("audioset_music", tmp_path_factory.mktemp("data"), RATE, tree, workers=2)
+        return build.prepare("audioset_music", tmp_path_factory.mktemp("data"), RATE, tree, workers=2)
 
 
 def select(clips, **about) -> list[audioset_tree.Clip]:
@@ -57,7 +58,7 @@ def class_counts(clips) -> dict[str, int]:
 
 
 def test_every_clip_of_every_layout_is_accounted_for(clips, made):
-    passport = records.read_passport(made)
+    passport = locate.read_passport(made)
     assert passport["labels"] == list(NAMES.values()) and len(passport["labels"]) == 67
     assert len(clips) == 1100 and len(audioset_tree.LAYOUTS) == 11
     for split in ("unbalanced", "balanced", "eval"):
@@ -92,7 +93,7 @@ def test_clips_of_every_layout_have_their_own_samples_and_labels(clips, made):
     by_name = {clip.name: clip for clip in clips}
     seen: Counter[str] = Counter()
     for split in ("unbalanced", "balanced", "eval"):
-        index = records.load_index(made, split)
+        index = shards.load_index(made, split)
         for row, name in enumerate(index.names):
             clip = by_name[name]
             np.testing.assert_array_equal(index.cut(row, 0, index.length[row]), clip.pcm())  # videos are cut by the times
@@ -137,7 +138,7 @@ def test_a_list_of_mids_takes_the_place_of_the_67_classes(clips, tree, tmp_path)
     official = tmp_path / "named.csv"
     official.write_text(f'index,mid,display_name\n0,{MIDS[3]},"Rock, mine"\n')
     assert find(tree, labels=str(official)).labels == ("Rock, mine",)
-    assert prepare.default_name("audioset_music", tree, {"labels": str(official)}) == "audioset_music_named"
+    assert build.default_name("audioset_music", tree, {"labels": str(official)}) == "audioset_music_named"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ def test_odd_files_give_a_clip_or_a_sentence(tmp_path):
     clips = {}
     for item in find(top).items:
         try:
-            clips[item.track] = rendering.render_clip(audioset.render, item, RATE).pcm
+            clips[item.track] = workers.render_clip(audioset.render, item, RATE).pcm
         except AudioError as error:
             clips[item.track] = str(error)
     assert {name: clip for name, clip in clips.items() if isinstance(clip, str)} == {

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from genre_jax import augment, losses, noise, parallel, records, train
 from genre_jax import config as configs
+from genre_jax import losses, parallel, train
+from genre_jax.augment import noise, waveform
 from genre_jax.console import UserError
+from genre_jax.data import locate, shards
 
 RATE = 8000
 
@@ -48,7 +50,7 @@ def hum_bank(lengths=(6000, 500), samples=2000):
 def noisy(**changes):
     config = settings(noise__data_set="hum", **changes)
     bank = hum_bank()
-    return jax.jit(lambda y, keys: augment.augment(y, keys, config, bank=bank))
+    return jax.jit(lambda y, keys: waveform.augment(y, keys, config, bank=bank))
 
 
 def test_noise_has_the_gain_probability_and_place_of_the_thesis():
@@ -79,7 +81,7 @@ def test_noise_has_the_ratio_that_was_asked(count):
 
 
 def test_a_bank_is_read_from_a_prepared_data_set(tones):
-    index = records.load_index(records.directory(tones, "tones", RATE), "train")
+    index = shards.load_index(locate.directory(tones, "tones", RATE), "train")
     bank = noise.bank_of(index, 2000, "noise")
     clips = np.flatnonzero(index.labels[:, 3])
     assert len(bank["start"]) == len(clips) == 6
@@ -96,7 +98,7 @@ def test_a_bank_is_read_from_a_prepared_data_set(tones):
 def test_band_limit_silences_one_side_of_its_cutoff():
     config = settings(band_limit__probability=0.8, band_limit__low_pass=[500.0, 1000.0], band_limit__high_pass=[1500.0, 2500.0])
     impulse = jnp.zeros((600, 4000)).at[:, 0].set(1.0)
-    out = jax.jit(lambda y, keys: augment.augment(y, keys, config, sample_rate=RATE))(impulse, keys_of(600))
+    out = jax.jit(lambda y, keys: waveform.augment(y, keys, config, sample_rate=RATE))(impulse, keys_of(600))
     gain = np.abs(np.fft.rfft(np.asarray(out, np.float64), axis=1))  # bins are 2 Hz
     untouched = np.abs(gain - 1).max(1) < 1e-3
     assert abs(untouched.mean() - 0.2) < 0.05
@@ -120,7 +122,7 @@ def test_mixup_mixes_signal_and_labels_by_one_share():
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4000, 5)), jnp.float32)
     other = jnp.zeros_like(x), jnp.ones_like(labels)
     valid = jnp.ones(4000).at[7].set(0)
-    mixed, mixed_labels = augment.mixup(keys_of(4000), (x, labels), other=other, valid=valid, alpha=0.4)
+    mixed, mixed_labels = waveform.mixup(keys_of(4000), (x, labels), other=other, valid=valid, alpha=0.4)
     share = np.asarray(mixed / x)[:, 0].astype(np.float64)
     np.testing.assert_allclose(mixed_labels, share[:, None] * labels + (1 - share[:, None]), atol=1e-6)
     np.testing.assert_allclose(mixed, share[:, None] * x, rtol=1e-6)
@@ -149,7 +151,7 @@ def test_masked_bands_and_spans_are_silent_and_the_rest_is_untouched(image):
     config = settings(mask__frequency=1, mask__frequency_width=0.25, mask__time=2, mask__time_width=0.1).mask
     x = jnp.asarray(np.random.default_rng(0).normal(-30, 5, (1000, 60, 24)), jnp.float32)
     given = jnp.swapaxes(x, 1, 2)[..., None] if image else x
-    out = jax.jit(lambda x, keys: augment.mask(x, keys, config))(given, keys_of(1000))
+    out = jax.jit(lambda x, keys: waveform.mask(x, keys, config))(given, keys_of(1000))
     out = np.asarray(jnp.swapaxes(out[..., 0], 1, 2) if image else out)
     hidden = out == np.asarray(x).min((1, 2), keepdims=True)
     np.testing.assert_array_equal(out[~hidden], np.asarray(x)[~hidden])
@@ -178,10 +180,10 @@ def test_each_augmentation_is_redrawn_every_so_many_visits():
     config = settings(refresh=["noise=10", "gain=1"])
     visit = jnp.arange(24)
     batch = {"visit": visit, "clip": jnp.full(24, 5), "variant": jnp.zeros(24, int)}
-    keys = augment.keys_by_name(jax.random.key(0), batch, config, refresh=4)
+    keys = waveform.keys_by_name(jax.random.key(0), batch, config, refresh=4)
     expected = {"noise": visit // 10, "gain": visit, "shift": visit // 4}
     for name, turn in expected.items():
-        data = [tuple(row) for row in np.asarray(jax.random.key_data(augment.own_keys(keys[name], name))).tolist()]
+        data = [tuple(row) for row in np.asarray(jax.random.key_data(waveform.own_keys(keys[name], name))).tolist()]
         same = np.array([[a == b for a in data] for b in data])
         np.testing.assert_array_equal(same, np.asarray(turn)[:, None] == np.asarray(turn)[None])
 
@@ -189,9 +191,9 @@ def test_each_augmentation_is_redrawn_every_so_many_visits():
 def test_an_augmentation_is_off_before_its_start_and_drawn_as_ever_after():
     config = settings(gain_db=6.0, polarity=1.0)
     y = jnp.ones((3, 8))
-    step = jax.jit(lambda on: augment.augment(y, keys_of(3), config, on={"gain": on}))
+    step = jax.jit(lambda on: waveform.augment(y, keys_of(3), config, on={"gain": on}))
     np.testing.assert_array_equal(step(False), -y)
-    np.testing.assert_allclose(step(True), augment.augment(y, keys_of(3), config), rtol=1e-6)
+    np.testing.assert_allclose(step(True), waveform.augment(y, keys_of(3), config), rtol=1e-6)
     assert (np.abs(step(True)) != 1).all()
 
 
@@ -242,7 +244,7 @@ def inputs_of(run, batch, step=0):
     """What the network learns from at `step`, on one device."""
     state = run.initial_state().replace(step=jnp.asarray(step))
     arrays = {key: jnp.asarray(value) for key, value in batch.items()}
-    starts = {name: int(text.split()[0]) for name, text in augment.durations(run.config.augment).items()}
+    starts = {name: int(text.split()[0]) for name, text in waveform.durations(run.config.augment).items()}
     return train.learning_inputs(arrays, jax.device_get(run.constants), state, run.network, run.config, starts, None)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import finish, run_module, small_config
 
-from genre_jax import backends, train
-from genre_jax.models.dilated import BACKENDS
+from genre_jax import train
+from genre_jax.models.bytenet.dilated import BACKENDS
+from genre_jax.planning import backends
 
 RNG = np.random.default_rng(0)
 

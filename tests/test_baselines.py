@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from genre_jax import baselines, records
 from genre_jax.console import UserError
+from genre_jax.data import shards
+from genre_jax.prepare import tfrecord
+from genre_jax.report import baselines
 
 pytest.importorskip("sklearn")
 pytest.importorskip("librosa")
@@ -25,18 +27,18 @@ def data_set(folder, make, classes=("a", "b", "c"), clips=8):
     rng = np.random.default_rng(0)
     for split in ("learn", "exam"):
         made = [
-            records.Clip(f"{split}/{c}/{i:02d}", f"{split}/{c}/{i // 2}", (c,), make(rng, c), 0.5)
+            tfrecord.Clip(f"{split}/{c}/{i:02d}", f"{split}/{c}/{i // 2}", (c,), make(rng, c), 0.5)
             for c in range(len(classes))
             for i in range(clips)
         ]
-        records.write_shards(folder, "toy", split, made)
+        tfrecord.write_shards(folder, "toy", split, made)
     passport = {"name": "toy", "sample_rate": RATE, "labels": list(classes), "splits": {"learn": {}, "exam": {}}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder
 
 
 def indices(folder):
-    return records.load_index(folder, "learn"), records.load_index(folder, "exam")
+    return shards.load_index(folder, "learn"), shards.load_index(folder, "exam")
 
 
 def test_loudness_is_heard_by_the_first_row_and_timbre_by_the_second(tmp_path):
@@ -68,7 +70,7 @@ def test_the_scores_are_kept_beside_the_shards(tmp_path):
 def test_sets_with_several_labels_a_clip_are_left_out(tmp_path):
     silence = np.zeros(RATE // 4, np.int16)
     folder = data_set(tmp_path, lambda rng, c: silence, clips=2)
-    records.write_shards(folder, "toy", "exam", [records.Clip("x", "x", (0, 2), silence, 0.0)])
+    tfrecord.write_shards(folder, "toy", "exam", [tfrecord.Clip("x", "x", (0, 2), silence, 0.0)])
     with pytest.raises(UserError, match="split 'exam' of 'toy' has clips without exactly one label"):
         baselines.score(*indices(folder))
     scores, reason = baselines.cached_score(folder, "learn", "exam")

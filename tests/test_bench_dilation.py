@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT, finish, run_module
 
 from genre_jax import config as configs
-from genre_jax import figures
 from genre_jax.bench import dilation_figure, dilation_point
 from genre_jax.console import UserError
+from genre_jax.report import figures
 
 NAMES = (
     "target max_dilation remat backend dtype seconds batch micro_batch time_shards temp_bytes host_temp_bytes argument_bytes "

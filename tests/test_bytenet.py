@@ -8,8 +8,8 @@ from networks import largest_difference, learn_by_heart, outputs_of
 
 from genre_jax import models
 from genre_jax.console import UserError
-from genre_jax.models import blocks, bytenet, dilated, residual
-from genre_jax.models.bytenet import ByteNet
+from genre_jax.models.bytenet import block, block_set, dilated, network
+from genre_jax.models.bytenet.network import ByteNet
 
 RNG = np.random.default_rng(0)
 
@@ -30,7 +30,7 @@ def test_bytenet_lengths_and_counts_are_the_thesis():
     assert [models.count(params[f"reduce{s}"]) for s in (0, 1, 3, 5)] == [401_632, 200_928, 100_576, 200_928]
 
 
-def block_set(
+def small_set(
     dilations,
     length,
     *,
@@ -45,18 +45,18 @@ def block_set(
     dtype="float32",
     shards=None,
 ):
-    spec = residual.BlockSpec(taps, dilations, causal, norm, gated, rate, jnp.dtype(dtype), backend, length, shards)
-    return blocks.BlockSet(width, spec, remat, jnp.dtype(dtype))
+    spec = block.BlockSpec(taps, dilations, causal, norm, gated, rate, jnp.dtype(dtype), backend, length, shards)
+    return block_set.BlockSet(width, spec, remat, jnp.dtype(dtype))
 
 
 def without_norms(monkeypatch):
-    monkeypatch.setattr(residual, "norm_relu", lambda x, affine: jnp.maximum(x, 0))
+    monkeypatch.setattr(block, "norm_relu", lambda x, affine: jnp.maximum(x, 0))
 
 
 def conv_reach(causal: bool, dilation: int, monkeypatch) -> tuple[int, int]:
     """How far before and after the changed step 20 a block's output changes; instance norm, which sees all, is left out."""
     without_norms(monkeypatch)
-    block = block_set((dilation,), 41, causal=causal)
+    block = small_set((dilation,), 41, causal=causal)
     x = jnp.asarray(RNG.uniform(1, 2, (1, 41, 8)))
     params = block.init(jax.random.key(0), x, None)
     params = jax.tree.map(jnp.abs, params)  # every ReLU open
@@ -114,7 +114,12 @@ def test_the_fixed_head_takes_one_length():
         ByteNet(num_classes=5, head="pooling")
 
 
-POLICIES = [*((remat, "shift") for remat in (*blocks.REMAT, "inputs")), ("none", "lax"), ("tree", "phases"), ("offload", "lax")]
+POLICIES = [
+    *((remat, "shift") for remat in (*block_set.REMAT, "inputs")),
+    ("none", "lax"),
+    ("tree", "phases"),
+    ("offload", "lax"),
+]
 LEAN = [("none", "shift"), ("dots", "shift")]
 VARIANTS = [
     ("float64", 3, False, "instance", False, POLICIES),
@@ -138,7 +143,7 @@ def test_policies_and_backends_change_neither_value_nor_gradient(dtype, batch, c
         x = jnp.asarray(RNG.normal(size=(batch, 41, 8)), dtype)
         keys = jax.random.split(jax.random.key(3), batch)
         for remat, backend in policies:
-            net = block_set(
+            net = small_set(
                 dilations, 41, causal=causal, norm=norm, gated=gated, rate=0.3, remat=remat, backend=backend, dtype=dtype
             )
             params = jax.jit(net.init)(jax.random.key(0), x)["params"]
@@ -155,7 +160,7 @@ def test_policies_and_backends_change_neither_value_nor_gradient(dtype, batch, c
 
 def test_each_block_draws_its_own_dropout():
     """Blocks of equal weights and dilation 1 each drop other places, the same ones for the same key."""
-    net = block_set((1, 1), 400, taps=1, rate=0.5)
+    net = small_set((1, 1), 400, taps=1, rate=0.5)
     x = jnp.asarray(RNG.normal(size=(2, 400, 8)), jnp.float32)
     params = net.init(jax.random.key(0), x)["params"]
     for name in ("norm1", "norm2", "norm3"):
@@ -172,7 +177,7 @@ def test_each_block_draws_its_own_dropout():
 
 @pytest.mark.parametrize("blocks_in_set", range(1, 40))
 def test_segments_keep_few_inputs(blocks_in_set):
-    outer, inner = blocks.segments(blocks_in_set)
+    outer, inner = block_set.segments(blocks_in_set)
     assert 0 <= blocks_in_set - outer * inner <= inner
     assert outer + inner <= 2 * np.sqrt(blocks_in_set + 1)
 
@@ -181,7 +186,7 @@ def test_program_does_not_grow_with_depth():
     """The scan's program at 14 dilations is that at 5, to a few lines; unrolled it is more than twice as long."""
 
     def lines(backend, max_dilation):
-        net = block_set(bytenet.dilations(max_dilation), 33, remat="block", backend=backend)
+        net = small_set(network.dilations(max_dilation), 33, remat="block", backend=backend)
         x = jnp.zeros((1, 33, 8))
         params = jax.eval_shape(net.init, jax.random.key(0), x)
         return len(jax.jit(jax.grad(lambda p: net.apply(p, x).sum())).lower(params).as_text().splitlines())

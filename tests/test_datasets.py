@@ -10,10 +10,12 @@ import audio_files
 import numpy as np
 import pytest
 
-from genre_jax import prepare, records
-from genre_jax.audio import AudioError
 from genre_jax.console import UserError
-from genre_jax.datasets import DATASETS, fma, gtzan, rendering, splits, tfds_records
+from genre_jax.data import locate
+from genre_jax.datasets import DATASETS, fma, gtzan
+from genre_jax.prepare import build, splits, tfds_records, tfrecord, workers
+from genre_jax.prepare.__main__ import summary
+from genre_jax.prepare.audio import AudioError
 
 RATE = 8000
 SHARED = Path(__file__).parents[2] / "shared" / "audio"
@@ -158,16 +160,16 @@ def test_jazz_00054_is_quarantined_by_measurement(tmp_path):
     (tmp_path / "source/jazz/jazz.00054.wav").write_bytes(b"\xab\xcd" * 5000)  # as in the copy that is handed around
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", None)
-        folder = prepare.prepare("gtzan", tmp_path / "data", RATE, tmp_path / "source", workers=1)
+        folder = build.prepare("gtzan", tmp_path / "data", RATE, tmp_path / "source", workers=1)
     with open(folder / "quarantine.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["jazz/jazz.00054.wav"] and rows[0]["reason"].startswith("not audio that")
-    passport = records.read_passport(folder)
+    passport = locate.read_passport(folder)
     lists = {split: set(gtzan.fault_filtered(split)) for split in ("train", "valid", "test")}
     known = {f"{g}.{n:05d}" for g, n in (("blues", 29), ("jazz", 55), ("rock", 12), ("rock", 31))} & set.union(*lists.values())
     assert passport["totals"]["clips"] == len(known) and passport["protocol"] == "fault_filtered"
     assert passport["totals"]["missing"] == 930 - len(known) - 1
-    assert prepare.summary(passport, folder).count("leaves out") == 1
+    assert summary(passport, folder).count("leaves out") == 1
 
 
 # ---------------------------------------------------------------- FMA
@@ -268,7 +270,7 @@ def test_fma_files_are_measured(tmp_path, seconds, reason):
     )
     item = fma.Item(path.name, "099134", ("Rock",), path=str(path))
     with pytest.raises(AudioError, match=reason):
-        rendering.render_clip(fma.render, item, RATE)
+        workers.render_clip(fma.render, item, RATE)
 
 
 # ---------------------------------------------------------------- MUSAN, music and speech, noises
@@ -345,7 +347,7 @@ def test_musan_s_layout_made_of_real_recordings(tmp_path):
     source = DATASETS["musan"](SHARED)
     assert Counter(item.labels[0] for item in source.items) == counts
     noise = next(item for item in source.items if item.labels == ("noise",))
-    clip = rendering.render_clip(source.render, noise, RATE)
+    clip = workers.render_clip(source.render, noise, RATE)
     assert clip.facts.seconds > 0.1 and clip.labels == ("noise",)
 
 
@@ -402,13 +404,13 @@ def test_tfds_gtzan_is_read_without_tensorflow(tfds_dir, monkeypatch):
     assert sources[0] == sources[1] == sources[2]
     assert (len(sources[0].items), len(sources[0].missing)) == (9, 991)
     for item in sources[0].items:
-        clip = rendering.render_clip(sources[0].render, item, 22050)
+        clip = workers.render_clip(sources[0].render, item, 22050)
         np.testing.assert_array_equal(clip.pcm, files[item.name])
         assert item.labels == (item.name.split(".")[0],)
     cut = DATASETS["gtzan"](top, split="clips_4s_20pct").items[1]
     assert cut.name == "blues.00000.wav@2.85" and cut.start == 2.85
     with pytest.raises(AudioError, match="^empty"):  # these fakes are a second long
-        rendering.render_clip(sources[0].render, cut, 22050)
+        workers.render_clip(sources[0].render, cut, 22050)
     sources = DATASETS["gtzan_music_speech"](top)
     assert Counter(item.labels[0] for item in sources.items) == {"music": 4, "speech": 4}
     assert all(item.name.startswith(item.labels[0]) for item in sources.items)
@@ -418,7 +420,7 @@ def test_tfds_of_another_kind_is_an_error(tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps({"name": "gtzan"}))
     with pytest.raises(UserError, match=r"holds no gtzan-\*.tfrecord-\* files: prepare it with file_format='tfrecord'$"):
         DATASETS["gtzan"](tmp_path)
-    records.write_shards(tmp_path, "gtzan", "train", [records.Clip("a", "a", (0,), np.zeros(9, np.int16), 0.0)])
+    tfrecord.write_shards(tmp_path, "gtzan", "train", [tfrecord.Clip("a", "a", (0,), np.zeros(9, np.int16), 0.0)])
     with pytest.raises(
         UserError, match=r"holds audio, labels, maximum, name, track, where gtzan has audio, audio/filename, label$"
     ):
@@ -427,8 +429,8 @@ def test_tfds_of_another_kind_is_an_error(tmp_path):
 
 def test_int64_lists_of_any_size_are_read():
     def encode(values: list[int]) -> bytes:
-        packed = b"".join(records._encode_varint(value & (2**64 - 1)) for value in values)
-        return records._delimited(1, packed)
+        packed = b"".join(tfrecord._encode_varint(value & (2**64 - 1)) for value in values)
+        return tfrecord._delimited(1, packed)
 
     for values in ([], [0], [-1, 5, -32768, 32767, 2**40, 127, 128], list(range(-300, 300))):
         assert tfds_records.int64_list(encode(values)).tolist() == values
@@ -441,11 +443,11 @@ def test_options_belong_to_data_sets(tmp_path):
     with pytest.raises(
         UserError, match=r"^--split=random means nothing to data set 'folder', which takes no options of its own$"
     ):
-        prepare.prepare("folder", tmp_path, RATE, tmp_path, split="random")
+        build.prepare("folder", tmp_path, RATE, tmp_path, split="random")
     with pytest.raises(
         UserError, match=r"^--split=x means nothing to data set 'audioset_music', which takes --labels, --subset$"
     ):
-        prepare.prepare("audioset_music", tmp_path, RATE, tmp_path, split="x")
+        build.prepare("audioset_music", tmp_path, RATE, tmp_path, split="x")
 
 
 @pytest.mark.parametrize(
@@ -458,4 +460,4 @@ def test_options_belong_to_data_sets(tmp_path):
     ],
 )
 def test_no_two_protocols_share_a_folder(dataset, options, name):
-    assert prepare.default_name(dataset, Path("x"), options) == name
+    assert build.default_name(dataset, Path("x"), options) == name

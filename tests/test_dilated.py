@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genre_jax.console import UserError
-from genre_jax.models.dilated import BACKENDS, dilated_conv, same_padding
+from genre_jax.models.bytenet.dilated import BACKENDS, dilated_conv, same_padding
 
 RNG = np.random.default_rng(0)
 TIME = 41

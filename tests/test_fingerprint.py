@@ -6,9 +6,9 @@ import audit_set
 import numpy as np
 import pytest
 
-from genre_jax import fingerprint
-from genre_jax.datasets import synthetic
-from genre_jax.fingerprint import Print, find, take
+from genre_jax.datasets.synthetic import music
+from genre_jax.prepare import fingerprint
+from genre_jax.prepare.fingerprint import Print, find, take
 
 RATE = 8000
 
@@ -19,7 +19,7 @@ def prints(clips, rate: int = RATE) -> list[Print]:
 
 @pytest.fixture(scope="module")
 def tracks() -> list[np.ndarray]:
-    return list(audit_set.music(20, RATE, 7.0).values())
+    return list(audit_set.tracks(20, RATE, 7.0).values())
 
 
 @pytest.mark.parametrize("kind", audit_set.KINDS)
@@ -35,7 +35,7 @@ def test_a_copy_of_each_kind_is_found_and_nothing_else(tracks, kind):
 
 @pytest.mark.parametrize("seconds", [0.0, 1.2371, 3.008])
 def test_the_offset_is_how_much_later_the_sound_comes_in_the_second(tracks, seconds):
-    before = synthetic.noise(1, sample_rate=RATE, seconds=4.0, colour="pink")[: round(seconds * RATE)]
+    before = music.noise(1, sample_rate=RATE, seconds=4.0, colour="pink")[: round(seconds * RATE)]
     late = np.concatenate([0.1 * before, tracks[0]])
     ((match,), _) = find(prints([tracks[0], late]))
     assert match.offset == pytest.approx(seconds, abs=0.008)
@@ -43,8 +43,8 @@ def test_the_offset_is_how_much_later_the_sound_comes_in_the_second(tracks, seco
 
 
 def test_rates_can_be_compared():
-    low, high = (synthetic.render("swing", 1, sample_rate=rate, seconds=6.0) for rate in (8000, 22050))
-    other = synthetic.render("swing", 2, sample_rate=8000, seconds=6.0)
+    low, high = (music.render("swing", 1, sample_rate=rate, seconds=6.0) for rate in (8000, 22050))
+    other = music.render("swing", 2, sample_rate=8000, seconds=6.0)
     matches, _ = find([*prints([low, other], 8000), *prints([high], 22050)])
     assert [(match.first, match.second) for match in matches] == [(0, 2)]
 
@@ -52,7 +52,7 @@ def test_rates_can_be_compared():
 def test_hum_that_recordings_share_makes_no_pair():
     time = np.arange(6 * RATE) / RATE
     hum = sum(0.2 * np.sin(2 * np.pi * f * time) for f in (250, 500, 1000, 1750))
-    clips = [hum + synthetic.noise(n, sample_rate=RATE, seconds=6.0, colour="pink") for n in range(30)]
+    clips = [hum + music.noise(n, sample_rate=RATE, seconds=6.0, colour="pink") for n in range(30)]
     assert find(prints(clips))[0] == []
 
 

@@ -10,9 +10,10 @@ import pytest
 from conftest import small_config
 
 import genre_jax
-from genre_jax import checks, models, report, train
 from genre_jax import config as configs
+from genre_jax import dry_run, models, train
 from genre_jax.console import UserError
+from genre_jax.report import page
 
 mixture = pytest.importorskip("sklearn.mixture")
 RNG = np.random.default_rng(0)
@@ -85,7 +86,7 @@ def test_what_it_refuses(tones):
     with pytest.raises(UserError, match="model 'gmm' is fitted anew: init_from must be '', and was given 'runs/other'"):
         train.train_and_evaluate(config, tones / "never")
     assert not (tones / "never").exists()
-    for check in (checks.dry_run, checks.overfit_one_batch):
+    for check in (dry_run.dry_run, dry_run.overfit_one_batch):
         with pytest.raises(UserError, match="model 'gmm' is fitted at once and takes no training steps"):
             check(gmm_config(tones))
 
@@ -99,7 +100,7 @@ def test_a_run_goes_through_every_command(tones, tmp_path):
     with np.load(workdir / "predictions.npz") as table:
         predictions = dict(table)
     assert predictions["logits"].shape == (results["windows"], 4)
-    assert '"name": "gmm"' in html.unescape(report.write_report([workdir], tmp_path / "report").read_text())
+    assert '"name": "gmm"' in html.unescape(page.write_report([workdir], tmp_path / "report").read_text())
     tone = 0.4 * np.sin(2 * np.pi * 1200 * np.arange(8000) / 8000)
     tagger = genre_jax.load(workdir)
     tags = tagger.predict(tone, sample_rate=8000)

@@ -12,7 +12,7 @@ import pytest
 from networks import largest_difference, outputs_of
 
 from genre_jax import models
-from genre_jax.models import convolutions, layers
+from genre_jax.models import cpu, layers
 
 RNG = np.random.default_rng(0)
 EPSILON = 1e-5
@@ -247,24 +247,24 @@ def test_thesis_stem_is_the_z_score_of_the_image():
 @pytest.mark.parametrize(
     ("how", "kernel", "padding", "shape"),
     [
-        (convolutions.by_tiles, (3, 4), "SAME", (2, 5, 9, 1)),
-        (convolutions.by_tiles, (4, 7), "SAME", (2, 6, 5, 1)),
-        (convolutions.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
-        (convolutions.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
-        (convolutions.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
-        (convolutions.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
-        (convolutions.convolve, (3, 3), "SAME", (3, 7, 6, 4)),
-        (convolutions.convolve, (4, 3), ((2, 0), (1, 3)), (2, 8, 5, 2)),
-        (convolutions.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
-        (convolutions.convolve, (5,), "SAME", (2, 4, 3)),
-        (convolutions.convolve, (2,), "VALID", (1, 9, 3)),
-        (convolutions.convolve, (1, 1), "SAME", (2, 7, 5, 3)),
-        (convolutions.convolve, (1,), "VALID", (3, 6, 4)),
+        (cpu.by_tiles, (3, 4), "SAME", (2, 5, 9, 1)),
+        (cpu.by_tiles, (4, 7), "SAME", (2, 6, 5, 1)),
+        (cpu.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
+        (cpu.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
+        (cpu.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
+        (cpu.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
+        (cpu.convolve, (3, 3), "SAME", (3, 7, 6, 4)),
+        (cpu.convolve, (4, 3), ((2, 0), (1, 3)), (2, 8, 5, 2)),
+        (cpu.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
+        (cpu.convolve, (5,), "SAME", (2, 4, 3)),
+        (cpu.convolve, (2,), "VALID", (1, 9, 3)),
+        (cpu.convolve, (1, 1), "SAME", (2, 7, 5, 3)),
+        (cpu.convolve, (1,), "VALID", (3, 6, 4)),
     ],
 )
 def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kernel, padding, shape):
-    features, groups = (shape[-1], shape[-1]) if how is convolutions.depthwise_by_shifts else (5, 1)
-    strides = (2, 1)[: len(kernel)] if how in (convolutions.depthwise_by_shifts, convolutions.convolve) else 1
+    features, groups = (shape[-1], shape[-1]) if how is cpu.depthwise_by_shifts else (5, 1)
+    strides = (2, 1)[: len(kernel)] if how in (cpu.depthwise_by_shifts, cpu.convolve) else 1
     with jax.enable_x64(True):
         x, plain, other = (
             jnp.asarray(RNG.normal(size=shape)),
@@ -276,7 +276,7 @@ def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kerne
         variables = plain.init(jax.random.key(0), x)
 
         def run(net):
-            with convolutions.in_loop():
+            with cpu.in_loop():
                 return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
 
         for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
@@ -297,7 +297,7 @@ def test_unfolded_image_of_one_channel_gives_the_same_numbers_and_gradients(kern
 
         found, expected = (
             jax.value_and_grad(total, (1, 2))(how, x, w)
-            for how in (convolutions.convolve, jax.lax.conv_general_dilated)
+            for how in (cpu.convolve, jax.lax.conv_general_dilated)
         )  # fmt: skip
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
@@ -309,9 +309,9 @@ def program_of_the_same_gradients(loop, x, w):
     def total(how, x, w):
         return jnp.sin(how(x, w, (2, 1), ((1, 1), (0, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))).sum()
 
-    with jax.enable_x64(True), convolutions.in_loop() if loop else contextlib.nullcontext():
+    with jax.enable_x64(True), cpu.in_loop() if loop else contextlib.nullcontext():
         x, w = jnp.asarray(x), jnp.asarray(w)
-        compiled = jax.jit(jax.grad(total, (1, 2)), static_argnums=0).lower(convolutions.convolve, x, w).compile()
+        compiled = jax.jit(jax.grad(total, (1, 2)), static_argnums=0).lower(cpu.convolve, x, w).compile()
         expected = jax.grad(total, (1, 2))(jax.lax.conv_general_dilated, x, w)
         for one, other in zip(compiled(x, w), expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
@@ -323,9 +323,9 @@ def program_of_the_same_gradients(loop, x, w):
 @pytest.mark.parametrize("loop", [False, True])
 def test_strips_give_the_same_gradients(loop, channels, positions, monkeypatch):
     """Their products make the gradient by the kernel, and no convolution does."""
-    monkeypatch.setattr(convolutions, "_LARGE", 50)
-    monkeypatch.setattr(convolutions, "_WHOLE", 0)
-    monkeypatch.setattr(convolutions, "_STRIP", positions * 6 * channels[0])
+    monkeypatch.setattr(cpu, "_LARGE", 50)
+    monkeypatch.setattr(cpu, "_WHOLE", 0)
+    monkeypatch.setattr(cpu, "_STRIP", positions * 6 * channels[0])
     x, w = (RNG.normal(size=shape) for shape in ((4, 11, 7, channels[0]), (3, 2, *channels)))
 
     program = program_of_the_same_gradients(loop, x, w)
@@ -338,7 +338,7 @@ def test_sums_by_example_are_those_of_all_rows(rows):
     for shape in ((2, rows, 5), (2, rows, 3, 5), (2, 5)):
         x = RNG.normal(size=shape)
         with jax.enable_x64(True):
-            found = jax.jit(convolutions.sum_by_example)(x)
+            found = jax.jit(cpu.sum_by_example)(x)
         np.testing.assert_allclose(found, x.sum(tuple(range(1, x.ndim - 1))), atol=1e-13)
 
 
@@ -352,7 +352,7 @@ def test_product_over_frames_has_the_gradients_of_its_definition(sizes):
     with jax.enable_x64(True):
         found, expected = (
             jax.jit(jax.value_and_grad(functools.partial(total, how), (0, 1)))(x, w)
-            for how in (convolutions.product, jnp.matmul)
+            for how in (cpu.product, jnp.matmul)
         )  # fmt: skip
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
@@ -360,13 +360,13 @@ def test_product_over_frames_has_the_gradients_of_its_definition(sizes):
 
 def test_convolutions_in_loops_are_the_fast_ones():
     """XLA's CPU backend has one fast order of dimensions; in a loop, nothing turns the others."""
-    net = nn.Conv(3, (3, 2), (2, 1), conv_general_dilated=convolutions.convolve)
+    net = nn.Conv(3, (3, 2), (2, 1), conv_general_dilated=cpu.convolve)
     x = jnp.ones((4, 2, 6, 5, 1))
     variables = net.init(jax.random.key(0), x[0])
 
     def gradients(x):
         one = jax.grad(lambda v, x: (net.apply(v, x) ** 2).sum(), (0, 1))
-        with convolutions.in_loop():
+        with cpu.in_loop():
             return jax.lax.map(lambda part: one(variables, part), x)
 
     text = jax.jit(gradients).lower(x).compile().as_text()

@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT
 from golden.deterministic import parameter, tensor
 
-from genre_jax import converters, losses, models
+from genre_jax import losses, models
 from genre_jax.frontends import resize
+from genre_jax.weights import layouts
 
 LABELS = np.eye(5)[[3, 1, 4]]
 SIZES = {
@@ -34,9 +35,9 @@ def torch_name(model: str, path: tuple[str, ...]) -> str:
         name = re.sub(r"(encoder|decoder)(\d+)\.", r"\1.\2.{block}.", name)
         name = re.sub(r"reduce(\d+)", r"reduce.\1", name)
     elif model.startswith(("resnet", "densenet")):
-        rename = converters.densenet if model.startswith("densenet") else converters.resnet
+        rename = layouts.densenet if model.startswith("densenet") else layouts.resnet
         name = "0" if name == "stem" else f"2.{rename(name)}"
-    return f"{name}.{converters.TORCH_LEAVES.get(leaf, leaf)}"
+    return f"{name}.{layouts.TORCH_LEAVES.get(leaf, leaf)}"
 
 
 def torch_variables(model: str, net, shape: tuple[int, ...], dtype):

@@ -14,9 +14,10 @@ import pytest
 from conftest import ROOT, finish, run_module, small_config
 
 from genre_jax import config as configs
-from genre_jax import memory, train
+from genre_jax import train
 from genre_jax.console import UserError
-from genre_jax.flops import flops
+from genre_jax.planning import memory
+from genre_jax.planning.flops import flops
 
 # A ByteNet without blocks: its step compiles in a second.
 BARE = {"model__strides": [], "model__decoder_sets": 0, "model__dropout": 0.0, "devices": 1}
@@ -304,7 +305,8 @@ def test_plan_prints_rows_and_advice(tones, tmp_path):
     """Of one policy, to compile less; without what is no part of training."""
     path = tmp_path / "plan.json"
     script = f"""{HIDE}
-from genre_jax import console, memory
+from genre_jax import console
+from genre_jax.planning import memory
 from genre_jax.bench import plan
 memory.REMAT = ("none",)
 console.run(plan.main, plan.parse_flags)
@@ -340,7 +342,8 @@ def test_plan_errors_are_one_sentence(arguments, sentence):
 
 MAIN_OUT_OF_MEMORY = """
 import jax.numpy as jnp
-from genre_jax import console, main, memory, train
+from genre_jax import console, main, train
+from genre_jax.planning import memory
 train.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
 """
 RUN_MAIN = "console.run(main.main, console.parse_flags)"
@@ -367,7 +370,7 @@ def test_main_advises_what_fits(tones):
 
 
 def test_dry_run_and_training_tell_of_dead_blocks(tones, capsys):
-    from genre_jax import checks
+    from genre_jax import dry_run
 
     config = small_config(
         tones, devices=1, model__max_dilation=512, model__strides=[], train__duration="1 steps", data__samples=300
@@ -375,7 +378,7 @@ def test_dry_run_and_training_tell_of_dead_blocks(tones, capsys):
     run = train.Run(config)
     reach, seconds = run.reach()
     assert (reach.dead_blocks, reach.blocks) == (1, 10) and seconds == 1 / 8000
-    checks._reach(run)
+    dry_run._reach(run)
     out = capsys.readouterr().out
     assert f"{reach.receptive_field:,} steps ({reach.receptive_field / 8000:.3g} s) in all" in out
     assert f"{reach.effective_field:,} steps ({reach.effective_field / 8000:.3g} s) within a cut" in out

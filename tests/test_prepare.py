@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_jax import audio, prepare, records
 from genre_jax.console import UserError
-from genre_jax.datasets import DATASETS, Item, builder, shards
-from genre_jax.datasets.rendering import Limits
+from genre_jax.data import locate, shards
+from genre_jax.datasets import DATASETS, Item
+from genre_jax.prepare import audio, build, parts
+from genre_jax.prepare.__main__ import summary
+from genre_jax.prepare.workers import Limits
 
 RATE = 16000
 OPTIONS = {"validation": 0.1, "test": 0.1, "workers": 2}
@@ -87,8 +89,8 @@ def messy(tmp_path_factory) -> Path:
 def made(messy, tmp_path_factory) -> Path:
     """The messy folder, prepared."""
     data_dir = tmp_path_factory.mktemp("data")
-    folder = prepare.prepare("folder", data_dir, RATE, messy, "messy", **OPTIONS)
-    assert folder == records.directory(data_dir, "messy", RATE)
+    folder = build.prepare("folder", data_dir, RATE, messy, "messy", **OPTIONS)
+    assert folder == locate.directory(data_dir, "messy", RATE)
     return folder
 
 
@@ -113,7 +115,7 @@ def test_every_file_is_in_the_shards_or_in_quarantine(messy, made):
     assert set(quarantined) == set(BROKEN)
     for name, pattern in BROKEN.items():
         assert re.search(pattern, quarantined[name]), (name, quarantined[name])
-    passport = records.read_passport(made)
+    passport = locate.read_passport(made)
     good = 3 * 2 * len(audio_files.KINDS) + 1
     assert passport["totals"] | {"seconds": 0} == {
         "clips": good, "seconds": 0, "scaled": 1, "quarantined": len(BROKEN), "missing": 0
@@ -123,17 +125,17 @@ def test_every_file_is_in_the_shards_or_in_quarantine(messy, made):
         "3 files that are not audio were ignored (2 .jpg, 1 .txt)",
         "1 audio files in no class folder were ignored",
     ]
-    names = [name for split in passport["splits"] for name in records.load_index(made, split).names]
+    names = [name for split in passport["splits"] for name in shards.load_index(made, split).names]
     assert len(names) == len(set(names)) == good
     assert set(names) == set(file_table(passport))
 
 
 def test_shards_hold_what_the_files_hold(messy, made):
-    passport = records.read_passport(made)
+    passport = locate.read_passport(made)
     table = file_table(passport)
     counts: Counter[str] = Counter()
     for split, told in passport["splits"].items():
-        index = records.load_index(made, split)
+        index = shards.load_index(made, split)
         assert len(index) == told["clips"]
         assert sum(index.length) / RATE == pytest.approx(told["seconds"], abs=1e-3)
         for row, name in enumerate(index.names):
@@ -157,14 +159,14 @@ def test_shards_hold_what_the_files_hold(messy, made):
 
 
 def test_passport_can_be_checked_with_sha256sum(messy, made):
-    table = file_table(records.read_passport(made))
+    table = file_table(locate.read_passport(made))
     done = subprocess.run(["sha256sum", "rock/loud.wav"], cwd=messy, capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == table["rock/loud.wav"]["sha256"]
 
 
 def test_tensorflow_datasets_reads_it_back(made):
     tfds = pytest.importorskip("tensorflow_datasets")
-    passport = records.read_passport(made)
+    passport = locate.read_passport(made)
     found = tfds.builder_from_directory(made)
     assert {name: split.num_examples for name, split in found.info.splits.items()} == {
         name: split["clips"] for name, split in passport["splits"].items()
@@ -175,7 +177,7 @@ def test_tensorflow_datasets_reads_it_back(made):
 
 def test_an_existing_data_set_is_kept_unless_overwritten(messy, made, capsys):
     data_dir, stamp = made.parents[2], (made / "passport.json").stat().st_mtime_ns
-    prepare.prepare("folder", data_dir, RATE, messy, "messy", **OPTIONS)
+    build.prepare("folder", data_dir, RATE, messy, "messy", **OPTIONS)
     assert (
         capsys.readouterr().out
         == f"{made} is there already and stays as it is (--overwrite makes it again, with these flags)\n"
@@ -197,12 +199,12 @@ def test_strict_exits_with_one_and_the_summary_names_the_quarantined(messy, made
 def test_without_tensorflow_the_same_clips_are_written(messy, made, tmp_path, monkeypatch):
     for module in ("tensorflow", "tensorflow_datasets", "tqdm"):
         monkeypatch.setitem(sys.modules, module, None)
-    other = prepare.prepare("folder", tmp_path, RATE, messy, "messy", **OPTIONS)
+    other = build.prepare("folder", tmp_path, RATE, messy, "messy", **OPTIONS)
     assert not (other / "features.json").exists()
-    passports = [records.read_passport(folder) for folder in (made, other)]
+    passports = [locate.read_passport(folder) for folder in (made, other)]
     assert passports[0] == passports[1]
     for split in passports[0]["splits"]:
-        a, b = (records.load_index(folder, split) for folder in (made, other))
+        a, b = (shards.load_index(folder, split) for folder in (made, other))
         assert (a.names, a.tracks, a.classes) == (b.names, b.tracks, b.classes)
         assert [path.name for path in a.shards] == [path.name for path in b.shards]
         for column in ("track", "length", "maximum", "labels", "first_label"):
@@ -217,12 +219,12 @@ def test_without_tensorflow_the_same_clips_are_written(messy, made, tmp_path, mo
 def test_a_decoder_that_crashes_hangs_or_eats_memory_costs_one_clip(tmp_path, monkeypatch):
     for module in ("tensorflow", "tensorflow_datasets"):
         monkeypatch.setitem(sys.modules, module, None)
-    folder = builder.build(hostile.source(*hostile.BAD), tmp_path, "hostile", 8000, limits=LIMITS, **OPTIONS)
+    folder = build.build(hostile.source(*hostile.BAD), tmp_path, "hostile", 8000, limits=LIMITS, **OPTIONS)
     quarantined = read_quarantine(folder)
     assert set(quarantined) == {f"{label}/{bad}" for label in "xy" for bad in hostile.BAD}
     for name, reason in quarantined.items():
         assert re.fullmatch(hostile.BAD[name.split("/")[1]], reason), (name, reason)
-    passport = records.read_passport(folder)
+    passport = locate.read_passport(folder)
     assert sorted(file_table(passport)) == [f"{label}/{good}" for label in "xy" for good in hostile.GOOD]
 
 
@@ -230,7 +232,7 @@ def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
     source = hostile.source("raises")
     bad = [item for item in source.items if item.name.endswith("raises")]
     with pytest.raises(UserError, match=r"^none of the 2 clips can be used; the first is 'x/raises': ZeroDivisionError: "):
-        builder.build(dataclasses.replace(source, items=tuple(bad)), tmp_path / "data", "bad", 8000, limits=LIMITS, **OPTIONS)
+        build.build(dataclasses.replace(source, items=tuple(bad)), tmp_path / "data", "bad", 8000, limits=LIMITS, **OPTIONS)
     assert [path for path in (tmp_path / "data").iterdir() if path.suffix != ".lock"] == []
 
 
@@ -250,23 +252,23 @@ def test_a_killed_prepare_leaves_no_half_data_set_and_no_process(messy, tmp_path
     family = children(process.pid)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert records.prepared(tmp_path) == {}
+    assert locate.prepared(tmp_path) == {}
     assert not (tmp_path / "killed").exists()
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    folder = prepare.prepare("folder", tmp_path, RATE, messy, "killed", **OPTIONS)
-    assert records.prepared(tmp_path) == {"killed": [RATE]}
-    assert records.read_passport(folder)["totals"]["quarantined"] == len(BROKEN)
+    folder = build.prepare("folder", tmp_path, RATE, messy, "killed", **OPTIONS)
+    assert locate.prepared(tmp_path) == {"killed": [RATE]}
+    assert locate.read_passport(folder)["totals"]["quarantined"] == len(BROKEN)
     assert not (tmp_path / ".preparing-killed-16000hz").exists()
 
 
 def test_two_at_once_are_one_too_many(tmp_path):
     with (
-        shards.staging(tmp_path, "music-16000hz"),
+        parts.staging(tmp_path, "music-16000hz"),
         pytest.raises(UserError, match=r"^another prepare of music-16000hz is running in "),
-        shards.staging(tmp_path, "music-16000hz"),
+        parts.staging(tmp_path, "music-16000hz"),
     ):
         pass
 
@@ -288,12 +290,12 @@ def where(splits: dict[str, list[Item]]) -> dict[str, str]:
 
 
 def test_adding_or_removing_a_file_moves_no_other():
-    few, many = where(builder.assign_splits(items(50), 0.1, 0.2)), where(builder.assign_splits(items(90), 0.1, 0.2))
+    few, many = where(build.assign_splits(items(50), 0.1, 0.2)), where(build.assign_splits(items(90), 0.1, 0.2))
     assert {name: many[name] for name in few} == few
 
 
 def test_clips_of_a_track_share_a_split_and_every_class_has_its_share():
-    splits = builder.assign_splits(items(1000), 0.1, 0.2)
+    splits = build.assign_splits(items(1000), 0.1, 0.2)
     assert list(splits) == ["train", "validation", "test"]
     tracks = [{item.track for item in members} for members in splits.values()]
     assert sum(map(len, tracks)) == len(set.union(*tracks)) == 2000
@@ -304,20 +306,20 @@ def test_clips_of_a_track_share_a_split_and_every_class_has_its_share():
 
 def test_a_given_split_holds_for_the_whole_track():
     given = [Item("x@0", "x", ("a",), "test"), Item("x@1", "x", ("b",)), Item("y", "y", ("a",), "train")]
-    assert where(builder.assign_splits(given, 0.1, 0.1)) == {"x@0": "test", "x@1": "test", "y": "train"}
+    assert where(build.assign_splits(given, 0.1, 0.1)) == {"x@0": "test", "x@1": "test", "y": "train"}
     with pytest.raises(UserError, match=r"^track 'x' is in both split 'test' and split 'train': clips of one track belong"):
-        builder.assign_splits([*given, Item("x@2", "x", ("a",), "train")], 0.1, 0.1)
+        build.assign_splits([*given, Item("x@2", "x", ("a",), "train")], 0.1, 0.1)
     with pytest.raises(UserError, match=r"^two clips are called 'y': names are unique in a data set$"):
-        builder.assign_splits([*given, given[2]], 0.1, 0.1)
+        build.assign_splits([*given, given[2]], 0.1, 0.1)
 
 
 def test_splits_that_chance_left_empty_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     source = hostile.source()
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "split_of", lambda track, validation, test: "test" if track == "x/a" else "train")
-        folder = builder.build(source, tmp_path, "small", 8000, limits=LIMITS, **OPTIONS)
-    text = prepare.summary(records.read_passport(folder), folder)
+        patch.setattr(build, "split_of", lambda track, validation, test: "test" if track == "x/a" else "train")
+        folder = build.build(source, tmp_path, "small", 8000, limits=LIMITS, **OPTIONS)
+    text = summary(locate.read_passport(folder), folder)
     assert "warning: no clip fell into 'validation'" in text
     assert "warning: 'test' has no clip of y (a CSV with a split column places tracks by hand)" in text
 
@@ -349,10 +351,10 @@ def test_csv_with_cuts_labels_and_splits(tmp_path):
     assert [item.name for item in source.items] == ["long, take 2.wav@0.5", "long, take 2.wav@2", "b.wav", "gone.wav"]
     assert [item.labels for item in source.items] == [("rock", "loud"), ("rock",), ("jazz", "rock"), ("jazz",)]
     assert [item.track for item in source.items] == ["long, take 2", "long, take 2", "one", "gone"]
-    folder = prepare.prepare("folder", tmp_path / "data", RATE, path, **OPTIONS)
+    folder = build.prepare("folder", tmp_path / "data", RATE, path, **OPTIONS)
     assert folder.parts[-3] == "songs"
     assert read_quarantine(folder) == {"gone.wav": "no such file"}
-    train, test = (records.load_index(folder, split) for split in ("train", "test"))
+    train, test = (shards.load_index(folder, split) for split in ("train", "test"))
     np.testing.assert_array_equal(train.labels, [[0, 1, 1], [0, 0, 1]])
     np.testing.assert_array_equal(test.labels, [[1, 0, 1]])
     assert (train.first_label[0], test.first_label[0]) == (2, 0)
@@ -415,8 +417,8 @@ def test_leave_one_out_is_one_csv_per_fold(tmp_path):
                 split = "test" if number % 3 == fold else "train"
                 lines += [f"{path},{kind},{path.stem},{split},{start},2" for start in (0, 2)]
         source = write_csv(tmp_path, *lines)
-        folder = prepare.prepare("folder", tmp_path / "data", RATE, source, f"fold_{fold}", **OPTIONS)
-        train, test = (records.load_index(folder, split) for split in ("train", "test"))
+        folder = build.prepare("folder", tmp_path / "data", RATE, source, f"fold_{fold}", **OPTIONS)
+        train, test = (shards.load_index(folder, split) for split in ("train", "test"))
         assert not set(train.tracks) & set(test.tracks)
         assert len(train) + len(test) == len(lines) - 1
         assert set(test.length) == {2 * RATE}
@@ -457,8 +459,8 @@ def make_audioset(top: Path) -> None:
 
 def test_audioset_lists_and_layouts(tmp_path):
     make_audioset(tmp_path / "audioset")
-    folder = prepare.prepare("audioset_music", tmp_path / "data", RATE, tmp_path / "audioset", **OPTIONS)
-    passport = records.read_passport(folder)
+    folder = build.prepare("audioset_music", tmp_path / "data", RATE, tmp_path / "audioset", **OPTIONS)
+    passport = locate.read_passport(folder)
     assert (passport["name"], len(passport["labels"])) == ("audioset_music", 67)
     assert passport["labels"][0] == "Pop music" and passport["labels"][3] == "Rock music"
     assert {split: (told["clips"], told["missing"]) for split, told in passport["splits"].items()} == {
@@ -472,7 +474,7 @@ def test_audioset_lists_and_layouts(tmp_path):
         "2 labels outside the 67 music classes were dropped",
     ]
     assert set(read_quarantine(folder)) == {"broken_____.mp3"}
-    index = records.load_index(folder, "unbalanced")
+    index = shards.load_index(folder, "unbalanced")
     assert index.tracks == ("aaaaaaaaaaa", "bbbbbbbbbbb")
     assert [np.flatnonzero(row).tolist() for row in index.labels] == [[0], [0, 3]]
     assert index.first_label.tolist() == [0, 3]  # the order of the list, not of the classes
@@ -497,21 +499,21 @@ def test_audioset_says_what_it_looked_for(tmp_path):
 
 
 def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
-    from genre_jax.datasets import embedded
+    from genre_jax.datasets import synthetic
 
     for module in ("tensorflow", "jax", "librosa", "soundfile", "soxr", "av"):  # workers get this path too
         (tmp_path / f"{module}.py").write_text("raise ImportError('not to be imported here')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(embedded, "TRACKS", {"train": 2, "validation": 1, "test": 1})
+    monkeypatch.setattr(synthetic, "TRACKS", {"train": 2, "validation": 1, "test": 1})
     single = DATASETS["synthetic"](None)
     assert len(single.labels) == 10 and Counter(item.labels[0] for item in single.items) == dict.fromkeys(single.labels, 4)
     several = DATASETS["synthetic_multilabel"](None)
     few = dataclasses.replace(several, items=several.items[:4])
     limits = dataclasses.replace(LIMITS, timeout=60.0)
-    folder = builder.build(few, tmp_path, "synthetic_multilabel", 8000, limits=limits, **OPTIONS)
-    index = records.load_index(folder, "train")
+    folder = build.build(few, tmp_path, "synthetic_multilabel", 8000, limits=limits, **OPTIONS)
+    index = shards.load_index(folder, "train")
     assert set(index.length) == {80000} and index.labels.any(axis=1).all()
-    assert index.labels.sum() == sum(records.read_passport(folder)["splits"]["train"]["classes"].values())
+    assert index.labels.sum() == sum(locate.read_passport(folder)["splits"]["train"]["classes"].values())
     with pytest.raises(UserError, match=r"^data set 'synthetic' is made, not read: leave out --source=x$"):
         DATASETS["synthetic"](Path("x"))
 
@@ -553,9 +555,9 @@ def test_command_line_errors(tmp_path, arguments, sentence):
     ("source", "name"), [("My Music (2)", "my_music_2"), ("1999", "data_1999"), ("音楽", "data"), ("a/b.x.CSV", "b_x")]
 )
 def test_names_are_made_from_the_folder(source, name):
-    assert prepare.default_name("folder", Path(source)) == name
+    assert build.default_name("folder", Path(source)) == name
 
 
 def test_prepare_apart_runs_the_command(tmp_path):
     with pytest.raises(UserError, match=r"^data set 'folder' could not be prepared in .* \(see above\)$"):
-        prepare.prepare_apart("folder", tmp_path, RATE)
+        locate._prepare_embedded("folder", tmp_path, RATE)

@@ -13,9 +13,10 @@ from state_dicts import assert_equal, numbers, torchvision_resnet
 
 import genre_jax
 from genre_jax import config as configs
-from genre_jax import models, pretrained, train, weight_files
+from genre_jax import models, train
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
+from genre_jax.weights import files, pretrained
 
 
 def saved_run(config, workdir: Path, step: int = 1):
@@ -62,7 +63,7 @@ def test_save_pretrained_and_load_predict_the_same(donor, tones):
 
 def test_a_file_of_save_pretrained_that_was_changed_is_refused(donor, tmp_path):
     _, path, _ = donor
-    arrays, metadata = weight_files.read(path)
+    arrays, metadata = files.read(path)
     changed = tmp_path / "changed.safetensors"
     for change, sentence in (
         ({"labels": '["a", "b"]'}, "does not hold the weights of its own config: params/fc/bias, params/fc/kernel differ"),

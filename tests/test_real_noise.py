@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from genre_jax import audio, augment, noise, records
 from genre_jax import config as configs
+from genre_jax.augment import noise, waveform
+from genre_jax.data import locate, shards
+from genre_jax.prepare import audio, tfrecord
 
 NOISES = ROOT.parent / "shared" / "audio" / "noise"
 RATE, SAMPLES, ROWS = 16_000, 48_000, 40
@@ -20,19 +22,19 @@ pytestmark = pytest.mark.skipif(not NOISES.is_dir(), reason="needs ../shared/aud
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """Two recordings of each of the ten kinds, as a prepared data set; 5 s each, and 1.5 s of the second."""
-    folder = records.directory(tmp_path_factory.mktemp("noises"), "esc", RATE)
+    folder = locate.directory(tmp_path_factory.mktemp("noises"), "esc", RATE)
     kinds = sorted(path.name for path in NOISES.iterdir())
     clips = []
     for number, kind in enumerate(kinds):
         for which, path in enumerate(sorted((NOISES / kind).glob("*.ogg"))[:2]):
             heard = audio.load(path, RATE, duration=1.5 if which else None).samples
             pcm = audio.to_pcm(heard, float(np.abs(heard).max()))
-            clips.append(records.Clip(f"{kind}/{path.name}", path.stem, (number,), pcm, float(pcm.max() / 32768)))
-    records.write_shards(folder, "esc", "train", clips)
+            clips.append(tfrecord.Clip(f"{kind}/{path.name}", path.stem, (number,), pcm, float(pcm.max() / 32768)))
+    tfrecord.write_shards(folder, "esc", "train", clips)
     (folder / "passport.json").write_text(
         json.dumps({"name": "esc", "sample_rate": RATE, "labels": kinds, "splits": {"train": {}}})
     )
-    return records.load_index(folder, "train")
+    return shards.load_index(folder, "train")
 
 
 def noisy(index, y, **changes):
@@ -40,7 +42,7 @@ def noisy(index, y, **changes):
     config.noise.update(data_set="esc", **changes)
     bank = noise.bank_of(index, SAMPLES)
     keys = jax.random.split(jax.random.key(0), len(y))
-    return np.asarray(jax.jit(lambda y: augment.augment(y, keys, config, bank=bank))(jnp.asarray(y, jnp.float32)), np.float64)
+    return np.asarray(jax.jit(lambda y: waveform.augment(y, keys, config, bank=bank))(jnp.asarray(y, jnp.float32)), np.float64)
 
 
 def best_match(row, recordings):

@@ -12,8 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genre_jax import figures, metrics, records, report
+from genre_jax import metrics
 from genre_jax.console import UserError
+from genre_jax.data import locate, shards
+from genre_jax.prepare import tfrecord
+from genre_jax.report import figures
+from genre_jax.report import page as report
 
 for package in (*report.NEEDED, "sklearn"):
     pytest.importorskip(package)
@@ -25,15 +29,15 @@ CLASSES = ("rock & roll", 'so "called" jazz', "$cost$ <b>", "blues")
 
 def make_data_set(data_dir: Path) -> Path:
     """A tiny prepared data set, two clips a track; the first test clip has a name to escape."""
-    folder = records.directory(data_dir, "toy", RATE)
+    folder = locate.directory(data_dir, "toy", RATE)
     rng = np.random.default_rng(0)
     for split, count in (("learn", 16), ("exam", 24)):
         clips = []
         for i in range(count):
             audio = np.int16(3_000 * rng.normal(size=4_000 + 100 * i))
             name = EVIL if (split, i) == ("exam", 0) else f"{split}/{i:02d}.wav"
-            clips.append(records.Clip(name, f"{split}/{i // 8}/{i % 4}", (i % 4,), audio, 0.5))
-        records.write_shards(folder, "toy", split, clips)
+            clips.append(tfrecord.Clip(name, f"{split}/{i // 8}/{i % 4}", (i % 4,), audio, 0.5))
+        tfrecord.write_shards(folder, "toy", split, clips)
     passport = {"name": "toy", "sample_rate": RATE, "labels": CLASSES, "splits": {"learn": {}, "exam": {}}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder
@@ -54,7 +58,7 @@ def finished(data_set, tmp_path_factory):
 def write_run(workdir: Path, folder: Path, task: str = "single", right: int = 20) -> Path:
     """A finished run on the data set's "exam" split, two windows a clip, in which `right` of 24 clips are right."""
     workdir.mkdir(parents=True)
-    index = records.load_index(folder, "exam")
+    index = shards.load_index(folder, "exam")
     clip = np.repeat(np.arange(len(index), dtype=np.int32), 2)
     labels, track = index.labels[clip], index.track[clip]
     answers = (labels.argmax(axis=1) + (clip < 24 - right)) % len(CLASSES)
@@ -136,7 +140,7 @@ def test_mistakes_have_players_with_the_evaluated_audio(data_set, finished):
     assert names == sorted(f"{i:02d}.{kind}" for i in range(1, 5) for kind in ("png", "wav"))
     with np.load(workdir / "predictions.npz") as file:
         worst = report.worst_clips(dict(file), "single")[0]
-    index = records.load_index(data_set, "exam")
+    index = shards.load_index(data_set, "exam")
     with wave.open(str(workdir / "report" / "mistakes" / "01.wav")) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
         audio = np.frombuffer(file.readframes(file.getnframes()), "<i2")
@@ -288,7 +292,7 @@ def test_what_the_user_can_put_right(tmp_path, monkeypatch):
 
 def test_the_command_needs_neither_jax_nor_tensorflow(data_set, tmp_path):
     workdir = write_run(tmp_path / "run", data_set)
-    root = Path(report.__file__).parents[1]
+    root = Path(report.__file__).parents[2]
     code = "import runpy, sys; sys.modules.update(jax=None, tensorflow=None)\n"
     code += "runpy.run_module('genre_jax.report', run_name='__main__')"
     run = [sys.executable, "-W", "error", "-c", code]

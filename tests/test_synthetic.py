@@ -12,8 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from genre_jax.console import UserError
-from genre_jax.datasets import synthetic
-from genre_jax.datasets.synthetic import GENRES, RECIPES, SPLITS
+from genre_jax.datasets.synthetic import music
+from genre_jax.datasets.synthetic.music import SPLITS
+from genre_jax.datasets.synthetic.recipes import GENRES, RECIPES
 
 RATE = 8000
 PAIRS = [("house", "jungle", "rhythm"), ("march", "swing", "rhythm"), ("hymn", "noir", "harmony")]
@@ -25,7 +26,7 @@ def decibels(audio):
 
 def features(genre, track, split):
     """RMS and centroid (mean and deviation of each), MFCC means, level in dB, peak of a track."""
-    audio = synthetic.render(genre, track, split, sample_rate=RATE, seconds=5.0)
+    audio = music.render(genre, track, split, sample_rate=RATE, seconds=5.0)
     rms = librosa.feature.rms(y=audio)
     centroid = librosa.feature.spectral_centroid(y=audio, sr=RATE)
     mfcc = librosa.feature.mfcc(y=audio, sr=RATE, n_mfcc=20)
@@ -68,32 +69,32 @@ def test_peaks_leave_room_and_are_not_small(tracks):
 
 
 def test_a_track_is_a_pure_function_and_a_shorter_one_its_beginning():
-    long = synthetic.render("raga", 3, "test", sample_rate=8000, seconds=40.0)
+    long = music.render("raga", 3, "test", sample_rate=8000, seconds=40.0)
     assert long.dtype == np.float32 and long.shape == (320_000,)
     for seconds in (1.5, 10.0):
-        short = synthetic.render("raga", 3, "test", sample_rate=8000, seconds=seconds)
+        short = music.render("raga", 3, "test", sample_rate=8000, seconds=seconds)
         np.testing.assert_array_equal(short, long[: len(short)])
-    assert np.abs(long[:8000] - synthetic.render("raga", 4, "test", sample_rate=8000, seconds=1.0)).max() > 0.01
+    assert np.abs(long[:8000] - music.render("raga", 4, "test", sample_rate=8000, seconds=1.0)).max() > 0.01
     assert decibels(long[-80_000:]) == pytest.approx(decibels(long[:80_000]), abs=6)  # it goes on to the end
 
 
 def test_draws_are_the_same_in_another_process():
-    script = "from genre_jax.datasets import synthetic; print(synthetic.draw('waltz', 7, 'validation'))"
+    script = "from genre_jax.datasets.synthetic import music; print(music.draw('waltz', 7, 'validation'))"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == str(synthetic.draw("waltz", 7, "validation"))
+    assert printed.strip() == str(music.draw("waltz", 7, "validation"))
 
 
 def test_a_track_sounds_alike_at_both_rates():
-    low, high = (synthetic.render("hymn", 0, sample_rate=rate, seconds=8.0) for rate in (8000, 16000))
+    low, high = (music.render("hymn", 0, sample_rate=rate, seconds=8.0) for rate in (8000, 16000))
     spectra = [np.abs(np.fft.rfft(audio))[800:12_000] / len(audio) for audio in (low, high)]  # 100 to 1500 Hz
     assert np.corrcoef(*spectra)[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("genre", GENRES)
 def test_splits_share_no_draw(genre):
-    draws = {split: [synthetic.draw(genre, track, split) for track in range(300)] for split in SPLITS}
+    draws = {split: [music.draw(genre, track, split) for track in range(300)] for split in SPLITS}
     low, high = RECIPES[genre].tempo
-    for field in dataclasses.fields(synthetic.Draw):
+    for field in dataclasses.fields(music.Draw):
         seen = {split: {getattr(drawn, field.name) for drawn in draws[split]} for split in SPLITS}
         for one, other in [("train", "validation"), ("train", "test"), ("validation", "test")]:
             assert not seen[one] & seen[other], field.name
@@ -101,9 +102,9 @@ def test_splits_share_no_draw(genre):
             assert set.union(*seen.values()) == set(range(12))
             continue
         # not by chance alone: each value lies in a cell of its own split
-        scale = {"tempo": (low, high), "tuning": (-synthetic.TUNING_CENTS, synthetic.TUNING_CENTS)}
+        scale = {"tempo": (low, high), "tuning": (-music.TUNING_CENTS, music.TUNING_CENTS)}
         first, last = scale.get(field.name, (0.0, 1.0))
-        cells = {s: {int((v - first) / (last - first) * synthetic.CELLS) for v in seen[s]} for s in SPLITS}
+        cells = {s: {int((v - first) / (last - first) * music.CELLS) for v in seen[s]} for s in SPLITS}
         assert [len(cells[split]) for split in SPLITS] == [16, 8, 8]
         assert not cells["train"] & cells["validation"] and not cells["train"] & cells["test"]
         assert not cells["validation"] & cells["test"]
@@ -117,7 +118,7 @@ def test_pairs_differ_in_one_field_alone(one, other, field):
 
 @pytest.mark.parametrize(("one", "other"), [pair[:2] for pair in PAIRS[:2]])
 def test_rhythm_pairs_strike_equally_often(one, other):
-    for instrument in synthetic.INSTRUMENTS:
+    for instrument in music.INSTRUMENTS:
         counts = [getattr(RECIPES[genre].rhythm, instrument).count("x") for genre in (one, other)]
         assert counts[0] == counts[1], instrument
 
@@ -130,72 +131,72 @@ def test_harmony_pair_has_the_same_roots_and_number_of_voices():
 @pytest.mark.parametrize("genre", GENRES)
 def test_patterns_fit_their_bar(genre):
     rhythm = RECIPES[genre].rhythm
-    for instrument in synthetic.INSTRUMENTS:
+    for instrument in music.INSTRUMENTS:
         pattern = getattr(rhythm, instrument)
         assert set(pattern) <= set("xo-.") and set(pattern) & set("xo"), instrument
         assert len(pattern) % rhythm.beats == 0, instrument
 
 
 def test_multilabel_mixes_one_to_three_genres_at_equal_loudness():
-    mixes = [synthetic.render_multilabel(track, sample_rate=8000, seconds=2.0) for track in range(40)]
+    mixes = [music.render_multilabel(track, sample_rate=8000, seconds=2.0) for track in range(40)]
     assert {len(names) for _, names in mixes} == {1, 2, 3}
     assert {name for _, names in mixes for name in names} == set(GENRES)
     for audio, names in mixes:
         assert audio.dtype == np.float32 and audio.shape == (16_000,) and 0.2 < np.abs(audio).max() <= 0.95
         assert list(names) == sorted(set(names), key=GENRES.index)
-        assert decibels(audio) == pytest.approx(20 * np.log10(synthetic.LOUDNESS), abs=2.0)
+        assert decibels(audio) == pytest.approx(20 * np.log10(music.LOUDNESS), abs=2.0)
     track = next(track for track, (_, names) in enumerate(mixes) if len(names) == 3)
     audio, names = mixes[track]
-    parts = np.stack([synthetic.render(name, track, sample_rate=8000, seconds=2.0) for name in names], 1)
+    parts = np.stack([music.render(name, track, sample_rate=8000, seconds=2.0) for name in names], 1)
     weights = np.linalg.lstsq(parts / parts.std(0), audio, rcond=None)[0]
     assert weights.max() / weights.min() < 1.3
-    np.testing.assert_array_equal(audio, synthetic.render_multilabel(track, sample_rate=8000, seconds=2.0)[0])
-    other, _ = synthetic.render_multilabel(track, "test", sample_rate=8000, seconds=2.0)
+    np.testing.assert_array_equal(audio, music.render_multilabel(track, sample_rate=8000, seconds=2.0)[0])
+    other, _ = music.render_multilabel(track, "test", sample_rate=8000, seconds=2.0)
     assert not np.array_equal(audio, other)
 
 
 @pytest.mark.parametrize(("colour", "slope"), [("white", 0.0), ("pink", -1.0), ("brown", -2.0)])
 def test_noise_has_the_slope_of_its_colour(colour, slope):
-    audio = synthetic.noise(5, sample_rate=RATE, seconds=8.0, colour=colour)
+    audio = music.noise(5, sample_rate=RATE, seconds=8.0, colour=colour)
     assert audio.dtype == np.float32 and audio.shape == (64_000,) and np.abs(audio).max() == pytest.approx(0.9)
     power = np.abs(np.fft.rfft(audio)) ** 2
     edges = 50 * 2.0 ** np.arange(7)  # octaves from 50 to 3200 Hz
     octaves = [power[int(low * 8) : int(low * 16)].mean() for low in edges[:-1]]
     assert np.polyfit(np.log(edges[:-1]), np.log(octaves), 1)[0] == pytest.approx(slope, abs=0.08)
-    np.testing.assert_array_equal(audio, synthetic.noise(5, sample_rate=RATE, seconds=8.0, colour=colour))
+    np.testing.assert_array_equal(audio, music.noise(5, sample_rate=RATE, seconds=8.0, colour=colour))
 
 
 @pytest.mark.parametrize("speakers", [1, 3])
 def test_babble_is_modulated_at_the_rate_of_syllables(speakers):
     peaks = []
     for seed in range(4):
-        audio = synthetic.babble(seed, sample_rate=RATE, seconds=20.0, speakers=speakers)
+        audio = music.babble(seed, sample_rate=RATE, seconds=20.0, speakers=speakers)
         assert audio.dtype == np.float32 and audio.shape == (160_000,) and np.abs(audio).max() == pytest.approx(0.9)
         envelope = np.sqrt(np.square(audio).reshape(-1, 80).mean(1))  # 100 Hz
         spectrum = np.abs(np.fft.rfft(envelope - envelope.mean())) ** 2
         smooth = np.convolve(spectrum, np.ones(20) / 20, "same")  # 1 Hz wide
         peaks.append(smooth.argmax() / 20.0)
     assert all(2.0 < peak < 8.0 for peak in peaks), peaks
-    np.testing.assert_array_equal(audio, synthetic.babble(3, sample_rate=RATE, seconds=20.0, speakers=speakers))
+    np.testing.assert_array_equal(audio, music.babble(3, sample_rate=RATE, seconds=20.0, speakers=speakers))
 
 
 def test_babble_lies_in_the_band_of_speech():
-    power = np.abs(np.fft.rfft(synthetic.babble(0, sample_rate=16000, seconds=10.0))) ** 2
+    power = np.abs(np.fft.rfft(music.babble(0, sample_rate=16000, seconds=10.0))) ** 2
     assert power[800:40_000].sum() / power.sum() > 0.9  # 80 to 4000 Hz
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: synthetic.render("hose", 0), "unknown genre 'hose' (did you mean 'house'?): choose one of arcade, "),
-        (lambda: synthetic.draw("hymn", 0, "dev"), "unknown split 'dev': choose one of test, train, validation"),
-        (lambda: synthetic.render("hymn", -1), "track must be 0 or more, not -1"),
-        (lambda: synthetic.render("hymn", 0, sample_rate=4000), "sample_rate must be 8000 Hz or more, not 4000"),
-        (lambda: synthetic.render("hymn", 0, seconds=0.0), "seconds must make at least one sample, not 0.0"),
-        (lambda: synthetic.render_multilabel(0, "dev"), "unknown split 'dev': choose one of test, train, validation"),
-        (lambda: synthetic.noise(0, colour="blue"), "unknown noise colour 'blue': choose one of brown, pink, white"),
-        (lambda: synthetic.noise(-2), "seed must be 0 or more, not -2"),
-        (lambda: synthetic.babble(0, speakers=0), "speakers must be 1 or more, not 0"),
+        (lambda: music.render("hose", 0), "unknown genre 'hose' (did you mean 'house'?): choose one of arcade, "),
+        (lambda: music.draw("hymn", 0, "dev"), "unknown split 'dev': choose one of test, train, validation"),
+        (lambda: music.render("hymn", -1), "track must be 0 or more, not -1"),
+        (lambda: music.render("hymn", 0, sample_rate=4000), "sample_rate must be 8000 Hz or more, not 4000"),
+        (lambda: music.render("hymn", 0, seconds=0.0), "seconds must make at least one sample, not 0.0"),
+        (lambda: music.render_multilabel(0, "dev"), "unknown split 'dev': choose one of test, train, validation"),
+        (lambda: music.noise(0, colour="blue"), "unknown noise colour 'blue': choose one of brown, pink, white"),
+        (lambda: music.noise(-2), "seed must be 0 or more, not -2"),
+        (lambda: music.babble(0, speakers=0), "speakers must be 1 or more, not 0"),
     ],
 )
 def test_errors_are_one_sentence_with_the_legal_values(call, sentence):
@@ -206,7 +207,7 @@ def test_errors_are_one_sentence_with_the_legal_values(call, sentence):
 
 def test_importing_it_brings_no_framework():
     script = (
-        "import sys, genre_jax.datasets.synthetic\n"
+        "import sys, genre_jax.datasets.synthetic.music\n"
         "print([name for name in ('jax', 'tensorflow', 'librosa', 'sklearn') if name in sys.modules])"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

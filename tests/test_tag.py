@@ -12,9 +12,12 @@ import soundfile
 from conftest import CLASSES, ROOT, finish, run_module, small_config
 
 import genre_jax
-from genre_jax import audio, input_pipeline, metrics, records, tag, train
+from genre_jax import metrics, tag, train
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
+from genre_jax.data import locate, shards
+from genre_jax.data.order import window_starts
+from genre_jax.prepare import audio
 
 RATE, SAMPLES, HOP = 8000, 2000, 1300
 
@@ -41,7 +44,7 @@ def predictions(workdir):
 
 @pytest.fixture(scope="module")
 def clips(tones):
-    index = records.load_index(records.directory(tones, "tones", RATE), "test")
+    index = shards.load_index(locate.directory(tones, "tones", RATE), "test")
     return [np.array(index.cut(row, 0, int(index.length[row]))) for row in range(len(index))]
 
 
@@ -64,7 +67,7 @@ def test_windows_of_a_stream_are_those_of_evaluation(block, hop):
     for length in [*range(1, 45), 99, 100, 101]:
         wave = np.arange(length, dtype=np.float32)
         found = list(tag.windows((wave[i : i + block] for i in range(0, length, block)), samples, hop))
-        assert [start for start, _ in found] == input_pipeline.window_starts(length, samples, hop).tolist()
+        assert [start for start, _ in found] == window_starts(length, samples, hop).tolist()
         for start, cut in found:
             np.testing.assert_array_equal(cut, wave[start : start + samples])
 

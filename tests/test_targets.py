@@ -10,10 +10,11 @@ from conftest import ROOT, finish, run_module, small_config
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from genre_jax import memory, parallel
+from genre_jax import parallel
 from genre_jax.bench import targets
 from genre_jax.console import UserError
-from genre_jax.models import convolutions
+from genre_jax.models import cpu
+from genre_jax.planning import memory
 
 HERE = importlib.util.find_spec("jax_plugins") and any(importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13))
 plugin = pytest.mark.skipif(not HERE, reason="JAX's CUDA plugin is not installed")
@@ -35,11 +36,11 @@ def absent(monkeypatch):
 
 def test_code_is_that_of_the_card_and_not_of_this_machine(absent):
     assert parallel.platform() == jax.default_backend() == "cpu"
-    assert convolutions.on_cpus(convolutions.by_tiles) is convolutions.by_tiles
+    assert cpu.on_cpus(cpu.by_tiles) is cpu.by_tiles
     cards = [types.SimpleNamespace(platform="gpu", process_index=0) for _ in range(2)]
     parallel.compile_for(cards)
     assert parallel.platform() == "gpu" and parallel.available() == cards
-    assert convolutions.on_cpus(convolutions.by_tiles) is convolutions.convolve
+    assert cpu.on_cpus(cpu.by_tiles) is cpu.convolve
     with pytest.raises(UserError, match=r"^config key 'devices' must be at most 2, the devices of this machine, not 3$"):
         parallel.Devices(3)
 

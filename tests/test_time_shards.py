@@ -9,9 +9,9 @@ from networks import largest_difference
 
 from genre_jax import parallel, train
 from genre_jax.console import UserError
-from genre_jax.models import residual
-from genre_jax.models.blocks import BlockSet
-from genre_jax.models.bytenet import ByteNet
+from genre_jax.models.bytenet import block
+from genre_jax.models.bytenet.block_set import BlockSet
+from genre_jax.models.bytenet.network import ByteNet
 
 RNG = np.random.default_rng(0)
 
@@ -104,7 +104,7 @@ def test_bytenet_in_parts_is_bytenet(count, remat, backend, options):
 def test_a_set_in_parts_is_the_set_in_float32(remat):
     """The whole network's gradient is off float64's by more than 1e-4 in float32, in parts or not: ReLUs flip. A set's is not."""
     count, samples = 8, 136
-    spec = residual.BlockSpec(3, (1, 4, 16, 64), False, "instance", False, 0.0, jnp.dtype("float32"), "shift", 133, None)
+    spec = block.BlockSpec(3, (1, 4, 16, 64), False, "instance", False, 0.0, jnp.dtype("float32"), "shift", 133, None)
     x = jnp.asarray(RNG.normal(size=(3, samples, 8)), jnp.float32)
 
     def gradient_of(shards):
@@ -147,7 +147,7 @@ def test_a_shard_holds_a_part_of_the_activations():
 
     def temporary(count):
         shards = parallel.TimeShards(parallel.AXIS, count) if count > 1 else None
-        spec = residual.BlockSpec(3, (1, 2, 4), False, "instance", False, 0.0, jnp.dtype("float32"), "shift", 65_536, shards)
+        spec = block.BlockSpec(3, (1, 2, 4), False, "instance", False, 0.0, jnp.dtype("float32"), "shift", 65_536, shards)
         net = BlockSet(4, spec, "block", jnp.dtype("float32"))
         x = jax.ShapeDtypeStruct((count, 1, 65_536 // count, 8), jnp.float32)
         single = BlockSet(4, spec._replace(shards=None), "block", jnp.dtype("float32"))

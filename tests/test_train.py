@@ -11,10 +11,16 @@ import pytest
 from conftest import CLASSES, small_config, write_tones
 from sklearn.preprocessing import StandardScaler
 
-from genre_jax import augment, forward, frontends, input_pipeline, losses, optim, parallel, records, report, train
 from genre_jax import config as configs
+from genre_jax import forward, frontends, losses, optim, parallel, train
+from genre_jax.augment import waveform
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
+from genre_jax.data import shards
+from genre_jax.data.batches import EvalBatches
+from genre_jax.data.order import window_starts
+from genre_jax.prepare import tfrecord
+from genre_jax.report.page import write_report
 
 AUGMENTED = {"augment__gain_db": 6.0, "augment__polarity": 0.5, "augment__shift": 0.5, "augment__gain_cap": 0.3}
 NETWORKS = {"bytenet": {"model__dropout": 0.2}, "resnet": {"model__stages": [1, 1]}}
@@ -113,7 +119,7 @@ def test_padding_rows_count_in_no_score(tones):
     """24 windows in batches of 16: 8 rows of the last batch are padding."""
     run = train.Run(small_config(tones, evaluate__batch_size=16))
     table = run.evaluate(run.initial_state(), "test")
-    rows = [input_pipeline.window_starts(int(n), 2000) for n in run.splits["test"].length]
+    rows = [window_starts(int(n), 2000) for n in run.splits["test"].length]
     assert len(table["clip"]) == sum(map(len, rows)) == 24
 
 
@@ -135,13 +141,13 @@ def test_masked_examples_change_nothing(tones):
 
 
 def test_each_example_draws_its_own_dropout_and_augmentation():
-    keys = augment.example_keys(jax.random.key(0), *(jnp.array(x) for x in ([0, 0, 1], [5, 6, 5], [0, 0, 0])))
+    keys = waveform.example_keys(jax.random.key(0), *(jnp.array(x) for x in ([0, 0, 1], [5, 6, 5], [0, 0, 0])))
     assert len({tuple(row) for row in np.asarray(jax.random.key_data(keys)).tolist()}) == 3
     config = configs.base("x").augment
     config.update(gain_db=12.0, shift=1.0)
-    rows = augment.augment(jnp.tile(jnp.linspace(-1, 1, 64), (3, 1)), keys, config)
+    rows = waveform.augment(jnp.tile(jnp.linspace(-1, 1, 64), (3, 1)), keys, config)
     assert len({float(jnp.abs(row).max()) for row in rows}) == 3
-    again = augment.augment(jnp.tile(jnp.linspace(-1, 1, 64), (1, 1)), keys[1:2], config)
+    again = waveform.augment(jnp.tile(jnp.linspace(-1, 1, 64), (1, 1)), keys[1:2], config)
     np.testing.assert_array_equal(again[0], rows[1])
 
 
@@ -150,16 +156,16 @@ def test_augmentation_does_what_it_says():
     y = jnp.tile(jnp.array([0.5, -0.25, 0.1, 0.0]), (2000, 1))
     config = configs.base("x").augment
     config.update(gain_db=6.0, polarity=0.25, shift=0.0)
-    out = np.asarray(augment.augment(y, keys, config))
+    out = np.asarray(waveform.augment(y, keys, config))
     decibels = 20 * np.log10(np.abs(out[:, 0]) / 0.5)
     assert -6 <= decibels.min() < -5.8 and 5.8 < decibels.max() <= 6.001
     assert abs(np.mean(out[:, 0] < 0) - 0.25) < 0.04
     config.update(gain_db=0.0, polarity=0.0, shift=1.0)
-    shifted = np.asarray(augment.augment(y, keys, config))
+    shifted = np.asarray(waveform.augment(y, keys, config))
     assert {tuple(row) for row in shifted.round(3).tolist()} == {
         tuple(np.roll(np.asarray(y[0]), k).round(3).tolist()) for k in range(4)
     }
-    capped = augment.cap_gain(jnp.array([[0.9, -1.0], [0.5, -1.0]]), jnp.array([0.9, 0.5]), 0.7)
+    capped = waveform.cap_gain(jnp.array([[0.9, -1.0], [0.5, -1.0]]), jnp.array([0.9, 0.5]), 0.7)
     np.testing.assert_allclose(capped, [[0.7, -0.7 / 0.9], [0.5, -1.0]], rtol=1e-6)
 
 
@@ -169,7 +175,7 @@ def test_random_speed_moves_a_tone_and_leaves_nothing_else():
     config = configs.base("x").augment
     config.update(speed=0.3)
     y = jnp.tile(jnp.sin(2 * jnp.pi * frequency * jnp.arange(n)), (200, 1))
-    out = np.asarray(augment.augment(y, jax.random.split(jax.random.key(2), 200), config), np.float64)[:, : n // 2]
+    out = np.asarray(waveform.augment(y, jax.random.split(jax.random.key(2), 200), config), np.float64)[:, : n // 2]
     spectrum = np.abs(np.fft.rfft(out * np.blackman(n // 2)))
     factors = spectrum.argmax(1) / (n // 2) / frequency
     assert 1 / 1.31 < factors.min() < 1 / 1.27 and 1.27 < factors.max() < 1.31
@@ -186,7 +192,7 @@ def test_random_speed_keeps_what_a_faster_signal_cannot_carry_from_folding_back(
 
     def spectrum(frequency):
         y = jnp.tile(jnp.sin(2 * jnp.pi * frequency * jnp.arange(4096)), (200, 1))
-        out = np.asarray(augment.augment(y, keys, config))[:, :2048]
+        out = np.asarray(waveform.augment(y, keys, config))[:, :2048]
         return np.abs(np.fft.rfft(out * np.hanning(2048), axis=1)) / 512
 
     factor = spectrum(0.05).argmax(1) / 2048 / 0.05
@@ -200,7 +206,7 @@ def test_random_equaliser_is_smooth_and_within_its_range():
     config = configs.base("x").augment
     config.update(equalise_db=6.0)
     impulse = jnp.zeros((300, 4096)).at[:, 0].set(1.0)
-    out = np.asarray(augment.augment(impulse, jax.random.split(jax.random.key(4), 300), config))
+    out = np.asarray(waveform.augment(impulse, jax.random.split(jax.random.key(4), 300), config))
     decibels = 20 * np.log10(np.abs(np.fft.rfft(out, axis=1)))
     assert decibels.min() >= -6.01 and decibels.max() <= 6.01
     nyquist, octave_below = decibels[:, -1], decibels[:, 1024]
@@ -296,7 +302,7 @@ def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpo
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     kept = checkpoints.restore_model(2)["batch_stats"]["frontend"]
     checkpoints.close()
-    batches = input_pipeline.EvalBatches(train.Run(config).splits["train"], config)
+    batches = EvalBatches(train.Run(config).splits["train"], config)
     windows = np.concatenate([batch["audio"][batch["mask"] > 0] for batch in map(batches, range(len(batches)))])
     unscaled = frontends.build("log_mel", 8000, n_fft=256, hop_length=128, n_mels=16)
     features = unscaled.apply({}, windows / np.float32(32768))
@@ -359,9 +365,9 @@ def test_a_run_on_clips_that_have_changed_is_refused(tones, tmp_path):
     (tmp_path / "results.json").unlink()
     train.train_and_evaluate(config, tmp_path)
     written = json.loads((tmp_path / "environment.json").read_text())
-    index = records.load_index(Path(written["data_set"]), "train")
-    fewer = records.digest([index.without({index.names[0]})])
-    assert fewer != records.digest([index])
+    index = shards.load_index(Path(written["data_set"]), "train")
+    fewer = shards.digest([index.without({index.names[0]})])
+    assert fewer != shards.digest([index])
     (tmp_path / "results.json").unlink()
     (tmp_path / "environment.json").write_text(json.dumps(written | {"clips_sha256": fewer}))
     with pytest.raises(UserError, match="holds a run on other clips: its data set, or the exclude.csv beside it, has changed"):
@@ -409,11 +415,11 @@ def test_missing_data_is_one_sentence_with_the_command(tmp_path, tones):
 
 def test_softmax_refuses_several_labels_a_clip(tmp_path):
     folder = write_tones(tmp_path, "both")
-    clips = [records.Clip(f"c{i}", f"t{i}", (0, i % 4), np.ones(2500, np.int16), 0.1) for i in range(8)]
+    clips = [tfrecord.Clip(f"c{i}", f"t{i}", (0, i % 4), np.ones(2500, np.int16), 0.1) for i in range(8)]
     for split in ("train", "validation", "test"):
         for old in folder.glob(f"*-{split}.tfrecord*"):
             old.unlink()
-        records.write_shards(folder, "both", split, clips)
+        tfrecord.write_shards(folder, "both", split, clips)
     with pytest.raises(UserError, match="loss 'softmax' needs one label a clip, and 'c1' has 2: set data.labels to 'first'"):
         train.Run(small_config(tmp_path, data__name="both"))
     for options in ({"data__labels": "first"}, {"loss__name": "sigmoid"}):
@@ -458,13 +464,13 @@ def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
         for old in folder.glob(f"*-{split}.tfrecord*"):
             old.unlink()
         clips = [
-            records.Clip(f"{split}{i}", f"t{i}", (i % 4, (i + 1) % 4), np.full(2100 + i, 99 * i, np.int16), 0.1)
+            tfrecord.Clip(f"{split}{i}", f"t{i}", (i % 4, (i + 1) % 4), np.full(2100 + i, 99 * i, np.int16), 0.1)
             for i in range(9)
         ]
-        records.write_shards(folder, "both", split, clips)
+        tfrecord.write_shards(folder, "both", split, clips)
     config = small_config(data_dir, "snn", data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
     summary = train.train_and_evaluate(config, tmp_path / "run")
     assert summary["task"] == "multi"
     assert 0 <= summary["clip"]["mean_average_precision"] <= 1
-    page = report.write_report([tmp_path / "run"], tmp_path / "run/report").read_text()
+    page = write_report([tmp_path / "run"], tmp_path / "run/report").read_text()
     assert "Mean average precision" in page

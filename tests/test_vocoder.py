@@ -8,8 +8,9 @@ import librosa
 import numpy as np
 import pytest
 
-from genre_jax import augment, sampling, vocoder
 from genre_jax import config as configs
+from genre_jax.augment import vocoder, waveform
+from genre_jax.data import order
 
 RATE, SAMPLES = 8000, 16_000
 TIME = np.arange(SAMPLES) / RATE
@@ -72,7 +73,7 @@ def test_pitch_and_tempo_go_their_own_ways(rate, semitones):
 def random_of(**changes):
     config = configs.base("x").augment
     config.update(vocoder_fft=1024, **changes)
-    return jax.jit(lambda y, keys: augment.augment(y, keys, config))
+    return jax.jit(lambda y, keys: waveform.augment(y, keys, config))
 
 
 def test_random_pitch_is_uniform_in_its_range():
@@ -100,13 +101,13 @@ def test_random_tempo_leaves_pitch_alone_and_reads_on():
 def copies_of(**changes):
     config = configs.base("x")
     config.data.copies.update(**changes)
-    copy = functools.partial(augment.copy, copies=config.data.copies, n_fft=1024)
+    copy = functools.partial(waveform.copy, copies=config.data.copies, n_fft=1024)
     return config.data.copies, jax.jit(lambda y, keys, variant: copy(y, keys, variant))
 
 
 def test_each_version_of_a_protocol_has_its_stretch_and_shift():
     copies, copy = copies_of(semitones=[-5, 2], stretches=[0.5, 2.0])
-    assert sampling.versions(copies) == 4
+    assert order.versions(copies) == 4
     y = jnp.tile(jnp.asarray(np.sin(2 * np.pi * 440 * TIME[:8192]), jnp.float32), (10, 1))
     out = np.asarray(copy(y, jax.random.split(jax.random.key(0), 10), jnp.arange(10)))
     np.testing.assert_array_equal(out[[0, 5]], y[:2])
@@ -119,7 +120,7 @@ def test_each_version_of_a_protocol_has_its_stretch_and_shift():
 def test_one_shift_is_drawn_for_a_clip_and_stays():
     shifts = [-9, -8, -7, -6, -5, 5, 6, 7, 8, 9]
     copies, copy = copies_of(semitones=shifts, draw="one")
-    assert sampling.versions(copies) == 1
+    assert order.versions(copies) == 1
     y = jnp.tile(jnp.asarray(np.sin(2 * np.pi * 600 * TIME[:4096]), jnp.float32), (80, 1))
     out = np.asarray(copy(y, jax.random.split(jax.random.key(0), 80), jnp.ones(80, jnp.int32)))
     drawn = [round(12 * np.log2(peak(row[512:-512]) / 600)) for row in out]

@@ -8,7 +8,6 @@ BENCHMARKS = {
     "frontends": "genre_jax.bench.frontends",
     "input": "genre_jax.bench.input",
     "latency": "genre_jax.bench.latency",
-    "peers": "genre_jax.bench.peers",
     "plan": "genre_jax.bench.plan",
     "prepare": "genre_jax.bench.prepare",
     "start": "genre_jax.bench.start",

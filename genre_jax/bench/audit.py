@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from genre_jax import check, records
 from genre_jax.bench import resident
 from genre_jax.console import say
-from genre_jax.datasets import rendering, synthetic
+from genre_jax.data import locate
+from genre_jax.datasets.synthetic import music
 from genre_jax.logbook import environment, write_json
+from genre_jax.prepare import audit, tfrecord
+from genre_jax.prepare.workers import cores
 
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), copies not counted.")
 COPIES = flags.DEFINE_integer("copies", 20, "Copies planted in the test split.")
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> None:
     """Make the data set, check it, and tell what it took."""
     del argv
     with tempfile.TemporaryDirectory() as data_dir:
-        folder = records.directory(data_dir, "audit", RATE)
+        folder = locate.directory(data_dir, "audit", RATE)
         originals = _write(folder)
         row = _measure(folder, originals)
     if JSON.value:
@@ -46,17 +48,17 @@ def main(argv: list[str]) -> None:
 
 def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
     resident.reset_peak()
-    workers, splits = rendering.cores(), ["train", "test"]
-    clock, cores = [time.perf_counter()], [_core_seconds()]
-    clips = check.read(folder, splits, workers)
-    clock, cores = [*clock, time.perf_counter()], [*cores, _core_seconds()]
-    found, used = check.pairs(clips, splits, workers)
-    clock, cores = [*clock, time.perf_counter()], [*cores, _core_seconds()]
-    (listening, comparing), (listening_cores, comparing_cores) = np.diff(clock).tolist(), np.diff(cores).tolist()
+    processes, splits = cores(), ["train", "test"]
+    clock, busy = [time.perf_counter()], [_core_seconds()]
+    clips = audit.read(folder, splits, processes)
+    clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
+    found, used = audit.pairs(clips, splits, processes)
+    clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
+    (listening, comparing), (listening_cores, comparing_cores) = np.diff(clock).tolist(), np.diff(busy).tolist()
     right = {pair.stays.name for pair in found if originals.get(pair.stays.name) == pair.goes.name}
     row = {
         "clips": len(clips),
-        "workers": workers,
+        "workers": processes,
         "listening_s": round(listening, 1),
         "comparing_s": round(comparing, 1),
         "listening_core_s": round(listening_cores, 1),
@@ -72,7 +74,10 @@ def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
     }
     say(f"{len(clips):,} clips, {row['hashes']:,} hashes: {listening:.0f} s of listening, {comparing:.0f} s of comparing")
     say(f"seconds of all processes on a core: {listening_cores:.0f} of listening, {comparing_cores:.0f} of comparing")
-    say(f"{workers} cores, load {row['load_average']:.1f}; {row['peak_mb']:,} MB, a worker {row['peak_of_a_worker_mb']:,}")
+    say(
+        f"{row['workers']} cores, load {row['load_average']:.1f}; {row['peak_mb']:,} MB, "
+        f"{row['peak_of_a_worker_mb']:,} MB in a worker"
+    )
     say(f"{len(right)} of {len(originals)} planted pairs found, {len(found) - len(right)} others")
     return row
 
@@ -85,11 +90,11 @@ def _core_seconds() -> float:
 def _write(folder: Path) -> dict[str, str]:
     """The data set; returns name of each copy → name of its original."""
     chosen = np.random.default_rng(0).choice(CLIPS.value, COPIES.value, replace=False)
-    copies: dict[int, records.Clip] = {}
+    copies: dict[int, tfrecord.Clip] = {}
 
-    def clips() -> Iterator[records.Clip]:
-        progress = check.Progress("rendering", CLIPS.value)
-        with ProcessPoolExecutor(rendering.cores(), multiprocessing.get_context("spawn")) as pool:
+    def clips() -> Iterator[tfrecord.Clip]:
+        progress = audit.Progress("rendering", CLIPS.value)
+        with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
             for track, played in enumerate(pool.map(_play, range(-(-CLIPS.value // SPEEDS)))):
                 for speed, pcm in enumerate(played):
                     number = SPEEDS * track + speed
@@ -99,8 +104,8 @@ def _write(folder: Path) -> dict[str, str]:
                         yield _clip(f"{number:06d}", pcm)
                 progress(min(SPEEDS * (track + 1), CLIPS.value), CLIPS.value)
 
-    records.write_shards(folder, "audit", "train", clips(), num_shards=16)
-    records.write_shards(folder, "audit", "test", [copies[number] for number in sorted(copies)])
+    tfrecord.write_shards(folder, "audit", "train", clips(), num_shards=16)
+    tfrecord.write_shards(folder, "audit", "test", [copies[number] for number in sorted(copies)])
     passport = {"name": "audit", "sample_rate": RATE, "labels": ["music"], "splits": {"train": {}, "test": {}}}
     write_json(folder / "passport.json", passport)
     return {f"copy of {number:06d}": f"{number:06d}" for number in copies}
@@ -108,8 +113,8 @@ def _write(folder: Path) -> dict[str, str]:
 
 def _play(track: int) -> list[np.ndarray]:
     """A track at every speed, int16 (RATE * SECONDS,) each."""
-    genre = synthetic.GENRES[track % len(synthetic.GENRES)]
-    whole = synthetic.render(genre, track // len(synthetic.GENRES), sample_rate=RATE, seconds=1.5 * SECONDS)
+    genre = music.GENRES[track % len(music.GENRES)]
+    whole = music.render(genre, track // len(music.GENRES), sample_rate=RATE, seconds=1.5 * SECONDS)
     speeds = 2 ** (np.arange(SPEEDS) / SPEEDS - 0.5)
     time = np.arange(RATE * SECONDS)
     return [np.round(np.interp(time * speed, np.arange(len(whole)), whole) * 32767).astype(np.int16) for speed in speeds]
@@ -122,5 +127,5 @@ def _copy(pcm: np.ndarray, number: int) -> np.ndarray:
     return np.clip(np.round((late + noise) * rng.uniform(0.5, 1.0)), -32768, 32767).astype(np.int16)
 
 
-def _clip(name: str, pcm: np.ndarray) -> records.Clip:
-    return records.Clip(name, name, (0,), pcm, float(pcm.max()) / 32768)
+def _clip(name: str, pcm: np.ndarray) -> tfrecord.Clip:
+    return tfrecord.Clip(name, name, (0,), pcm, float(pcm.max()) / 32768)

@@ -19,9 +19,11 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax import parallel, records, train
+from genre_jax import parallel, train
 from genre_jax.console import say
+from genre_jax.data import locate
 from genre_jax.logbook import environment, write_json
+from genre_jax.prepare import tfrecord
 
 CONFIG = flags.DEFINE_string("config", "configs/resnet34_spectrogram.py:single", "Whose front end and step are timed.")
 BATCH = flags.DEFINE_integer("batch", 8, "Clips a step.")
@@ -142,9 +144,9 @@ def _rows(what: str, cases: dict[str, Any], program_of: Callable[[Any], Callable
 
 def _write(data_dir: Path, rate: int) -> None:
     """The noise bank as a data set."""
-    folder = records.directory(data_dir, "noises", rate)
+    folder = locate.directory(data_dir, "noises", rate)
     noise = np.random.default_rng(1).integers(-9000, 9000, 5 * rate).astype(np.int16)
-    clips = (records.Clip(f"{i:04d}", f"{i:04d}", (0,), np.roll(noise, 17 * i), 0.3) for i in range(NOISES.value))
-    records.write_shards(folder, "noises", "train", clips)
+    clips = (tfrecord.Clip(f"{i:04d}", f"{i:04d}", (0,), np.roll(noise, 17 * i), 0.3) for i in range(NOISES.value))
+    tfrecord.write_shards(folder, "noises", "train", clips)
     passport = {"name": "noises", "sample_rate": rate, "labels": ["noise"], "splits": {"train": {}}}
     (folder / "passport.json").write_text(json.dumps(passport))

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from genre_jax import backends
 from genre_jax.console import UserError, say, unknown
 from genre_jax.logbook import environment, write_json
-from genre_jax.models import bytenet
+from genre_jax.models.bytenet import network
+from genre_jax.planning import backends
 
 MAX_DILATION = flags.DEFINE_integer("max_dilation", 512, "The largest dilation.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 57_344, "Steps of a sequence.", lower_bound=1)
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     say(f"{BATCH.value} × {STEPS.value} steps × {WIDTH.value} channels, {TAPS.value} taps, {DTYPE.value}, on {device}")
     say(f"{'dilation':>8}  {'pass':<16}" + "".join(f"{name + ', ms':>14}" for name in backends.BACKENDS) + "  fastest")
     rows = []
-    dilations, dtype = bytenet.dilations(MAX_DILATION.value), jnp.dtype(DTYPE.value)
+    dilations, dtype = network.dilations(MAX_DILATION.value), jnp.dtype(DTYPE.value)
     for row in backends.seconds(dilations, BATCH.value, STEPS.value, WIDTH.value, TAPS.value, dtype, REPEATS.value):
         times = {name: row[name] for name in backends.BACKENDS}
         rows.append(row | {"fastest": min(times, key=times.__getitem__)})

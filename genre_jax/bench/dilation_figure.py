@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from genre_jax import figures
 from genre_jax.console import UserError
+from genre_jax.report import figures
 
 # What tells lines apart, beside the policy, where a file holds more than one value of it.
 VARIED = ("target", "backend", "dtype", "seconds", "batch", "micro_batch", "time_shards")

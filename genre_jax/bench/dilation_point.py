@@ -18,11 +18,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import console, memory, train
+from genre_jax import console, train
 from genre_jax.bench import resident, targets
-from genre_jax.flops import flops
 from genre_jax.logbook import environment
-from genre_jax.models.bytenet import resolve_backend
+from genre_jax.models.bytenet.network import resolve_backend
+from genre_jax.planning import memory
+from genre_jax.planning.flops import flops
 
 SAMPLE_RATE, CLASSES = 16_000, 67
 

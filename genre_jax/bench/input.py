@@ -20,11 +20,12 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax import records
 from genre_jax.bench import resident
 from genre_jax.console import say
-from genre_jax.input_pipeline import TrainBatches, prefetch
+from genre_jax.data import locate, shards
+from genre_jax.data.batches import TrainBatches, prefetch
 from genre_jax.logbook import write_json
+from genre_jax.prepare import tfrecord
 
 CLIPS = flags.DEFINE_integer("clips", 2000, "Clips of the temporary data set (320 kB each).")
 SHARDS = flags.DEFINE_integer("shards", 8, "Files that hold them.")
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as data_dir:
         folder = _write(Path(data_dir))
         started = time.perf_counter()
-        index = records.load_index(folder, "train")
+        index = shards.load_index(folder, "train")
         say(f"index of {len(index)} clips read from the shards in {time.perf_counter() - started:.2f} s")
         titles = f"{'clips/s (median)':>18}{'least':>10}{'most':>10}{'of uniform':>12}{'peak':>10}"
         say(f"{'reader':<10}{'cut':>8}  {'order':<10}{titles}")
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _measure(index: records.Index, reader: str, samples: int) -> list[dict[str, Any]]:
+def _measure(index: shards.Index, reader: str, samples: int) -> list[dict[str, Any]]:
     """A row for each order."""
     config = configs.base("bench")
     config.data.samples, config.train.batch_size = samples, BATCH.value
@@ -109,11 +110,11 @@ def _measure(index: records.Index, reader: str, samples: int) -> list[dict[str, 
 
 def _write(data_dir: Path) -> Path:
     """A data set of noise, half of it of one class, a thirtieth of the rarest."""
-    folder = records.directory(data_dir, "noise", RATE)
+    folder = locate.directory(data_dir, "noise", RATE)
     audio = np.random.default_rng(0).integers(-9000, 9000, SECONDS * RATE).astype(np.int16)
     label = [int(CLASSES * (i / CLIPS.value) ** 3) for i in range(CLIPS.value)]
-    clips = (records.Clip(f"{i:06d}", f"{i:06d}", (label[i],), np.roll(audio, 17 * i), 0.3) for i in range(CLIPS.value))
-    records.write_shards(folder, "noise", "train", clips, SHARDS.value)
+    clips = (tfrecord.Clip(f"{i:06d}", f"{i:06d}", (label[i],), np.roll(audio, 17 * i), 0.3) for i in range(CLIPS.value))
+    tfrecord.write_shards(folder, "noise", "train", clips, SHARDS.value)
     passport = {"name": "noise", "sample_rate": RATE, "labels": [str(i) for i in range(CLASSES)], "splits": {"train": {}}}
     (folder / "passport.json").write_text(json.dumps(passport))
     return folder

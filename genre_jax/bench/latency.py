@@ -18,9 +18,10 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax import logbook, models, pretrained
+from genre_jax import logbook, models
 from genre_jax.bench.network_cases import random_variables
 from genre_jax.console import UserError, say, unknown
+from genre_jax.weights import pretrained
 
 # Network → features a frame; ms a clip of 0.5, 1 and 2 s on the CPU and kB of the file, as arXiv 1812.00149 prints them.
 PAPER: dict[str, tuple[int, tuple[float, float, float], int]] = {

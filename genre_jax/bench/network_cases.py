@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre_jax import config as configs
-from genre_jax import converters, forward, logbook, models, optim, parallel, train
+from genre_jax import forward, logbook, models, optim, parallel, train
 from genre_jax.bench import cards, torch_names
-from genre_jax.flops import flops
+from genre_jax.planning.flops import flops
+from genre_jax.weights import layouts
 
 LEARNING_RATE = 1e-4
 
@@ -61,15 +62,15 @@ CASES = {
     "bytenet_512": Case("bytenet", 67, (20_000, 1), 2, {"max_dilation": 512}, rename=torch_names.bytenet, small=BYTENET_512),
     "choi_cnn": Case("choi_cnn", 10, (257, 173, 1), 8, STILL, small={"shape": (40, 37, 1), "options": SMALL_HEAD}),
     "dense_cnn": Case("dense_cnn", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1), "options": SMALL_HEAD}),
-    "densenet121": _image(10, converters.densenet, model="densenet121"),
+    "densenet121": _image(10, layouts.densenet, model="densenet121"),
     "folmer_cnn": Case("folmer_cnn", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1), "options": SMALL_HEAD}),
     "folmer_mlp": Case("folmer_mlp", 10, (224, 224, 1), 16, STILL, small={"shape": (13, 11, 1)}),
     "gru_attention": Case("gru_attention", 67, (161, 112), 8, small={"shape": (9, 5), "options": {"hidden": 6, "features": 4}}),
     "mobilenet_v1": _image(
         3, str, model="mobilenet_v1", shape=(200, 64, 1), batch=32, options=STILL, small={"shape": (70, 45, 1), "batch": 4}
     ),
-    "resnet34": _image(67, converters.resnet, model="resnet34"),
-    "resnet101": _image(67, converters.resnet, model="resnet101", small={"shape": (128, 128, 1)}),
+    "resnet34": _image(67, layouts.resnet, model="resnet34"),
+    "resnet101": _image(67, layouts.resnet, model="resnet101", small={"shape": (128, 128, 1)}),
     "schindler_deep": Case("schindler_deep", 10, (80, 80, 1), 15, STILL, small={"shape": (41, 43, 1), "batch": 3}),
     "schindler_shallow": Case("schindler_shallow", 10, (80, 80, 1), 15, STILL, small={"shape": (41, 43, 1), "batch": 3}),
     "snn": Case("snn", 3, (200, 60), 128, STILL, small={"batch": 4}),

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from genre_jax import records
 from genre_jax.console import say
+from genre_jax.data import locate
 from genre_jax.logbook import write_json
 
 FILES = flags.DEFINE_integer("files", 600, "Files of the temporary folder.")
@@ -48,15 +48,15 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(seconds: float, files: int) -> dict:
-    from genre_jax import prepare  # decoding libraries are not needed by the other benchmarks
+    from genre_jax.prepare import build  # decoding libraries are not needed by the other benchmarks
 
     with tempfile.TemporaryDirectory() as top:
         source = Path(top, "source", "music")
         _write(source, seconds, files)
         started, busy = time.perf_counter(), sum(os.times()[:4])
-        folder = prepare.prepare("folder", Path(top, "data"), RATE, source.parent, "bench", workers=WORKERS.value)
+        folder = build.prepare("folder", Path(top, "data"), RATE, source.parent, "bench", workers=WORKERS.value)
         clock, busy = time.perf_counter() - started, sum(os.times()[:4]) - busy
-        totals = records.read_passport(folder)["totals"]
+        totals = locate.read_passport(folder)["totals"]
     assert totals["clips"] == files
     return {
         "seconds": seconds,

@@ -7,11 +7,11 @@ from typing import Any
 import flax
 import numpy as np
 
-from genre_jax import converters
+from genre_jax.weights import layouts
 
 Rename = Callable[[str], str]
 GRU = {"input_kernel": "weight_ih_l0", "hidden_kernel": "weight_hh_l0", "input_bias": "bias_ih_l0", "hidden_bias": "bias_hh_l0"}
-LEAVES = converters.TORCH_LEAVES | GRU
+LEAVES = layouts.TORCH_LEAVES | GRU
 
 
 def bytenet(module: str) -> str:

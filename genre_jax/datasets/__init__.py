@@ -3,8 +3,8 @@
 The keyword arguments of a finder are the options that `prepare` takes for it: `split`, `labels`, `subset`.
 """
 
-from genre_jax.datasets import audioset, embedded, fma, folder, gtzan, musan
-from genre_jax.datasets.source import Finder, Item, Render, Source
+from genre_jax.datasets import audioset, fma, folder, gtzan, musan, synthetic
+from genre_jax.datasets.types import Finder, Item, Render, Source
 
 __all__ = ["DATASETS", "EMBEDDED", "Finder", "Item", "Render", "Source"]
 
@@ -17,8 +17,8 @@ DATASETS: dict[str, Finder] = {
     "gtzan_music_speech": musan.gtzan_music_speech,
     "hunonspeech": musan.hunonspeech,
     "musan": musan.musan,
-    "synthetic": embedded.synthetic,
-    "synthetic_multilabel": embedded.synthetic_multilabel,
+    "synthetic": synthetic.synthetic,
+    "synthetic_multilabel": synthetic.synthetic_multilabel,
 }
 
 EMBEDDED = ("synthetic", "synthetic_multilabel")  # made on the spot, from no source

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from genre_jax.audio import EXTENSIONS, AudioError, load
 from genre_jax.console import UserError, say
-from genre_jax.datasets import containers, splits
 from genre_jax.datasets.folder import printable, walk
-from genre_jax.datasets.source import Item, Render, Source
+from genre_jax.datasets.types import Item, Render, Source
+from genre_jax.prepare import containers, splits
+from genre_jax.prepare.audio import EXTENSIONS, AudioError, load
 
 LISTS = {  # split → official file
     "unbalanced": "unbalanced_train_segments.csv",

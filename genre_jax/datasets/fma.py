@@ -8,11 +8,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from genre_jax.audio import EXTENSIONS, AudioError
 from genre_jax.console import UserError
-from genre_jax.datasets import splits
 from genre_jax.datasets.folder import printable, walk
-from genre_jax.datasets.source import Item, Render, Source, load_file
+from genre_jax.datasets.types import Item, Render, Source, load_file
+from genre_jax.prepare import splits
+from genre_jax.prepare.audio import EXTENSIONS, AudioError
 
 PROTOCOLS = {"official": "", "70_30": "[:SEED]", "artists_70_30": "[:SEED]"}
 OFFICIAL = {"training": "train", "validation": "validation", "test": "test"}

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from genre_jax.audio import EXTENSIONS
 from genre_jax.console import UserError
-from genre_jax.datasets.source import Item, Source
+from genre_jax.datasets.types import Item, Source
+from genre_jax.prepare.audio import EXTENSIONS
 
 REQUIRED = ("path", "labels")
 OPTIONAL = ("track", "split", "start", "duration")

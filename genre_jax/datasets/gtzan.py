@@ -8,11 +8,11 @@ versions), hence the default split: the artist-disjoint, fault-filtered one of K
 import re
 from pathlib import Path
 
-from genre_jax.audio import EXTENSIONS
 from genre_jax.console import UserError
-from genre_jax.datasets import splits, tfds_records
 from genre_jax.datasets.folder import cut_name, printable, walk
-from genre_jax.datasets.source import Item, Source, load_file
+from genre_jax.datasets.types import Item, Source, load_file
+from genre_jax.prepare import splits, tfds_records
+from genre_jax.prepare.audio import EXTENSIONS
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 TRACKS = tuple(f"{genre}.{number:05d}" for genre in GENRES for number in range(100))

@@ -6,7 +6,7 @@ import soundfile
 from absl import flags
 
 from genre_jax.console import run, say
-from genre_jax.datasets.synthetic import render
+from genre_jax.datasets.synthetic.music import render
 
 GENRE = flags.DEFINE_string("genre", "house", "One of the ten genres.")
 TRACK = flags.DEFINE_integer("track", 0, "Number of the track.")

@@ -8,11 +8,11 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from genre_jax.audio import EXTENSIONS
 from genre_jax.console import UserError
-from genre_jax.datasets import splits, tfds_records
 from genre_jax.datasets.folder import printable, walk
-from genre_jax.datasets.source import Item, Source
+from genre_jax.datasets.types import Item, Source
+from genre_jax.prepare import splits, tfds_records
+from genre_jax.prepare.audio import EXTENSIONS
 
 PROTOCOLS = {"65_10_25": "[:SEED]", "folds": ":K:INDEX[:SEED]"}
 SHARES = {"train": 0.65, "validation": 0.1, "test": 0.25}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from genre_jax import console
 from genre_jax.models.burrows import BurrowsConv1d, BurrowsConv2d, BurrowsMlp
-from genre_jax.models.bytenet import ByteNet
+from genre_jax.models.bytenet.network import ByteNet
 from genre_jax.models.choi import ChoiCnn
 from genre_jax.models.densenet import DenseNet
 from genre_jax.models.folmer import FolmerCnn, FolmerMlp

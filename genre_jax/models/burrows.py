@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.convolutions import convolve, on_cpus, product_then_shifts
+from genre_jax.models.cpu import convolve, on_cpus, product_then_shifts
 from genre_jax.models.layers import BatchNorm, Dropout
 from genre_jax.models.pooling import max_pool
 

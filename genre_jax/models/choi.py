@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.convolutions import Conv
+from genre_jax.models.cpu import Conv
 from genre_jax.models.layers import Dropout
 from genre_jax.models.pooling import max_pool, switches
 

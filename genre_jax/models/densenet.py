@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
-from genre_jax.models.convolutions import Conv
+from genre_jax.models.cpu import Conv
 from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, he_fan_in, torch_kernel
 from genre_jax.models.pooling import max_pool
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.convolutions import Conv
+from genre_jax.models.cpu import Conv
 from genre_jax.models.layers import BatchNorm, Dropout, torch_bias, torch_kernel
 from genre_jax.models.pooling import max_pool
 

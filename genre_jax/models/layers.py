@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import parallel
-from genre_jax.models.convolutions import once_on_cpus, sum_by_example
+from genre_jax.models.cpu import once_on_cpus, sum_by_example
 
 # PyTorch's default for convolutions and linear layers: U(±1 / sqrt(fan in)).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.models.convolutions import convolve, depthwise_by_shifts, on_cpus
+from genre_jax.models.cpu import convolve, depthwise_by_shifts, on_cpus
 from genre_jax.models.layers import BatchNorm, Dropout, ImageStem
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
-from genre_jax.models.convolutions import from_windows, seen_by_taps
+from genre_jax.models.cpu import from_windows, seen_by_taps
 
 Window = tuple[int, int]
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.convolutions import Conv, once_on_cpus
+from genre_jax.models.cpu import Conv, once_on_cpus
 from genre_jax.models.layers import BatchNorm, ImageStem, he_fan_out, torch_bias, torch_kernel
 from genre_jax.models.pooling import max_pool
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.convolutions import by_tiles, convolve, on_cpus
+from genre_jax.models.cpu import by_tiles, convolve, on_cpus
 from genre_jax.models.layers import Dropout
 from genre_jax.models.pooling import max_pool
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.convolutions import Dense
+from genre_jax.models.cpu import Dense
 from genre_jax.models.layers import layer_keys
 
 SELU_SCALE = 1.0507009873554805

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.convolutions import Dense
-from genre_jax.models.dilated import dilated_conv, same_padding
+from genre_jax.models.bytenet.dilated import dilated_conv, same_padding
+from genre_jax.models.cpu import Dense
 from genre_jax.models.layers import Dropout, layer_keys
 
 READOUTS = ("random", "last", "frames")

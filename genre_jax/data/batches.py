@@ -1,0 +1,176 @@
+"""From an index of clips to batches, in an order that is a pure function of (seed, position).
+
+`TrainBatches` and `EvalBatches` compute batch number n of this host from n alone, so that the state of the input is one
+integer whatever the hosts, the batch and the devices. `prefetch` reads ahead: through tf.data where TensorFlow is
+installed, through threads where it is not; the batches are the same.
+
+A batch (numpy, leading axis B): audio int16 (B, samples), length, clip, track, start, variant, visit int32 (B,),
+maximum float32 (B,), labels uint8 (B, classes), mask float32 (B,).
+"""
+
+import collections
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from genre_jax.data import order
+from genre_jax.data.order import window_starts
+from genre_jax.data.shards import Index
+
+Batch = dict[str, np.ndarray]
+
+
+class TrainBatches:
+    """Batch number n of an endless run through the split, in the order and the segments that `sampling` makes of the config.
+
+    Args:
+      index: the split, or several in one (`order.merge`).
+      config: the run's config (batch size, cut length, seed, label mode, refresh, segments, copies, sampling).
+      host, hosts: which contiguous share of each global batch is this host's.
+      sets: (clips, weight) of each data set in `index`, in its order; none where it is one.
+    """
+
+    def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1, sets: Sequence[tuple[int, float]] = ()):
+        if not len(index):
+            raise ValueError(f"split {index.split!r} of {index.data_set!r} holds no clips")
+        self.index, self.hosts, self.host = index, hosts, host
+        self.seed, self.samples = config.seed, config.data.samples
+        self.batch_size, self.refresh = config.train.batch_size, config.data.refresh_epochs
+        self.labels = label_matrix(index, config.data.labels)
+        self.rows = order.rows_of(index, config.data, config.seed)
+        class_weights = order.named_weights("data.class_weights", config.data.class_weights, index.classes)
+        sizes, weights = zip(*(sets or [(len(index), 1.0)]), strict=True)
+        source = np.repeat(np.arange(len(sizes)), sizes)[self.rows.clip]
+        lists = order.lists_of(self.labels[self.rows.clip], config.data.sampling, class_weights, source, weights)
+        self.order = order.Order(lists, len(self.rows), config.seed)
+
+    def __call__(self, number: int) -> Batch:
+        share = self.batch_size // self.hosts
+        row, visit = self.order(number * self.batch_size + self.host * share + np.arange(share))
+        clip, start, variant = (column[row] for column in self.rows)
+        span = np.maximum(self.index.length[clip].astype(np.int64) - self.samples, 0)
+        drawn = order.random_starts(self.seed, clip, visit // self.refresh + (variant << 32), span)
+        start = np.where(start < 0, drawn, start)
+        mask = np.ones(share, np.float32)
+        return _read(self.index, self.labels, clip, start, visit, variant, mask, self.samples)
+
+
+class EvalBatches:
+    """Every window of a split in order of (clip, start), the last batch padded with `mask` 0.
+
+    Consecutive windows lie `hop` samples apart, the last one flush with the clip's end; a clip shorter than a window is
+    padded with zeros.
+    """
+
+    def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1):
+        self.index, self.host, self.hosts = index, host, hosts
+        self.samples, self.batch_size = config.data.samples, config.evaluate.batch_size
+        self.labels = label_matrix(index, config.data.labels)
+        starts = [window_starts(int(n), self.samples, config.evaluate.hop, config.evaluate.windows) for n in index.length]
+        self.clip = np.repeat(np.arange(len(index)), [len(s) for s in starts])
+        self.start = np.concatenate([*starts, np.zeros(0, np.int64)])
+
+    def __len__(self) -> int:
+        return -(-len(self.clip) // self.batch_size)
+
+    def __call__(self, number: int) -> Batch:
+        share = self.batch_size // self.hosts
+        row = number * self.batch_size + self.host * share + np.arange(share)
+        inside = row < len(self.clip)
+        row = np.where(inside, row, 0)
+        zeros, mask = np.zeros(share, np.int64), inside.astype(np.float32)
+        return _read(self.index, self.labels, self.clip[row], self.start[row], zeros, zeros, mask, self.samples)
+
+
+def label_matrix(index: Index, mode: str) -> np.ndarray:
+    """uint8 (clips, classes): the multi-hot labels, or one-hot of each clip's first label where `mode` is "first"."""
+    if mode == "multi":
+        return index.labels
+    return np.eye(len(index.classes), dtype=np.uint8)[index.first_label] * (index.first_label >= 0)[:, None]
+
+
+def _read(
+    index: Index,
+    labels: np.ndarray,
+    clip: np.ndarray,
+    start: np.ndarray,
+    visit: np.ndarray,
+    variant: np.ndarray,
+    mask: np.ndarray,
+    samples: int,
+) -> Batch:
+    audio = np.empty((len(clip), samples), np.int16)
+    for row, (c, s) in enumerate(zip(clip.tolist(), start.tolist(), strict=True)):
+        index.cut(c, s, samples, out=audio[row])
+    return {
+        "audio": audio,
+        "length": np.minimum(index.length[clip] - start, samples).astype(np.int32),
+        "clip": clip.astype(np.int32),
+        "track": index.track[clip],
+        "start": start.astype(np.int32),
+        "variant": variant.astype(np.int32),
+        "visit": visit.astype(np.int32),
+        "maximum": index.maximum[clip],
+        "labels": labels[clip],
+        "mask": mask,
+    }
+
+
+def prefetch(batch: Callable[[int], Batch], start: int, stop: int, reader: str = "auto", ahead: int = 4) -> Iterator[Batch]:
+    """`batch(n)` for n in [start, stop), in order, read `ahead` of need by `reader`: tfdata, threads or auto."""
+    return (_through_tfdata if resolve_reader(reader) == "tfdata" else _through_threads)(batch, start, stop, ahead)
+
+
+def resolve_reader(reader: str) -> str:
+    """The reader that "auto" stands for on this machine."""
+    if reader != "auto":
+        return reader
+    return "tfdata" if importlib.util.find_spec("tensorflow") else "threads"
+
+
+def _through_threads(batch: Callable[[int], Batch], start: int, stop: int, ahead: int) -> Iterator[Batch]:
+    with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1), "reader") as pool:
+        queue: collections.deque = collections.deque()
+        try:
+            for number in range(start, stop):
+                queue.append(pool.submit(batch, number))
+                if len(queue) > ahead:
+                    yield queue.popleft().result()
+            while queue:
+                yield queue.popleft().result()
+        finally:
+            for future in queue:
+                future.cancel()
+
+
+def _through_tfdata(batch: Callable[[int], Batch], start: int, stop: int, ahead: int) -> Iterator[Batch]:
+    tf = import_tensorflow()
+    example = batch(start) if start < stop else {}
+    keys = list(example)
+
+    def read(number):
+        values = tf.numpy_function(
+            lambda n: tuple(batch(int(n)).values()), [number], [tf.as_dtype(example[key].dtype) for key in keys]
+        )
+        for key, value in zip(keys, values, strict=True):
+            value.set_shape(example[key].shape)
+        return dict(zip(keys, values, strict=True))
+
+    data = tf.data.Dataset.range(start, stop)
+    data = data.map(read, num_parallel_calls=min(ahead, os.cpu_count() or 1), deterministic=True).prefetch(ahead)
+    return data.as_numpy_iterator()
+
+
+def import_tensorflow():
+    """TensorFlow, quiet and kept off the accelerators: it would take their memory."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences four lines at the start
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf

@@ -1,0 +1,107 @@
+"""Where prepared data sets lie, and what their passports say. Embedded data sets are made on first use.
+
+A data set lies in `DATA_DIR/NAME/RATEhz/1.0.0`, the layout of tensorflow-datasets, with `passport.json` beside the shards.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from genre_jax import console
+from genre_jax.console import UserError
+
+VERSION = "1.0.0"
+
+
+def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
+    """Where the data set `name` at `sample_rate` Hz lies."""
+    return Path(data_dir) / name / f"{sample_rate}hz" / VERSION
+
+
+def prepared(data_dir: str | Path) -> dict[str, list[int]]:
+    """The data sets found in `data_dir`: name → sample rates in Hz."""
+    found: dict[str, list[int]] = {}
+    for passport in sorted(Path(data_dir).glob(f"*/*hz/{VERSION}/passport.json")):
+        found.setdefault(passport.parts[-4], []).append(int(passport.parts[-3].removesuffix("hz")))
+    return found
+
+
+def read_passport(folder: Path) -> dict:
+    """The `passport.json` of a prepared data set."""
+    return json.loads((folder / "passport.json").read_text())
+
+
+def read_exclude(folder: Path) -> dict[str, set[str]]:
+    """Split → names of the clips that `exclude.csv` beside the shards leaves out; nothing where there is no such file.
+
+    Its columns are `name` and `split`, and any others. `prepare --check` writes it; it may be written by hand.
+    """
+    path = folder / "exclude.csv"
+    if not path.exists():
+        return {}
+    splits = read_passport(folder)["splits"]
+    left_out: dict[str, set[str]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"name", "split"} <= set(reader.fieldnames or ()):
+            raise UserError(f"{path} needs the columns name and split, and has {', '.join(reader.fieldnames or ()) or 'none'}")
+        for row in reader:
+            if row["split"] not in splits:
+                raise UserError(f"{path}, row {reader.line_num}: {console.unknown('split', row['split'], splits)}")
+            left_out.setdefault(row["split"], set()).add(row["name"])
+    return left_out
+
+
+def check_name(name: str, data_dir: str) -> None:
+    """Raise `UserError` unless `name` is prepared in `data_dir` or is a data set that `prepare` can make."""
+    there = prepared(data_dir)
+    if name in there:
+        return
+    from genre_jax.datasets import DATASETS  # with what decodes audio, which training does not need
+
+    legal = {*DATASETS, *there} - {"folder"}  # "folder" is a way to make a data set
+    if name not in legal:
+        raise console.unknown("data set", name, legal)
+
+
+def find(config: ConfigDict) -> Path:
+    """The folder of the config's data set. Raises `UserError` with the `prepare` command where it is missing."""
+    data = config.data
+    folder = directory(data.data_dir, data.name, data.sample_rate)
+    if (folder / "passport.json").exists():
+        left_out = sum(map(len, read_exclude(folder).values()))
+        if left_out:
+            console.say(f"exclude.csv leaves out {left_out} clips of data set {data.name!r}")
+        return folder
+    from genre_jax.datasets import DATASETS, EMBEDDED
+
+    if data.name in EMBEDDED:
+        return _prepare_embedded(data.name, data.data_dir, data.sample_rate)
+    rates = prepared(data.data_dir).get(data.name)
+    command = (
+        f"python -m genre_jax.prepare --dataset={data.name if data.name in DATASETS else 'folder'} "
+        f"--source=DIR --name={data.name} --data_dir={data.data_dir} --sample_rate={data.sample_rate}"
+    )
+    if rates:
+        have = ", ".join(str(rate) for rate in rates)
+        raise UserError(
+            f"data set {data.name!r} in {data.data_dir!r} has {have} Hz and the config asks for {data.sample_rate} Hz: "
+            f"set --config.data.sample_rate={rates[0]}, or make it with `{command}`"
+        )
+    raise UserError(
+        f"data set {data.name!r} at {data.sample_rate} Hz is not in {data.data_dir!r}: make it with `{command}`, "
+        "or try --config=configs/bytenet.py:demo, which needs no data"
+    )
+
+
+def _prepare_embedded(name: str, data_dir: str, sample_rate: int) -> Path:
+    """Prepare an embedded data set in a process of its own, so that TensorFlow never enters this one."""
+    command = [sys.executable, "-m", "genre_jax.prepare", f"--dataset={name}", f"--data_dir={data_dir}"]
+    done = subprocess.run([*command, f"--sample_rate={sample_rate}"], check=False)
+    if done.returncode:
+        raise UserError(f"data set {name!r} could not be prepared in {data_dir!r} (see above)")
+    return directory(data_dir, name, sample_rate)

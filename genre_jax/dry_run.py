@@ -1,0 +1,71 @@
+"""Checks of a run that train nothing to keep: what it takes, and whether its network can learn one batch."""
+
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from genre_jax import gmm, models
+from genre_jax.console import UserError, say
+from genre_jax.logbook import clock
+from genre_jax.planning.memory import Needs
+from genre_jax.train import Run
+
+
+def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
+    """Print parameters, reach, memory, steps per epoch and ETA of a run, from its compiled step and a few timed steps."""
+    run = Run(config)
+    gmm.refuse_steps(run)
+    state = run.initial_state()
+    batch = run.devices.shard(run.batches(0))
+    size = config.train.batch_size
+    _row("parameters", f"{models.count(state.params):,}")
+    _reach(run)
+    _row("steps an epoch", f"{run.clips / size:,.1f} ({run.clips:,} clips in batches of {size})")
+    _row("steps in all", f"{run.total:,}")
+    step = run.train_step.lower(state, run.constants, batch).compile()
+    needs = Needs.of(step)
+    _row("memory a device", f"{needs.predicted_bytes / 1e6:,.0f} MB ({needs.temp_bytes / 1e6:,.0f} MB of it temporary)")
+    started = 0.0
+    for _ in range(timed_steps + 1):
+        state, _ = step(state, run.constants, batch)
+        jax.block_until_ready(state)
+        started = started or time.perf_counter()  # the first step warms up
+    seconds = (time.perf_counter() - started) / timed_steps
+    _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
+    _row("ETA", clock(run.total * seconds))
+
+
+def _reach(run: Run) -> None:
+    """What of a cut one output step of the network sees, where the network knows."""
+    seen = run.reach()
+    if seen is None:
+        return
+    reach, seconds = seen
+    fields = {"in all": reach.receptive_field, "within a cut": reach.effective_field}
+    shown = (f"{steps:,} steps ({steps * seconds:.3g} s) {where}" for where, steps in fields.items())
+    _row("receptive field", ", ".join(shown))
+    _row("dead blocks", f"{reach.dead_blocks} of {reach.blocks} (model.cap_dilation=true caps their dilation)")
+
+
+def _row(label: str, value: str) -> None:
+    say(f"{label:<18}{value}")
+
+
+def overfit_one_batch(config: ConfigDict) -> None:
+    """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of where it started."""
+    run = Run(config)
+    gmm.refuse_steps(run)
+    state = run.initial_state()
+    batch = run.devices.shard(run.batches(0))
+    first = loss = float("nan")
+    for step in range(1, run.total + 1):
+        state, metrics = run.train_step(state, run.constants, batch)
+        if step == 1:
+            first = float(metrics["loss"])
+        if step % run.every["log"] == 0 or step == run.total:
+            loss = float(metrics["loss"])
+            say(f"step {step}/{run.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
+    if not loss < 0.1 * first:
+        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {run.total} steps")
+    say(f"one batch was learned: its loss went from {first:.4g} to {loss:.4g}")

@@ -1,0 +1,1 @@
+"""From audio files to shards: `python -m genre_jax.prepare`. Training never imports this package."""

@@ -1,0 +1,325 @@
+"""Any data set to shards: split, render, write, and leave a passport.
+
+Everything is written into a hidden folder beside the data sets and moved into place at the end, so a `prepare` that is
+killed leaves no half data set; `shards` tells how the next one goes on from there.
+"""
+
+import collections
+import csv
+import dataclasses
+import hashlib
+import inspect
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from genre_jax import console
+from genre_jax.console import UserError, say
+from genre_jax.data import locate
+from genre_jax.datasets import DATASETS
+from genre_jax.datasets.types import Item, Source
+from genre_jax.prepare import audio, parts
+from genre_jax.prepare.workers import Facts, Limits, Renderer, cores, renderer
+
+SPLITS = ("train", "validation", "test")
+FILE_COLUMNS = ("name", "split", *(field.name for field in dataclasses.fields(Facts)))
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def prepare(
+    dataset: str,
+    data_dir: str | Path,
+    sample_rate: int,
+    source: str | Path | None = None,
+    name: str | None = None,
+    *,
+    validation: float = 0.1,
+    test: float = 0.1,
+    workers: int | None = None,
+    timeout: float = 60.0,
+    memory_gb: float = 4.0,
+    overwrite: bool = False,
+    beam: Sequence[str] | None = None,
+    **options: str,
+) -> Path:
+    """Make a data set at `sample_rate` Hz in `data_dir` and return its folder; one that is there already is kept.
+
+    `dataset` is a key of `datasets.DATASETS`; `validation` and `test` are the shares of the tracks whose split the
+    source leaves open; a file may take `timeout` seconds and `memory_gb` GiB in one of `workers` processes. These
+    import `__main__` anew: from a program whose main module is heavy, call `prepare_apart`. `options` are the data set's
+    own (`split`, `labels`, `subset`), `beam` those of an Apache Beam pipeline that does the work in their place.
+    Raises `UserError` where an argument is not legal, the source is not what it should be, or no clip can be used.
+    """
+    if dataset not in DATASETS:
+        raise console.unknown("data set", dataset, DATASETS)
+    path = None if source is None else Path(source)
+    _check_options(dataset, options)
+    name = name or default_name(dataset, path, options)
+    _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
+    folder = locate.directory(data_dir, name, sample_rate)
+    if (folder / "passport.json").exists() and not overwrite:
+        say(f"{folder} is there already and stays as it is (--overwrite makes it again, with these flags)")
+        return folder
+    found = DATASETS[dataset](path, **options)
+    build(
+        found,
+        Path(data_dir),
+        name,
+        sample_rate,
+        validation=validation,
+        test=test,
+        workers=workers or cores(),
+        limits=Limits(timeout, memory_gb),
+        beam=beam,
+    )
+    return folder
+
+
+def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:
+    """The data set's own name, with its options where there are any, so that no two protocols share a folder; for your own
+    music the folder's (or the CSV's) in lower snake case.
+    """
+    if dataset != "folder" or source is None:
+        words = [dataset]
+        for key, value in sorted((options or {}).items()):
+            if value != _defaults(dataset)[key]:
+                words.append(_snake({"labels": Path(value).stem, "subset": f"subset {value}"}.get(key, value)))
+        return "_".join(words)
+    snake = _snake(source.resolve().stem if source.suffix.lower() == ".csv" else source.resolve().name)
+    return snake if NAME.fullmatch(snake) else f"data_{snake}".rstrip("_")
+
+
+def _snake(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _defaults(dataset: str) -> dict[str, str | None]:
+    """The options of a data set of its own, with their defaults."""
+    parameters = inspect.signature(DATASETS[dataset]).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _check_options(dataset: str, options: Mapping[str, str]) -> None:
+    legal = _defaults(dataset)
+    for key, value in options.items():
+        if key not in legal:
+            takes = ", ".join(f"--{name}" for name in legal) or "no options of its own"
+            raise UserError(f"--{key}={value} means nothing to data set {dataset!r}, which takes {takes}")
+
+
+def _check(
+    name: str, sample_rate: int, validation: float, test: float, workers: int | None, timeout: float, memory_gb: float
+) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name={name} is no data set name: use lower-case letters, digits and _, a letter first")
+    low, high = audio.RATES
+    if not low <= sample_rate <= high:
+        raise UserError(f"--sample_rate={sample_rate} is not between {low} and {high} Hz")
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
+        raise UserError(f"--validation={validation} and --test={test} are no shares: both 0 or more, together below 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers={workers} is not a number of processes: 1 or more")
+    if not (timeout > 0 and memory_gb > 0):
+        raise UserError(f"--timeout={timeout:g} (seconds) and --memory_gb={memory_gb:g} (GiB) must be above 0")
+
+
+# ---------------------------------------------------------------- splits
+
+
+def split_of(track: str, validation: float, test: float) -> str:
+    """The split of a track, from the hash of its name alone: adding or removing other tracks moves nothing.
+
+    Every class therefore gets the same shares in expectation, but exact shares only in the limit: rounding them would
+    have to move tracks that are already placed.
+    """
+    position = int.from_bytes(hashlib.sha256(track.encode()).digest()[:8], "big") / 2**64
+    if position < test:
+        return "test"
+    return "validation" if position < test + validation else "train"
+
+
+def assign_splits(items: Iterable[Item], validation: float, test: float) -> dict[str, list[Item]]:
+    """Split → items, none where chance gave none. A split given for one clip of a track holds for all its clips; else
+    `split_of` decides.
+
+    Raises `UserError` where a track is given two splits or a name is used twice.
+    """
+    items = list(items)
+    names: set[str] = set()
+    given: dict[str, str] = {}
+    for item in items:
+        if item.name in names:
+            raise UserError(f"two clips are called {item.name!r}: names are unique in a data set")
+        names.add(item.name)
+        if item.split and given.setdefault(item.track, item.split) != item.split:
+            raise UserError(
+                f"track {item.track!r} is in both split {given[item.track]!r} and split {item.split!r}: "
+                "clips of one track belong to one split"
+            )
+    open_ended = any(item.track not in given for item in items)
+    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS if open_ended and shares[split]}
+    for item in items:
+        split = given.get(item.track) or split_of(item.track, validation, test)
+        splits.setdefault(split, []).append(item)
+    return {split: splits[split] for split in [*SPLITS, *splits] if split in splits}
+
+
+# ---------------------------------------------------------------- the build
+
+
+def build(
+    source: Source,
+    data_dir: Path,
+    name: str,
+    sample_rate: int,
+    *,
+    validation: float,
+    test: float,
+    workers: int,
+    limits: Limits,
+    beam: Sequence[str] | None = None,
+) -> Path:
+    """Make the data set `name` from `source`, in place of one that is there; returns its folder.
+
+    `beam` are the options of an Apache Beam pipeline that renders the clips, such as ["--runner=DirectRunner"]; None: this
+    machine does it in `workers` processes. The result is the same.
+    """
+    splits = assign_splits(source.items, validation, test)
+    key = parts.fingerprint(source, splits, sample_rate, limits)
+    with parts.staging(data_dir, f"{name}-{sample_rate}hz") as scratch:
+        with renderer(source.render, sample_rate, workers, limits) as rendered:
+            clip_bytes = parts.resume(scratch, key)
+            if clip_bytes is None:
+                clip_bytes = parts.clip_bytes([item for items in splits.values() for item in items], sample_rate, rendered)
+                parts.keep_plan(scratch, key, clip_bytes)
+            planned = parts.plan(scratch, splits, clip_bytes)
+            todo = [part for part in planned if part.told() is None]
+            if len(todo) < len(planned):
+                say(f"goes on where an interrupted prepare ended: {len(planned) - len(todo)} of {len(planned)} shards are done")
+            if clip_bytes:
+                parts.check_disk(data_dir, sum(len(part.items) for part in todo), clip_bytes, sample_rate)
+            if beam is None:
+                _write(todo, source.labels, _with_progress(rendered, f"prepare {name}", planned, todo))
+        if beam is not None:
+            from genre_jax.prepare.beam import write as write_with_beam
+
+            write_with_beam(todo, source, sample_rate, limits, beam)
+        told = [(part.split, part.told() or {}) for part in planned]
+        folder = locate.directory(scratch, name, sample_rate)
+        passport = make_passport(source, name, sample_rate, list(splits), told)
+        if not passport["totals"]["clips"]:
+            shutil.rmtree(scratch / "parts")
+            (path, reason), count = told[0][1]["quarantined"][0], len(source.items)
+            raise UserError(f"none of the {count} clips can be used; the first is {path!r}: {reason}")
+        parts.assemble(folder, name, source.labels, planned)
+        quarantined = [row for _, part in told for row in part["quarantined"]]
+        _write_csv(folder / "quarantine.csv", ("path", "reason"), [*quarantined, *source.refused])
+        rows = [(item.name, item.split, "|".join(item.labels)) for item in source.missing]
+        _write_csv(folder / "missing.csv", ("path", "split", "labels"), rows)
+        (folder / "passport.json").write_text(json.dumps(passport, ensure_ascii=False))
+        final = locate.directory(data_dir, name, sample_rate)
+        _move_into_place(folder, final, scratch)
+    return final
+
+
+def _write(todo: list[parts.Part], labels: tuple[str, ...], rendered: Renderer) -> None:
+    """All parts in one stream, so that no worker waits at the end of a shard."""
+    pairs = rendered(item for part in todo for item in part.items)
+    for part in todo:
+        parts.write(part, labels, islice(pairs, len(part.items)))
+
+
+def _with_progress(rendered: Renderer, title: str, parts: list[parts.Part], todo: list[parts.Part]) -> Renderer:
+    """The same renderer, which counts its clips on one bar (rate, time left) on standard error."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return rendered
+    interval = 0.3 if sys.stderr.isatty() else 15.0  # a log file gets a line now and then
+    total, left = (sum(len(part.items) for part in some) for some in (parts, todo))
+    bar = tqdm(desc=title, total=total, initial=total - left, unit="clip", mininterval=interval, dynamic_ncols=True)
+
+    def counted(items: Iterable[Item]) -> Iterator:
+        for pair in rendered(items):
+            bar.update()
+            if bar.n == bar.total:
+                bar.close()
+            yield pair
+
+    return counted
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *sorted(map(tuple, rows))])
+
+
+def _move_into_place(folder: Path, final: Path, scratch: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        final.rename(scratch / "replaced")
+    folder.rename(final)
+
+
+# ---------------------------------------------------------------- the passport
+
+
+def make_passport(source: Source, name: str, sample_rate: int, planned: list[str], told: list[tuple[str, dict]]) -> dict:
+    """The content of passport.json, from what the parts tell of each split; `files` is a table, because it may have
+    200,000 rows.
+    """
+    rows = sorted((file[0], split, *file[2]) for split, part in told for file in part["files"])
+    numbers = collections.Counter((split, number) for split, part in told for file in part["files"] for number in file[1])
+    facts = [Facts(*row[2:]) for row in rows]
+    seconds = sum(fact.seconds for fact in facts)
+    absent = {split: [item for item in source.missing if item.split == split] for split in {i.split for i in source.missing}}
+    splits = {}
+    for split in planned:
+        own = [fact for fact, row in zip(facts, rows, strict=True) if row[1] == split]
+        if own:
+            splits[split] = {
+                "clips": len(own),
+                "seconds": round(sum(fact.seconds for fact in own), 3),
+                "missing": len(absent.get(split, ())),
+                "classes": {label: numbers[split, number] for number, label in enumerate(source.labels)},
+            }
+    return {
+        "name": name,
+        "dataset": source.kind,
+        "protocol": source.protocol,
+        "sample_rate": sample_rate,
+        "labels": list(source.labels),
+        "labels_sha256": hashlib.sha256("\n".join(source.labels).encode()).hexdigest(),
+        "splits": splits,
+        "empty_splits": [split for split in planned if split not in splits],
+        "missing": {split: _count(source.labels, items) for split, items in sorted(absent.items())},
+        "totals": {
+            "clips": len(rows),
+            "seconds": round(seconds, 3),
+            "scaled": sum(fact.scaled for fact in facts),
+            "quarantined": sum(len(part["quarantined"]) for _, part in told) + len(source.refused),
+            "missing": len(source.missing),
+        },
+        "peak": max((fact.peak for fact in facts), default=0.0),
+        "rms": math.sqrt(sum(fact.rms**2 * fact.seconds for fact in facts) / max(seconds, 1e-9)),
+        "notes": list(source.notes),
+        "created_with": parts.versions(parts.DECODERS),
+        "files": {"columns": list(FILE_COLUMNS), "rows": [[_short(cell) for cell in row] for row in rows]},
+    }
+
+
+def _count(labels: tuple[str, ...], items: list[Item]) -> dict:
+    """How many clips, and how many of each class."""
+    counts = collections.Counter(label for item in items for label in item.labels)
+    return {"clips": len(items), "classes": {label: counts[label] for label in labels}}
+
+
+def _short(cell: object) -> object:
+    return float(f"{cell:.6g}") if isinstance(cell, float) else cell

@@ -1,0 +1,76 @@
+"""Recordings that tensorflow-datasets has prepared already: its `gtzan` and `gtzan_music_speech`, read without TensorFlow.
+
+Both hold one record a file: `audio` as int64 samples at 22,050 Hz, `audio/filename`, `label`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from genre_jax.console import UserError
+from genre_jax.data import shards
+from genre_jax.datasets.types import Item, Render
+from genre_jax.prepare.audio import Audio, AudioError, Format, resample
+
+RATE = 22_050  # Hz, of both; the builders in tensorflow-datasets fix it
+FEATURES = ("audio", "audio/filename", "label")
+
+
+def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
+    """An item for each record of the data set `name` with the class names `labels`; None where `source` is no place of it.
+
+    `source` is the data_dir of tensorflow-datasets, or the data set's folder in it, or that of a version. An item's
+    track is the file name without extension. Raises `UserError` where the records are of another kind.
+    """
+    folders = [source, *sorted(source.glob("*/"), reverse=True), *sorted(source.glob(f"{name}/*/"), reverse=True)]
+    folder = next((folder for folder in folders if _holds(folder, name)), None)
+    if folder is None:
+        return None
+    paths = sorted(folder.glob(f"{name}-*.tfrecord-*"))
+    if not paths:
+        raise UserError(f"{folder} holds no {name}-*.tfrecord-* files: prepare it with file_format='tfrecord'")
+    items = []
+    for shard in paths:
+        for data, example in shards.examples(shard):
+            if not set(FEATURES) <= example.keys():
+                raise UserError(f"{shard} holds {', '.join(sorted(example))}, where {name} has {', '.join(FEATURES)}")
+            _, first, end = example["audio"]
+            file = shards.text(data, example["audio/filename"])
+            label = labels[shards.integers(data, example["label"])[0]]
+            items.append(Item(file, Path(file).stem, (label,), path=str(shard), member=(first, end - first)))
+    return items
+
+
+def _holds(folder: Path, name: str) -> bool:
+    try:
+        return json.loads((folder / "dataset_info.json").read_text()).get("name") == name
+    except (OSError, ValueError):
+        return False
+
+
+def render(item: Item, sample_rate: int) -> Render:
+    """The audio of a record, cut where the item is. Raises `AudioError` where its samples are not 16-bit ones."""
+    assert item.path is not None and item.member is not None
+    with open(item.path, "rb") as file:
+        file.seek(item.member[0])
+        samples = int64_list(file.read(item.member[1]))
+    if len(samples) and not -32768 <= samples.min() <= samples.max() <= 32767:
+        raise AudioError(f"holds samples from {samples.min()} to {samples.max()}, not of 16 bits")
+    first = round(item.start * RATE)
+    last = len(samples) if item.duration is None else first + round(item.duration * RATE)
+    mono = samples[first:last].astype(np.float32) / np.float32(32768)
+    return Render(Audio(resample(mono, RATE, sample_rate), sample_rate, Format("tfds/int64", RATE, 1)))
+
+
+def int64_list(data: bytes) -> np.ndarray:
+    """The values of a serialised `tf.train.Int64List` whose one field is packed, int64 (values,)."""
+    raw = np.frombuffer(data, np.uint8)
+    raw = raw[1 + int(np.argmax(raw[1:] < 0x80)) + 1 :] if len(raw) else raw  # behind the field's number and its size
+    if not len(raw):
+        return np.zeros(0, np.int64)
+    last = np.flatnonzero(raw < 0x80)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(raw)) - np.repeat(first, last - first + 1)
+    parts = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    return np.add.reduceat(parts, first).view(np.int64)

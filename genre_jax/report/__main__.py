@@ -1,0 +1,20 @@
+"""Write the report of runs: `python -m genre_jax.report --output=DIR RUN…`, where a run is a workdir."""
+
+from absl import flags
+
+from genre_jax import console
+from genre_jax.console import UserError
+from genre_jax.report.page import write_report
+
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the page, its figures and its audio.")
+
+
+def main(argv: list[str]) -> None:
+    """Write one page for all the runs that are named."""
+    if OUTPUT.value is None:
+        raise UserError("--output is missing: name the directory for the page, as in --output=report")
+    console.say(f"report: {write_report(argv[1:], OUTPUT.value)}")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,117 @@
+"""How far loudness, brightness and timbre alone go: two baseline rows to read a network's accuracy against.
+
+`rms_centroid` knows each clip by the mean and standard deviation of its RMS and spectral centroid over frames,
+`mfcc_means` by the means of 20 MFCCs; both are standardised and given to a multinomial logistic regression fitted on
+the training split. A track's answer is the class with the largest sum of its clips' probabilities, as in
+`metrics.votes`' 'max_probability'.
+"""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from genre_jax import metrics
+from genre_jax.console import UserError
+from genre_jax.data import shards
+from genre_jax.data.shards import Index
+
+MAX_CLIPS = 4_000  # of a split, evenly spread over its names: beyond, the row costs minutes and hardly moves
+MAX_SECONDS = 30  # of a clip
+_N_FFT, _HOP = 2048, 512  # and 128 mel bands: librosa's defaults
+
+
+def score(train: Index, test: Index) -> dict[str, float]:
+    """Track accuracy on `test`, in [0, 1], of each baseline fitted on `train`: {"rms_centroid": …, "mfcc_means": …}.
+
+    Raises `UserError` where the rows do not apply (clips with more labels than one, a single class) or scikit-learn or
+    librosa is not installed.
+    """
+    for index in (train, test):
+        if not len(index) or np.any(index.labels.sum(axis=1) != 1):
+            raise UserError(f"split {index.split!r} of {index.data_set!r} has clips without exactly one label")
+    train_rows, test_rows = _spread(len(train)), _spread(len(test))
+    targets = np.argmax(train.labels[train_rows], axis=1)
+    if len(np.unique(targets)) < 2:
+        raise UserError(f"split {train.split!r} of {train.data_set!r} has clips of a single class")
+    tracks = test.track[test_rows]
+    truth = metrics.group_targets(test.labels[test_rows], tracks)
+    fitted, scored = _features(train, train_rows), _features(test, test_rows)
+    return {name: metrics.accuracy(truth, _answers(fitted[name], targets, scored[name], tracks)) for name in fitted}
+
+
+def cached_score(folder: Path, train_split: str, test_split: str) -> tuple[dict[str, float] | None, str]:
+    """(scores, "") of a prepared data set, or (None, why not) where the baselines do not apply.
+
+    They are kept in `baselines.json` beside the shards, where that can be written.
+    """
+    try:
+        train, test = (shards.load_index(folder, split) for split in (train_split, test_split))
+        key = f"{train_split} {len(train)} > {test_split} {len(test)}"
+        cache = folder / "baselines.json"
+        known = _read(cache)
+        if key not in known:
+            known[key] = score(train, test)
+            _write(cache, known)
+        return known[key], ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _spread(clips: int) -> np.ndarray:
+    return np.unique(np.linspace(0, clips - 1, min(clips, MAX_CLIPS)).round().astype(int))
+
+
+def _features(index: Index, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Baseline → features `(clips, values)` of the given rows of an index."""
+    try:
+        from librosa import feature, power_to_db, stft
+    except ImportError as error:
+        raise UserError("the baseline rows need librosa: pip install librosa") from error
+    found: dict[str, list[np.ndarray]] = {"rms_centroid": [], "mfcc_means": []}
+    sr = index.sample_rate
+    for row in rows:
+        samples = min(int(index.length[row]), MAX_SECONDS * sr)
+        audio = index.cut(row, 0, samples).astype(np.float32) / 32768
+        magnitude = np.abs(stft(np.pad(audio, (0, max(0, _N_FFT - samples))), n_fft=_N_FFT, hop_length=_HOP))
+        rms = feature.rms(S=magnitude, frame_length=_N_FFT)
+        centroid = feature.spectral_centroid(S=magnitude, sr=sr, n_fft=_N_FFT)
+        found["rms_centroid"].append(np.array([f(x) for x in (rms, centroid) for f in (np.mean, np.std)]))
+        mel = feature.melspectrogram(S=magnitude**2, sr=sr, n_fft=_N_FFT)
+        found["mfcc_means"].append(feature.mfcc(S=power_to_db(mel), sr=sr, n_mfcc=20).mean(axis=-1))
+    return {name: np.array(rows, np.float64) for name, rows in found.items()}
+
+
+def _answers(train: np.ndarray, targets: np.ndarray, test: np.ndarray, tracks: np.ndarray) -> np.ndarray:
+    """The class of each track of `test`, ascending in track number."""
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise UserError("the baseline rows need scikit-learn: pip install scikit-learn") from error
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000))
+    with warnings.catch_warnings():  # separable toy sets go on improving; the answer is the same
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(train, targets)
+    _, votes = metrics.group_sums(model.predict_proba(test), tracks)
+    return model.classes_[np.argmax(votes, axis=1)]
+
+
+def _read(cache: Path) -> dict[str, dict[str, float]]:
+    try:
+        return json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(cache: Path, known: dict[str, dict[str, float]]) -> None:
+    partial = cache.with_name(f".{cache.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(known, indent=2) + "\n")
+        os.replace(partial, cache)
+    except OSError:  # a read-only data set: scored again next time
+        partial.unlink(missing_ok=True)

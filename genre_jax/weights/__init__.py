@@ -1,0 +1,1 @@
+"""Weights that were trained before: our own files, the layouts of other libraries, downloads."""

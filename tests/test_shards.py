@@ -1,0 +1,120 @@
+"""The shard format: what is written is read, cut by cut, and damage is told."""
+
+import os
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genre_jax.console import UserError
+from genre_jax.data import locate, shards
+from genre_jax.prepare import tfrecord
+
+LENGTHS = (1, 2, 3, 63, 64, 127, 128, 1000, 16383, 16385)  # bytes of a length field change at 2**7 and 2**14
+
+
+def clips(lengths=LENGTHS, seed=0) -> list[tfrecord.Clip]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for number, length in enumerate(lengths):
+        audio = rng.integers(-32768, 32768, length).astype(np.int16)
+        labels = tuple(int(label) for label in rng.permutation(200)[: number % 4])  # none, one, several; two-byte numbers
+        made.append(tfrecord.Clip(f"{number * 7 % 10}/ü {number}.wav", f"t{number // 3}", labels, audio, audio.max() / 32768))
+    return made
+
+
+def write(folder: Path, made: list[tfrecord.Clip], split="train", num_shards=3) -> Path:
+    tfrecord.write_shards(folder, "odd", split, made, num_shards)
+    passport = {"name": "odd", "sample_rate": 8000, "labels": [f"c{i}" for i in range(200)], "splits": {split: {}}}
+    (folder / "passport.json").write_text(json.dumps(passport))
+    return folder
+
+
+def test_every_cut_of_every_clip(tmp_path):
+    made = {clip.name: clip for clip in clips()}
+    index = shards.load_index(write(tmp_path, list(made.values())), "train")
+    assert list(index.names) == sorted(made) and len(index) == len(LENGTHS)
+    for row, name in enumerate(index.names):
+        clip = made[name]
+        assert index.length[row] == len(clip.audio)
+        assert index.tracks[index.track[row]] == clip.track
+        assert index.maximum[row] == np.float32(clip.maximum)
+        assert set(np.flatnonzero(index.labels[row])) == set(clip.labels)
+        assert index.first_label[row] == (clip.labels[0] if clip.labels else -1)
+        padded = np.concatenate([clip.audio, np.zeros(60, np.int16)])
+        for start in {0, 1, 2, len(clip.audio) // 2, len(clip.audio) - 1}:
+            for samples in (1, 3, 50):
+                np.testing.assert_array_equal(index.cut(row, start, samples), padded[start:][:samples])
+
+
+def test_tensorflow_reads_the_shards(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    made = clips()
+    write(tmp_path, made)
+    features = {
+        "audio": tf.io.FixedLenFeature([], tf.string),
+        "labels": tf.io.VarLenFeature(tf.int64),
+        "name": tf.io.FixedLenFeature([], tf.string),
+        "maximum": tf.io.FixedLenFeature([], tf.float32),
+    }
+    paths = [str(path) for path in sorted(tmp_path.glob("*.tfrecord*"))]
+    found = {}
+    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():  # it checks both checksums
+        example = tf.io.parse_single_example(record, features)
+        found[example["name"].numpy().decode()] = example
+    assert set(found) == {clip.name for clip in made}
+    for clip in made:
+        example = found[clip.name]
+        assert example["audio"].numpy() == clip.audio.tobytes()
+        assert tuple(example["labels"].values.numpy()) == clip.labels
+        assert example["maximum"].numpy() == np.float32(clip.maximum)
+
+
+def test_checksum_is_castagnolis():
+    # 0xE3069283 is the check value of CRC-32C for "123456789" in every catalogue of such codes.
+    crc = 0xE3069283
+    assert tfrecord.masked_crc32c(b"123456789") == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_the_cached_index_is_used_and_is_dropped_when_the_shards_change(tmp_path):
+    write(tmp_path, clips())
+    first = shards.load_index(tmp_path, "train")
+    stamp = (tmp_path / "index-train.npz").stat().st_mtime_ns
+    again = shards.load_index(tmp_path, "train")
+    assert (tmp_path / "index-train.npz").stat().st_mtime_ns == stamp
+    assert again.names == first.names
+    np.testing.assert_array_equal(again.offset, first.offset)
+    write(tmp_path, clips(LENGTHS[:4], seed=1))
+    assert shards.load_index(tmp_path, "train").length.tolist() == sorted(LENGTHS[:4], key=lambda n: LENGTHS.index(n) * 7 % 10)
+    (tmp_path / "index-train.npz").write_bytes(b"not an index")
+    assert len(shards.load_index(tmp_path, "train")) == 4
+
+
+def test_a_shard_that_is_cut_off_is_told(tmp_path):
+    write(tmp_path, clips(), num_shards=1)
+    shard = next(tmp_path.glob("*.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"^shard .* is cut off inside the record at byte \d+: prepare the data set again$"):
+        shards.load_index(tmp_path, "train")
+
+
+def test_an_unknown_split_is_told(tmp_path):
+    write(tmp_path, clips())
+    with pytest.raises(UserError, match=r"^data set 'odd' has no split 'test': choose one of train for --config"):
+        shards.load_index(tmp_path, "test")
+
+
+def test_prepared_lists_what_has_a_passport(tmp_path):
+    assert locate.prepared(tmp_path) == {}
+    for name, rate in (("odd", 8000), ("odd", 16000), ("even", 8000)):
+        write(locate.directory(tmp_path, name, rate), clips(LENGTHS[:2]))
+    locate.directory(tmp_path, "half", 8000).mkdir(parents=True)
+    found = locate.prepared(tmp_path)
+    assert set(found) == {"odd", "even"} and sorted(found["odd"]) == [8000, 16000]
+    shutil.rmtree(tmp_path / "odd")
+    assert locate.prepared(tmp_path) == {"even": [8000]}
