@@ -2,12 +2,12 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn, TypeVar
 
 from absl import app, logging
 
-logging.set_verbosity(logging.ERROR)  # Orbax reports every save, JAX every backend that is not there
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -20,6 +20,13 @@ def unknown(kind: str, value: object, legal: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return UserError(f"unknown {kind} {value!r}{hint}: choose one of {', '.join(names)}")
+
+
+def pick(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of `table` called `name`; `kind` is what the entries are. Raises `UserError` with the legal names."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]
 
 
 def say(text: str) -> None:
@@ -48,6 +55,7 @@ def overrides(arguments: list[str]) -> dict[str, str]:
 
 def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
     """Run a command: exit 0, or print a `UserError` on standard error and exit 1."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every save, JAX every backend that is not installed
 
     def guarded(argv: list[str]) -> int | None:
         try:

@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from genre_jax.atomic import write_text
 from genre_jax.console import say
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets", "librosa")
@@ -74,18 +74,6 @@ def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
     if path.exists():
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write indented JSON, whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from genre_jax import config as configs
 from genre_jax import evaluate, forward, freezing, losses, models, optim, parallel
+from genre_jax.atomic import write_json
 from genre_jax.augment import noise
 from genre_jax.augment import waveform as augment
 from genre_jax.checkpoint import Checkpoints
@@ -25,7 +26,7 @@ from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix, pref
 from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
 from genre_jax.gmm import fit, fits
-from genre_jax.logbook import Logbook, environment, write_json
+from genre_jax.logbook import Logbook, environment
 from genre_jax.meter import Meter
 from genre_jax.models import cpu
 from genre_jax.models.bytenet.network import Reach, resolve_backend

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from genre_jax.atomic import write_json
 from genre_jax.bench import resident
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.datasets.synthetic import music
-from genre_jax.logbook import environment, write_json
+from genre_jax.logbook import environment
 from genre_jax.prepare import audit, tfrecord
 from genre_jax.prepare.workers import cores
 

@@ -20,9 +20,10 @@ from absl import flags
 
 from genre_jax import config as configs
 from genre_jax import parallel, train
+from genre_jax.atomic import write_json
 from genre_jax.console import say
 from genre_jax.data import locate
-from genre_jax.logbook import environment, write_json
+from genre_jax.logbook import environment
 from genre_jax.prepare import tfrecord
 
 CONFIG = flags.DEFINE_string("config", "configs/resnet34_spectrogram.py:single", "Whose front end and step are timed.")

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from genre_jax.atomic import write_json
 from genre_jax.console import UserError, say, unknown
-from genre_jax.logbook import environment, write_json
+from genre_jax.logbook import environment
 from genre_jax.models.bytenet import network
 from genre_jax.planning import backends
 

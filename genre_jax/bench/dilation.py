@@ -24,8 +24,8 @@ from typing import Any
 from absl import flags
 
 from genre_jax import console
+from genre_jax.atomic import write_json
 from genre_jax.console import UserError
-from genre_jax.logbook import write_json
 
 # This process must not touch JAX: a GPU's memory belongs to the point that is measured.
 

@@ -22,11 +22,12 @@ import numpy as np
 from absl import flags
 
 from genre_jax import frontends
+from genre_jax.atomic import write_json
 from genre_jax.bench import cards
 from genre_jax.bench.contestants import Local, Remote, Side
 from genre_jax.bench.frontend_cases import CASES, Case, signal
 from genre_jax.console import UserError, say, unknown
-from genre_jax.logbook import environment, write_json
+from genre_jax.logbook import environment
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Interleaved rounds; the median is shown.")
 ONLY = flags.DEFINE_list("cases", [], f"Cases to run, of {', '.join(CASES)}; all but those of an accelerator by default.")

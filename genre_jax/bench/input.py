@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
+from genre_jax.atomic import write_json
 from genre_jax.bench import resident
 from genre_jax.console import say
 from genre_jax.data import locate, shards
 from genre_jax.data.batches import TrainBatches, prefetch
-from genre_jax.logbook import write_json
 from genre_jax.prepare import tfrecord
 
 CLIPS = flags.DEFINE_integer("clips", 2000, "Clips of the temporary data set (320 kB each).")

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         say(f"{name:<16}{row['parameters']:>11,}{row['file_bytes'] / 1e3:>9.1f}{row['printed_kb']:>9}{times}")
     if JSON.value:
         Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        logbook.write_json(Path(JSON.value), record)
+        write_json(Path(JSON.value), record)
 
 
 def measure(name: str, frames: list[int]) -> dict[str, Any]:

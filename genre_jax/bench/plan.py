@@ -11,9 +11,10 @@ import jax
 from absl import flags
 
 from genre_jax import config as configs
+from genre_jax.atomic import write_json
 from genre_jax.bench import targets
 from genre_jax.console import UserError, overrides, parse_flags, say
-from genre_jax.logbook import environment, write_json
+from genre_jax.logbook import environment
 from genre_jax.planning import memory
 
 CONFIG = flags.DEFINE_string("config", None, "Config file, with presets and key=value after a colon.")

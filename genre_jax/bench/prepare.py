@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from genre_jax.atomic import write_json
 from genre_jax.console import say
 from genre_jax.data import locate
-from genre_jax.logbook import write_json
 
 FILES = flags.DEFINE_integer("files", 600, "Files of the temporary folder.")
 SECONDS = flags.DEFINE_list(

@@ -13,10 +13,10 @@ from typing import Any
 
 from absl import flags
 
+from genre_jax.atomic import write_json
 from genre_jax.bench import train_step
 from genre_jax.bench.contestants import Side
 from genre_jax.console import say
-from genre_jax.logbook import write_json
 
 flags.set_default(train_step.NETWORKS, ["resnet101", "densenet121"])
 

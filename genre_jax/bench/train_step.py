@@ -24,11 +24,11 @@ from typing import Any
 
 from absl import flags
 
+from genre_jax.atomic import write_json
 from genre_jax.bench import rounds
 from genre_jax.bench.contestants import Side
 from genre_jax.bench.network_cases import CASES
 from genre_jax.console import UserError, say, unknown
-from genre_jax.logbook import write_json
 
 NETWORKS = flags.DEFINE_list("networks", list(CASES), f"Networks, of {', '.join(CASES)}.")
 PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter that has torch, where this one has it not.")

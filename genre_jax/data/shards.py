@@ -12,6 +12,7 @@ This module needs NumPy alone, so that training runs where TensorFlow is not ins
 clip name, so that the number of a clip depends neither on the writer nor on the number of shards.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import mmap
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genre_jax.atomic import write_whole
 from genre_jax.console import UserError
 from genre_jax.data.locate import read_exclude, read_passport
 
@@ -231,9 +233,6 @@ def _read_cache(cache: Path, sizes: np.ndarray) -> dict[str, np.ndarray] | None:
 
 
 def _write_cache(cache: Path, columns: dict[str, np.ndarray]) -> None:
-    partial = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
-    try:
-        np.savez(partial, allow_pickle=False, **columns)
-        os.replace(partial, cache)
-    except OSError:  # a read-only data set works too, only slower to open
-        partial.unlink(missing_ok=True)
+    # A read-only data set works too, and only takes longer to open.
+    with contextlib.suppress(OSError), write_whole(cache) as file:
+        np.savez(file, allow_pickle=False, **columns)

@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from genre_jax import train
+from genre_jax.atomic import write_json
 from genre_jax.console import say
-from genre_jax.logbook import write_json
 from genre_jax.models.bytenet.dilated import BACKENDS, dilated_conv, same_padding
 
 PASSES = ("forward", "input_gradient", "weight_gradient")

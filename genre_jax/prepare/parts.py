@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genre_jax.atomic import write_text
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets.types import Item, Source
@@ -88,9 +89,7 @@ def write(part: Part, labels: tuple[str, ...], results: Iterable[tuple[Item, Res
                 )
                 files.append((item.name, numbers, dataclasses.astuple(result.facts)))
         told = json.dumps({"bytes": size, "files": files, "quarantined": quarantined}, ensure_ascii=False)
-        partial = part.path.with_suffix(".partial")
-        partial.write_text(told, encoding="utf-8")
-        os.replace(partial, part.path.with_suffix(".json"))
+        write_text(part.path.with_suffix(".json"), told)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

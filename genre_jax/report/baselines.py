@@ -6,14 +6,15 @@ the training split. A track's answer is the class with the largest sum of its cl
 `metrics.votes`' 'max_probability'.
 """
 
+import contextlib
 import json
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
 from genre_jax import metrics
+from genre_jax.atomic import write_json
 from genre_jax.console import UserError
 from genre_jax.data import shards
 from genre_jax.data.shards import Index
@@ -109,9 +110,5 @@ def _read(cache: Path) -> dict[str, dict[str, float]]:
 
 
 def _write(cache: Path, known: dict[str, dict[str, float]]) -> None:
-    partial = cache.with_name(f".{cache.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(known, indent=2) + "\n")
-        os.replace(partial, cache)
-    except OSError:  # a read-only data set: scored again next time
-        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a read-only data set is scored again the next time
+        write_json(cache, known)

@@ -11,7 +11,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 import wave
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from genre_jax import metrics
+from genre_jax.atomic import write_text
 from genre_jax.console import UserError
 from genre_jax.data import shards
 from genre_jax.report import baselines
@@ -92,9 +92,7 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path) -> Path:
     )
     environment.filters |= {"percent": percent, "number": number, "duration": duration}
     page = output / "index.html"
-    partial = output / ".index.html.partial"
-    partial.write_text(environment.get_template("report.html.j2").render(context), encoding="utf-8")
-    os.replace(partial, page)
+    write_text(page, environment.get_template("report.html.j2").render(context))
     return page
 
 

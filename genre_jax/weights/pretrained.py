@@ -5,7 +5,6 @@ a run from either, or from another library's file (`weight_files`, `converters`)
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 import genre_jax
 from genre_jax import config as configs
 from genre_jax import forward
+from genre_jax.atomic import write_whole
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
 from genre_jax.weights import files, layouts
@@ -91,7 +91,7 @@ def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
 
 def write(trained: Trained, path: Path) -> Path:
     """Write a trained network to `path` as `save_pretrained` does, and return it."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     config, labels, variables = trained
     values = configs.to_json(config)
@@ -104,9 +104,8 @@ def write(trained: Trained, path: Path) -> Path:
         "frontend": values["frontend"],
     }
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, {key: json.dumps(value) for key, value in parts.items()})
-    os.replace(partial, path)
+    with write_whole(path) as file:
+        file.write(save(arrays, {key: json.dumps(value) for key, value in parts.items()}))
     return path
 
 
