@@ -19,6 +19,7 @@ from absl import flags
 
 from genre_jax import config as configs
 from genre_jax import logbook, models
+from genre_jax.atomic import write_json
 from genre_jax.bench.network_cases import random_variables
 from genre_jax.console import UserError, say, unknown
 from genre_jax.weights import pretrained
