@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from genre_jax.console import UserError
 
-MODEL = ("params", "batch_stats", "ema")
+MODEL = ("params", "batch_stats", "frontend", "ema")
 TRAINING = ("step", "opt_state")
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from genre_jax import console, freezing, frontends, losses, models, optim
-from genre_jax.augment import waveform as augment
+from genre_jax.augment import validate as augment
 from genre_jax.console import UserError
 from genre_jax.data import order
 from genre_jax.data.locate import check_name

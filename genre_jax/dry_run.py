@@ -1,4 +1,4 @@
-"""Checks of a run that train nothing to keep: what it takes, and whether its network can learn one batch."""
+"""Checks of a config before a run: what the run costs, and whether its network can learn one batch."""
 
 import time
 
@@ -9,21 +9,21 @@ from genre_jax import gmm, models
 from genre_jax.console import UserError, say
 from genre_jax.logbook import clock
 from genre_jax.planning.memory import Needs
-from genre_jax.train import Run
+from genre_jax.run import Run
 
 
 def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
-    """Print parameters, reach, memory, steps per epoch and ETA of a run, from its compiled step and a few timed steps."""
+    """Print parameters, reach, memory, steps per epoch and ETA of a run: it compiles the step and times `timed_steps` of it."""
     run = Run(config)
-    gmm.refuse_steps(run)
+    gmm.refuse_steps(config, run.program.network.model)
     state = run.initial_state()
-    batch = run.devices.shard(run.batches(0))
+    batch = run.program.devices.shard(run.batches(0))
     size = config.train.batch_size
     _row("parameters", f"{models.count(state.params):,}")
     _reach(run)
-    _row("steps an epoch", f"{run.clips / size:,.1f} ({run.clips:,} clips in batches of {size})")
-    _row("steps in all", f"{run.total:,}")
-    step = run.train_step.lower(state, run.constants, batch).compile()
+    _row("steps an epoch", f"{run.program.clips / size:,.1f} ({run.program.clips:,} clips in batches of {size})")
+    _row("steps in all", f"{run.program.total:,}")
+    step = run.program.train_step.lower(state, run.constants, batch).compile()
     needs = Needs.of(step)
     _row("memory a device", f"{needs.predicted_bytes / 1e6:,.0f} MB ({needs.temp_bytes / 1e6:,.0f} MB of it temporary)")
     started = 0.0
@@ -33,12 +33,12 @@ def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
         started = started or time.perf_counter()  # the first step warms up
     seconds = (time.perf_counter() - started) / timed_steps
     _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
-    _row("ETA", clock(run.total * seconds))
+    _row("ETA", clock(run.program.total * seconds))
 
 
 def _reach(run: Run) -> None:
-    """What of a cut one output step of the network sees, where the network knows."""
-    seen = run.reach()
+    """Print the receptive field of the network within a cut, if the network knows it."""
+    seen = run.program.reach()
     if seen is None:
         return
     reach, seconds = seen
@@ -53,19 +53,19 @@ def _row(label: str, value: str) -> None:
 
 
 def overfit_one_batch(config: ConfigDict) -> None:
-    """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of where it started."""
+    """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of its first value."""
     run = Run(config)
-    gmm.refuse_steps(run)
+    gmm.refuse_steps(config, run.program.network.model)
     state = run.initial_state()
-    batch = run.devices.shard(run.batches(0))
+    batch = run.program.devices.shard(run.batches(0))
     first = loss = float("nan")
-    for step in range(1, run.total + 1):
-        state, metrics = run.train_step(state, run.constants, batch)
+    for step in range(1, run.program.total + 1):
+        state, metrics = run.program.train_step(state, run.constants, batch)
         if step == 1:
             first = float(metrics["loss"])
-        if step % run.every["log"] == 0 or step == run.total:
+        if step % run.every["log"] == 0 or step == run.program.total:
             loss = float(metrics["loss"])
-            say(f"step {step}/{run.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
+            say(f"step {step}/{run.program.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
     if not loss < 0.1 * first:
-        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {run.total} steps")
+        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {run.program.total} steps")
     say(f"one batch was learned: its loss went from {first:.4g} to {loss:.4g}")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from genre_jax import metrics
 from genre_jax.data.batches import EvalBatches, prefetch
 from genre_jax.data.shards import Index
+from genre_jax.losses import LOSSES
 from genre_jax.parallel import Devices
 
 Table = dict[str, np.ndarray]
@@ -35,8 +36,8 @@ def predict(
 
 
 def task(config: ConfigDict) -> str:
-    """ "single" where each clip has one label (softmax), "multi" where it has many (sigmoid)."""
-    return "single" if config.loss.name == "softmax" else "multi"
+    """The task of the config's loss: "single" if each clip has one label, "multi" if it may have several."""
+    return LOSSES[config.loss.name].task
 
 
 def scores(table: Table, config: ConfigDict) -> dict[str, Any]:

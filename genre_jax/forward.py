@@ -1,4 +1,4 @@
-"""The forward pass: front end + network as one pure function of (variables, audio)."""
+"""The forward pass: int16 samples → waveform → front end → network, as pure functions of (variables, batch)."""
 
 import dataclasses
 from typing import Any
@@ -9,42 +9,50 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from genre_jax import frontends, models
+from genre_jax.augment.waveform import cap_gain
 from genre_jax.config import component_options
 from genre_jax.frontends import Frontend
 
 
-def to_waveform(audio: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """int16 PCM as floats in [-1, 1): divided by 32768."""
-    return audio.astype(dtype) / 32768
-
-
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A front end and a network; a teacher is another one of these with variables of its own."""
+    """A front end and a network.
+
+    Its variables are a dict of collections: "params" and "batch_stats" of the network, and "frontend", the statistics of the
+    training split that the front end scales by (empty for most front ends).
+
+    Attributes:
+      frontend: waveforms (batch, samples) → features.
+      model: features → (logits, intermediates).
+      wide: type of waveform, front end and loss: float32, or float64 in a float64 run.
+      gain_cap: clips whose largest sample exceeds this are scaled down to it; 0 = off.
+    """
 
     frontend: Frontend
     model: nn.Module
-    wide: jnp.dtype  # of waveform, front end and loss: float32, or float64 in a float64 run
+    wide: jnp.dtype
+    gain_cap: float = 0.0
 
-    def init(self, key: jax.Array, samples: int) -> Any:
-        """Variables {"params", and "batch_stats" where front end or network have them} for inputs of `samples`.
-
-        The fitted statistics of a front end are batch_stats/frontend; they are fresh here.
-        """
+    def init(self, key: jax.Array, samples: int) -> dict[str, Any]:
+        """Fresh variables for inputs of `samples`."""
 
         def init(key):
-            features, fitted = self.frontend.init_with_output(key, jnp.zeros((1, samples), self.wide))
-            variables = self.model.init(key, features)
-            if fitted:
-                variables["batch_stats"] = variables.get("batch_stats", {}) | {"frontend": fitted["batch_stats"]}
-            return variables
+            features, statistics = self.frontend.init_with_output(key, jnp.zeros((1, samples), self.wide))
+            return {"batch_stats": {}, **self.model.init(key, features), "frontend": statistics.get("frontend", {})}
 
         return jax.jit(init)(key)
 
+    def waveform(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Waveforms (batch, samples) in [-1, 1) of the int16 "audio" of a batch, with the gain of loud clips capped.
+
+        The cap reads "maximum" (batch,), the largest sample of each whole clip.
+        """
+        y = batch["audio"].astype(self.wide) / 32768
+        return cap_gain(y, batch["maximum"], self.gain_cap) if self.gain_cap else y
+
     def features(self, variables: Any, waveform: jax.Array) -> jax.Array:
-        """What the network reads of waveforms (batch, samples)."""
-        fitted = variables.get("batch_stats", {}).get("frontend", {})
-        features: Any = self.frontend.apply({"batch_stats": fitted}, waveform)
+        """The input of the network for waveforms (batch, samples)."""
+        features: Any = self.frontend.apply({"frontend": variables.get("frontend", {})}, waveform)
         return features
 
     def logits(
@@ -56,21 +64,24 @@ class Forward:
         mask: jax.Array | None = None,
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        """Logits (batch, classes) of what `features` gives, intermediates, and the batch statistics after it."""
-        statistics = variables.get("batch_stats", {})
-        fitted = {"frontend": statistics["frontend"]} if "frontend" in statistics else {}
-        (logits, intermediates), updated = self.model.apply(
-            variables, features, train=train, mask=mask, keys=keys, mutable=["batch_stats"] if train else []
-        )
-        return logits.astype(self.wide), intermediates, updated.get("batch_stats", statistics) | fitted
+        """Logits (batch, classes), intermediates, and the "batch_stats" after this batch.
 
-    def __call__(self, variables: Any, waveform: jax.Array, **options: Any) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        """`logits` of waveforms (batch, samples)."""
-        return self.logits(variables, self.features(variables, waveform), **options)
+        In training, examples with `mask` (batch,) 0 count in no batch statistics, and `keys` (batch,) draw the dropout masks.
+        """
+        network = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+        (logits, intermediates), updated = self.model.apply(
+            network, features, train=train, mask=mask, keys=keys, mutable=["batch_stats"] if train else []
+        )
+        return logits.astype(self.wide), intermediates, updated.get("batch_stats", network["batch_stats"])
+
+    def __call__(self, variables: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits (batch, classes) and intermediates of a batch, in evaluation mode."""
+        logits, intermediates, _ = self.logits(variables, self.features(variables, self.waveform(batch)))
+        return logits, intermediates
 
 
 def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Forward:
-    """The forward pass that a config describes."""
+    """The forward pass of a config. With `axis_name`, batch statistics are those of all devices on that axis."""
     return Forward(
         frontend=frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend)),
         model=models.build(
@@ -81,4 +92,5 @@ def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) ->
             **component_options(config.model),
         ),
         wide=jnp.dtype("float64" if config.dtype == "float64" else "float32"),
+        gain_cap=config.augment.gain_cap,
     )

@@ -101,9 +101,6 @@ class Freeze(NamedTuple):
         return optax.chain(dropped, clip, optax.partition({False: optimizer, True: frozen}, labels), dropped)
 
 
-NOTHING = Freeze((), None)
-
-
 def build(config: ConfigDict, resolve: Callable[[str], int]) -> Freeze:
     """What `config.freeze` says; `resolve` turns a duration into steps."""
     until = resolve(config.until) if config.until else None

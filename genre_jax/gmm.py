@@ -1,29 +1,140 @@
-"""Networks that are fitted to the training split instead of trained step by step: those whose Module has `fit` (`models.Gmm`).
+"""Gaussian mixtures, one per class: the baseline of SwishNet's paper (arXiv 1812.00149; document 003).
 
-Such a run goes through `main` like any other, to the same checkpoint, predictions and results; its fit is its step 1. It
-reads front end, data, loss, evaluation and seed of its config; there is no order, augmentation, optimiser or schedule.
+The network is fitted to the training split by scikit-learn instead of trained step by step. A run of it goes through `main`
+like any other, to the same checkpoint, predictions and results; its fit is its step 1. It reads the front end, data, loss,
+evaluation and seed of its config; order, augmentation, optimiser and schedule have no effect.
 """
 
-import time
+import warnings
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from genre_jax import evaluate
-from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
-from genre_jax.data.batches import EvalBatches
-from genre_jax.logbook import Logbook
+from genre_jax.losses import LOSSES
 
 
-def fits(run: Any) -> bool:
-    """Whether the network of a `train.Run` is fitted; raises `UserError` where its config asks it for what it has not."""
-    config = run.config
-    if not hasattr(run.network.model, "fit"):
+class Gmm(nn.Module):
+    """A mixture of Gaussians with diagonal covariances for each class, over single frames.
+
+    A clip's logits are the means over its frames of the log-likelihoods that the mixtures give them: its class is the one
+    under which all of its frames together are likeliest. The parameters are not trained but fitted, by scikit-learn's
+    expectation maximisation, and computed with in float32 at least.
+
+    With 60 features, 3 classes and 256 components it has 92,928 parameters; the paper prints 92,416, which is all means and
+    variances and the weights of one mixture.
+
+    Attributes:
+      components: Gaussians of a class.
+      frames: of a class on average that the fit reads, evenly spread over the windows of the training split; a choice.
+      iterations: of expectation maximisation, at most; a choice (100 is scikit-learn's).
+    """
+
+    num_classes: int
+    components: int = 256
+    frames: int = 100_000
+    iterations: int = 100
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    input_shape = (200, 60)
+
+    def __post_init__(self):
+        for key in ("components", "frames", "iterations"):
+            if getattr(self, key) < 1:
+                raise UserError(f"'model.{key}' must be at least 1, and was given {getattr(self, key)}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        keys: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits `(batch, num_classes)` of features `(batch, frames, bins)`.
+
+        "frame_logits" are (batch, frames, num_classes); "embedding" (batch, num_classes · components) is the mean share of
+        each Gaussian in its mixture.
+        """
+        del train, mask, keys  # neither batch statistics nor dropout
+        shape = (self.num_classes, self.components, x.shape[-1])
+        means = self.param("means", nn.initializers.normal(1.0), shape, self.param_dtype)
+        variances = self.param("variances", nn.initializers.ones, shape, self.param_dtype)
+        weights = self.param("weights", nn.initializers.constant(1 / self.components), shape[:2], self.param_dtype)
+        x = x.astype(jnp.promote_types(self.param_dtype, jnp.float32))
+        joint = _log_densities(x, means, variances) + jnp.log(weights)
+        frame_logits = jax.nn.logsumexp(joint, -1)
+        shares = jnp.exp(joint - frame_logits[..., None]).mean(1).reshape(len(x), -1)
+        return frame_logits.mean(1).astype(self.dtype), {"embedding": shares.astype(self.dtype), "frame_logits": frame_logits}
+
+    def count_as_published(self, params: Any) -> int:
+        """Parameters as the paper counts them: the weights of one mixture stand for those of all."""
+        return params["means"].size + params["variances"].size + self.components
+
+    def fit(self, features: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], seed: int) -> tuple[dict, float]:
+        """Parameters fitted to frames `(frames, bins)` of the class numbers `targets` (frames,), and the frames' mean
+        log-likelihood under the mixtures of their own classes.
+
+        Raises `UserError` where a class has fewer frames than components, or scikit-learn is not installed.
+        """
+        try:
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.mixture import GaussianMixture
+        except ImportError as error:
+            raise UserError("model 'gmm' is fitted by scikit-learn: pip install scikit-learn") from error
+        fitted, total = [], 0.0
+        for number, label in enumerate(classes):
+            own = features[targets == number].astype(np.float64)
+            if len(own) < self.components:
+                limit = f"at most {len(own)}, the frames of class {label!r}"
+                raise UserError(f"'model.components' must be {limit}, and was given {self.components}")
+            mixture = GaussianMixture(self.components, covariance_type="diag", max_iter=self.iterations, random_state=seed)
+            with warnings.catch_warnings():  # told below
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                mixture.fit(own)
+            likelihood = mixture.score(own)
+            fitted.append((mixture.means_, mixture.covariances_, mixture.weights_))
+            total += likelihood * len(own)
+            state = "converged" if mixture.converged_ else "stopped"
+            say(
+                f"{label}: {self.components} Gaussians on {len(own):,} frames, {state} after {mixture.n_iter_} iterations, "
+                f"log-likelihood {likelihood:.4g} a frame"
+            )
+        stacked = (np.stack(values).astype(self.param_dtype) for values in zip(*fitted, strict=True))
+        return dict(zip(("means", "variances", "weights"), stacked, strict=True)), total / len(features)
+
+
+def _log_densities(x: jax.Array, means: jax.Array, variances: jax.Array) -> jax.Array:
+    """Of `x` (batch, frames, bins) under each Gaussian (classes, components, bins): (batch, frames, classes, components).
+
+    The square is multiplied out, so that two matrix products do it.
+    """
+    highest = jax.lax.Precision.HIGHEST
+
+    def product(a, b):
+        return jnp.einsum("btd,ckd->btck", a, b, precision=highest)
+
+    squares = product(x * x, 1 / variances) - 2 * product(x, means / variances) + (means**2 / variances).sum(-1)
+    return -0.5 * (squares + jnp.log(2 * jnp.pi * variances).sum(-1))
+
+
+# ---------------------------------------------------------------- fitting a run
+
+
+def check(config: ConfigDict, model: nn.Module) -> bool:
+    """Whether `model` is fitted instead of trained; raises `UserError` if its config requests an unsupported option."""
+    if not hasattr(model, "fit"):
         return False
     name = config.model.name
-    if config.loss.name != "softmax":
+    if LOSSES[config.loss.name].task != "single":
         wrong = f"loss.name must be 'softmax', and was given {config.loss.name!r}"
         raise UserError(f"model {name!r} needs one label a clip: {wrong}")
     if config.init_from:
@@ -31,55 +142,34 @@ def fits(run: Any) -> bool:
     return True
 
 
-def refuse_steps(run: Any) -> None:
-    """Raise `UserError` where the network of a `train.Run` is fitted: what is asked about its training steps has no answer."""
-    if fits(run):
-        raise UserError(
-            f"model {run.config.model.name!r} is fitted at once and takes no training steps: run it without this flag"
-        )
+def refuse_steps(config: ConfigDict, model: nn.Module) -> None:
+    """Raise `UserError` if `model` is fitted: questions about its training steps have no answer."""
+    if check(config, model):
+        raise UserError(f"model {config.model.name!r} is fitted at once and takes no training steps: run it without this flag")
 
 
-def fit(run: Any, state: Any, start: int, checkpoints: Checkpoints, logbook: Logbook, profile: Any = None) -> Any:
-    """The state of a `train.Run` after its fit, which is checkpointed and evaluated; `state` itself where it has `start`ed.
+def fit(run: Any, state: Any) -> tuple[dict, float]:
+    """Parameters of the network of a `run.Run`, fitted to its training split, and the mean log-likelihood of the frames.
 
-    Frames are taken evenly from every window of the training split, as many in all as `frames` a class.
+    The frames are spread evenly over all windows of the split; their number is `frames` per class on average.
     """
-    del profile
-    if start:
-        return state
-    model, index, began = run.network.model, run.splits["train"], time.perf_counter()
+    model, index = run.program.network.model, run.splits["train"]
     features, targets = _frames(run, state)
     say(f"fitting {run.config.model.name} to {len(features):,} frames of {features.shape[-1]} features")
-    params, likelihood = model.fit(features, targets, index.classes, run.config.seed)
-    state = run.devices.replicate(run.state_of({"params": params, "batch_stats": state.batch_stats}).replace(step=np.int32(1)))
-    logbook.metrics(1, "train", {"log_likelihood": likelihood})
-    logbook.timing(1, len(index) / (time.perf_counter() - began), 0.0)
-    scores = None
-    if "validation" in run.splits:
-        scores = evaluate.headline(evaluate.scores(run.evaluate(state, "validation"), run.config))
-        logbook.metrics(1, "validation", scores)
-        say("validation: " + "  ".join(f"{key} {value:.4g}" for key, value in scores.items()))
-    checkpoints.save(1, state, scores)
-    return state
+    return model.fit(features, targets, index.classes, run.config.seed)
 
 
 def _frames(run: Any, state: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Features (frames, bins) of the training split and the class number (frames,) of each."""
-    from genre_jax.train import condition  # which imports this module
-
-    config, network, index = run.config, run.network, run.splits["train"]
-    batches = EvalBatches(index, config, jax.process_index(), jax.process_count())
-    share = -(-network.model.frames * len(index.classes) // len(batches.clip))  # of a window
+    """Features (frames, bins) of the training split, and the class number (frames,) of each frame."""
+    network, index = run.program.network, run.splits["train"]
+    share = -(-network.model.frames * len(index.classes) // run.count_windows("train"))  # frames per window
 
     def features(variables, constants, batch):
         del constants
-        x = network.frontend.apply(
-            {"batch_stats": variables["batch_stats"].get("frontend", {})}, condition(batch, network, config)
-        )
+        x = network.features(variables, network.waveform(batch))
         chosen = np.linspace(0, x.shape[1] - 1, min(share, x.shape[1])).round().astype(int)
         return {"features": x[:, chosen]}
 
-    step = run.devices.eval_step(features)
-    table = evaluate.predict(step, {"batch_stats": state.batch_stats}, {}, batches, run.devices, config)
+    table = run.over_windows(run.program.devices.eval_step(features), {"frontend": state.frontend}, {}, "train")
     kept = table["features"]
     return kept.reshape(-1, kept.shape[-1]), table["labels"].argmax(1).repeat(kept.shape[1])

@@ -1,5 +1,9 @@
-"""What a run writes down: metrics.jsonl, timings.jsonl, TensorBoard events, environment.json, the line on the console."""
+"""What a run records: metrics.jsonl, timings.jsonl, TensorBoard events, environment.json, and progress on the console.
 
+JAX is imported inside the functions that need it, because the report imports this module on machines without JAX.
+"""
+
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -8,9 +12,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from genre_jax.atomic import write_text
 from genre_jax.console import say
@@ -19,14 +25,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 class Logbook:
-    """Appends to a workdir's logs.
+    """The logs of a workdir, which are appended to.
 
-    metrics.jsonl holds nothing but what follows from the config, so that a run that was killed and resumed writes the same
-    bytes; speeds go to timings.jsonl.
+    metrics.jsonl holds only numbers that follow from the config, so that a run that was killed and resumed writes the same
+    bytes. Speeds go to timings.jsonl.
     """
 
     def __init__(self, workdir: Path, step: int):
-        """Cut metrics.jsonl and timings.jsonl back to `step` and go on from there."""
+        """Remove the lines after `step`, where the run starts or resumes."""
         self._metrics, self._timings = workdir / "metrics.jsonl", workdir / "timings.jsonl"
         cut_back(self._metrics, step)
         earlier = cut_back(self._timings, step)
@@ -40,14 +46,16 @@ class Logbook:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, over all starts of the run."""
+        """Seconds of training up to now, over all starts of the run."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Record the metrics of a split at a step."""
         _append(self._metrics, {"step": step, "split": split} | values)
         self._to_board(step, split, values)
 
     def timing(self, step: int, clips_per_second: float, waiting: float) -> None:
+        """Record the speed, and the share of the time spent waiting for data, since the last record."""
         values = {"clips_per_second": round(clips_per_second, 3), "waiting": round(waiting, 4)}
         _append(self._timings, {"step": step, "seconds": round(self.seconds, 3)} | values)
         self._to_board(step, "speed", values)
@@ -58,18 +66,92 @@ class Logbook:
                 self._board.add_scalar(f"{group}/{key}", value, step)
 
     def close(self) -> None:
+        """Write out what TensorBoard still holds."""
         if self._board:
             self._board.close()
 
 
+class NotFinite(Exception):
+    """A loss or gradient that is NaN or infinite; `clips` are the clips of its batch."""
+
+    def __init__(self, step: int, metrics: dict[str, Any], clips: np.ndarray):
+        super().__init__(f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {step} are not finite")
+        self.clips = clips
+
+
+class Meter:
+    """Measures the steps of a run: collects their metrics, and at `flush` checks, averages, records and shows them.
+
+    A record averages the steps since the last record. Records are due at log, evaluation and checkpoint steps, so that a
+    resumed run averages over the same steps.
+
+    Args:
+      logbook: where the records go.
+      batch_size: clips per step.
+      total: steps of the run.
+    """
+
+    IN_FLIGHT = 2  # steps that may run behind the host
+
+    def __init__(self, logbook: Logbook, batch_size: int, total: int):
+        self.logbook, self.batch_size, self.total = logbook, batch_size, total
+        self.pending: list[tuple[int, dict[str, Any], np.ndarray]] = []
+        self.speeds: list[float] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Restart the clock, so that an evaluation counts in no speed."""
+        self.started, self.waited = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as waiting for data."""
+        before = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - before
+
+    def add(self, step: int, metrics: dict[str, Any], clips: np.ndarray) -> None:
+        """Take the metrics of a step on the device, and wait until few steps are in flight."""
+        import jax
+
+        self.pending.append((step, metrics, clips))
+        if len(self.pending) > self.IN_FLIGHT:
+            jax.block_until_ready(self.pending[-1 - self.IN_FLIGHT][1])
+
+    def flush(self, step: int) -> None:
+        """Record and show the steps since the last flush. Raises `NotFinite` for the first whose metrics are not finite."""
+        import jax
+
+        rows = [(at, jax.device_get(metrics), clips) for at, metrics, clips in self.pending]
+        self.pending = []
+        for at, metrics, clips in rows:
+            if not all(np.isfinite(value) for value in metrics.values()):
+                raise NotFinite(at, metrics, clips)
+        values = {key: float(np.mean([row[1][key] for row in rows], dtype=np.float64)) for key in rows[0][1]}
+        values["learning_rate"] = float(rows[-1][1]["learning_rate"])
+        self.logbook.metrics(step, "train", values)
+        seconds = time.perf_counter() - self.started
+        speed, waiting = len(rows) * self.batch_size / seconds, self.waited / seconds
+        self.logbook.timing(step, speed, waiting)
+        self.speeds.append(speed)
+        recent = self.speeds[1:][-10:] or self.speeds  # the first includes the compilation
+        left = (self.total - step) * self.batch_size / float(np.median(recent))
+        shown = "  ".join(f"{key} {values[key]:.4g}" for key in ("loss", "accuracy"))
+        say(
+            f"step {step:>{len(str(self.total))}}/{self.total}  {shown}  {speed:,.1f} clips/s  "
+            f"waiting for data {waiting:.0%}  ETA {clock(left)}"
+        )
+        self.restart()
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that a kill cut short is left out."""
+    """The objects of a .jsonl file, without a last line that a kill has cut short."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keep the lines of steps up to `step`, and return them."""
+    """Keep the lines of steps up to `step` in the file, and return them."""
     kept = [line for line in read_lines(path) if line["step"] <= step]
     if path.exists():
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -82,27 +164,27 @@ def _append(path: Path, values: dict[str, Any]) -> None:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Package → installed version."""
-    found = {}
+    """Package → installed version, or "not installed"."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def environment(**chosen: str) -> dict[str, str]:
-    """Versions, devices, commit and command of this process, and what was chosen at run time, as a flat dict."""
-    import jax  # here alone: a process that only writes must not load it, let alone take a device
+    """Versions, devices, commit and command of this process, and the choices made at run time, as a flat dict."""
+    import jax
 
-    devices = jax.devices()
+    devices, system = jax.devices(), platform.uname()
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.orig_argv[1:]),
         "commit": _commit(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": " ".join((system.system, system.release, system.machine)),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "hosts": str(jax.process_count()),
         **versions(PACKAGES),
@@ -123,12 +205,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def progress(step: int, total: int, values: dict[str, float], clips_per_second: float, waiting: float, eta: float) -> None:
-    """One line on the console."""
-    shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-    say(
-        f"step {step:>{len(str(total))}}/{total}  {shown}  {clips_per_second:,.1f} clips/s  "
-        f"waiting for data {waiting:.0%}  ETA {clock(eta)}"
-    )

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
 
     if CONFIG.value is None:
         raise console.UserError("--config is missing: give a config file, such as --config=configs/bytenet.py:demo")
-    if CACHE.value:  # before anything is compiled, or it has no effect
+    if CACHE.value:  # it has no effect after the first compilation
         jax.config.update("jax_compilation_cache_dir", CACHE.value)
     config = configs.load(CONFIG.value, console.overrides(argv[1:]))
     jax.config.update("jax_enable_x64", config.dtype == "float64")
@@ -36,15 +36,15 @@ def main(argv: list[str]) -> None:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not memory.ran_out(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # which hold what memory there was
+        traceback.clear_frames(error.__traceback__)  # the frames hold the arrays that fill the memory
         raise console.UserError(memory.advice(config, error)) from error
 
 
 def work(config) -> None:
-    """What the flags ask for."""
+    """Do what the flags say: a dry run, a check, or a whole run."""
     import jax
 
-    from genre_jax import dry_run, train
+    from genre_jax import dry_run, run
     from genre_jax.planning import backends
 
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
@@ -55,14 +55,14 @@ def work(config) -> None:
     if OVERFIT.value:
         dry_run.overfit_one_batch(config)
         return
-    train.train_and_evaluate(config, workdir, PROFILE.value)
+    run.train_and_evaluate(config, workdir, PROFILE.value)
     if jax.process_index() == 0:
         report(workdir)
 
 
 def report(workdir: Path) -> None:
-    """Write the report page, where what it needs is installed."""
-    from genre_jax.report import page as page
+    """Write the report page, if the packages that it needs are installed."""
+    from genre_jax.report import page
 
     try:
         page.write_report([workdir], workdir / "report")

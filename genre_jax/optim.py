@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genre_jax.freezing import NOTHING, Freeze, scale_by_name
+from genre_jax.freezing import Freeze, scale_by_name
 
 Schedule = Callable[[jax.Array], jax.Array]
 Resolve = Callable[[str], int]  # a duration such as "25 epochs" → steps
@@ -98,7 +98,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def build(
-    name: str, gradient_clip: float, freeze: Freeze = NOTHING, learning_rates: dict[str, float] | None = None, **options
+    name: str, gradient_clip: float, freeze: Freeze | None = None, learning_rates: dict[str, float] | None = None, **options
 ) -> optax.GradientTransformationExtraArgs:
     """The optimiser `name`, behind clipping by global norm where `gradient_clip` > 0.
 
@@ -106,7 +106,7 @@ def build(
     """
     clip = optax.clip_by_global_norm(gradient_clip) if gradient_clip else optax.identity()
     optimizer = OPTIMIZERS[name](**options)
-    chain = freeze.optimizer(clip, optimizer) if freeze.patterns else optax.chain(clip, optimizer)
+    chain = freeze.optimizer(clip, optimizer) if freeze else optax.chain(clip, optimizer)
     return optax.chain(chain, scale_by_name(learning_rates)) if learning_rates else chain
 
 

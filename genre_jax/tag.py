@@ -64,7 +64,7 @@ class Tagger:
         """
         import jax
 
-        from genre_jax import evaluate, forward, train
+        from genre_jax import evaluate, forward
         from genre_jax.weights import pretrained
 
         self.config, self.labels, self._variables = pretrained.load_trained(workdir)
@@ -74,7 +74,7 @@ class Tagger:
         network = forward.build(self.config, len(self.labels))
 
         def scores(variables, batch):
-            logits, intermediates, _ = network(variables, train.condition(batch, network, self.config))
+            logits, intermediates = network(variables, batch)
             return logits, intermediates["embedding"]
 
         self._scores = jax.jit(scores)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, finish, run_module, small_config
 
-from genre_jax import train
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.data.batches import TrainBatches
 from genre_jax.datasets.audioset import music_labels
 from genre_jax.datasets.synthetic import music
 from genre_jax.prepare import audit, tfrecord
+from genre_jax.run import Run
 
 RATE = 8000
 SHARED = ROOT.parent / "shared" / "audio"
@@ -142,10 +142,10 @@ def test_an_excluded_clip_is_never_drawn(tones, tmp_path, capsys):
     (folder / "exclude.csv").write_text("name,split\n" + "".join(f"{name},train\n" for name in sorted(gone)))
     config = small_config(tmp_path)
     capsys.readouterr()
-    run = train.Run(config)
+    run = Run(config)
     assert capsys.readouterr().out.splitlines() == ["exclude.csv leaves out 2 clips of data set 'tones'"]
     index = run.splits["train"]
-    assert set(index.names) == set(whole.names) - gone and run.clips == len(index) == len(whole) - 2
+    assert set(index.names) == set(whole.names) - gone and run.program.clips == len(index) == len(whole) - 2
     batches = TrainBatches(index, config)
     drawn = Counter(index.names[clip] for number in range(3 * 22) for clip in batches(number)["clip"])
     assert set(drawn) == set(index.names)

@@ -10,9 +10,10 @@ from conftest import small_config
 
 from genre_jax import config as configs
 from genre_jax import losses, parallel, train
-from genre_jax.augment import noise, waveform
+from genre_jax.augment import features, noise, validate, waveform
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
+from genre_jax.run import Run
 
 RATE = 8000
 
@@ -122,7 +123,7 @@ def test_mixup_mixes_signal_and_labels_by_one_share():
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4000, 5)), jnp.float32)
     other = jnp.zeros_like(x), jnp.ones_like(labels)
     valid = jnp.ones(4000).at[7].set(0)
-    mixed, mixed_labels = waveform.mixup(keys_of(4000), (x, labels), other=other, valid=valid, alpha=0.4)
+    mixed, mixed_labels = features.mixup(keys_of(4000), (x, labels), other=other, valid=valid, alpha=0.4)
     share = np.asarray(mixed / x)[:, 0].astype(np.float64)
     np.testing.assert_allclose(mixed_labels, share[:, None] * labels + (1 - share[:, None]), atol=1e-6)
     np.testing.assert_allclose(mixed, share[:, None] * x, rtol=1e-6)
@@ -151,7 +152,7 @@ def test_masked_bands_and_spans_are_silent_and_the_rest_is_untouched(image):
     config = settings(mask__frequency=1, mask__frequency_width=0.25, mask__time=2, mask__time_width=0.1).mask
     x = jnp.asarray(np.random.default_rng(0).normal(-30, 5, (1000, 60, 24)), jnp.float32)
     given = jnp.swapaxes(x, 1, 2)[..., None] if image else x
-    out = jax.jit(lambda x, keys: waveform.mask(x, keys, config))(given, keys_of(1000))
+    out = jax.jit(lambda x, keys: features.mask(x, keys, config))(given, keys_of(1000))
     out = np.asarray(jnp.swapaxes(out[..., 0], 1, 2) if image else out)
     hidden = out == np.asarray(x).min((1, 2), keepdims=True)
     np.testing.assert_array_equal(out[~hidden], np.asarray(x)[~hidden])
@@ -180,7 +181,7 @@ def test_each_augmentation_is_redrawn_every_so_many_visits():
     config = settings(refresh=["noise=10", "gain=1"])
     visit = jnp.arange(24)
     batch = {"visit": visit, "clip": jnp.full(24, 5), "variant": jnp.zeros(24, int)}
-    keys = waveform.keys_by_name(jax.random.key(0), batch, config, refresh=4)
+    keys = waveform.keys_by_name(jax.random.key(0), batch, validate.visits(config, 4))
     expected = {"noise": visit // 10, "gain": visit, "shift": visit // 4}
     for name, turn in expected.items():
         data = [tuple(row) for row in np.asarray(jax.random.key_data(waveform.own_keys(keys[name], name))).tolist()]
@@ -212,10 +213,10 @@ def learn(config, devices, steps):
     """Losses and last state of `steps` steps on so many devices."""
     config = configs.from_json(configs.to_json(config))
     config.devices = devices
-    run = train.Run(config)
+    run = Run(config)
     state, metrics = run.initial_state(), []
     for step in range(steps):
-        state, values = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        state, values = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
         metrics.append(float(values["loss"]))
     return metrics, jax.device_get(state.params)
 
@@ -244,14 +245,16 @@ def inputs_of(run, batch, step=0):
     """What the network learns from at `step`, on one device."""
     state = run.initial_state().replace(step=jnp.asarray(step))
     arrays = {key: jnp.asarray(value) for key, value in batch.items()}
-    starts = {name: int(text.split()[0]) for name, text in waveform.durations(run.config.augment).items()}
-    return train.learning_inputs(arrays, jax.device_get(run.constants), state, run.network, run.config, starts, None)
+    starts = {name: int(text.split()[0]) for name, text in validate.durations(run.config.augment).items()}
+    visits = validate.visits(run.config.augment, run.config.data.refresh_epochs)
+    constants, network = jax.device_get(run.constants), run.program.network
+    return train.learning_inputs(arrays, constants, state, network, run.config, starts, visits, None)
 
 
 def test_an_example_is_augmented_by_its_clip_and_visit_alone(tones):
     """In another batch, at another place, it is the same; at the next visit it is another."""
     changes = {key: value for key, value in ALL.items() if "mixup" not in key}
-    run = train.Run(small_config(tones, "snn", devices=1, **changes))
+    run = Run(small_config(tones, "snn", devices=1, **changes))
     compute = jax.jit(lambda batch: inputs_of(run, batch)["features"])
     batch = run.batches(0)
     features = compute(batch)
@@ -263,7 +266,7 @@ def test_an_example_is_augmented_by_its_clip_and_visit_alone(tones):
 
 def test_mixed_labels_reach_the_loss_and_wait_for_their_start(tones):
     options = {"augment__mixup__alpha": 1.0, "augment__start": ["mixup=3 steps"], "augment__mixup__of": "features"}
-    run = train.Run(small_config(tones, "snn", devices=1, **options))
+    run = Run(small_config(tones, "snn", devices=1, **options))
     batch = run.batches(0)
     compute = jax.jit(lambda batch, step: inputs_of(run, batch, step))
     before, after = compute(batch, 2), compute(batch, 3)
@@ -276,17 +279,17 @@ def test_mixed_labels_reach_the_loss_and_wait_for_their_start(tones):
     np.testing.assert_allclose((shares + rest)[different], 1, rtol=1e-6)
     expected = shares[:, None, None] * before["features"] + (1 - shares[:, None, None]) * np.roll(before["features"], -1, 0)
     np.testing.assert_allclose(after["features"][different], expected[different], atol=1e-4)
-    np.testing.assert_array_equal(after["own_labels"], batch["labels"])
+    np.testing.assert_array_equal(after["clean_labels"], batch["labels"])
 
 
 def test_the_bank_is_a_constant_of_the_step_and_planned_with_it(tones):
-    run = train.Run(small_config(tones, "snn", devices=2, augment__noise__data_set="tones"))
+    run = Run(small_config(tones, "snn", devices=2, augment__noise__data_set="tones"))
     assert run.constants["noise"]["audio"].dtype == jnp.int16
     assert len(run.constants["noise"]["audio"].addressable_shards) == 2
-    _, constants, _ = run.shapes()
+    _, constants, _ = run.program.shapes()
     assert constants["noise"]["audio"].shape == run.constants["noise"]["audio"].shape
     with pytest.raises(UserError, match="data set 'hum' at 8000 Hz is not in"):
-        train.Run(small_config(tones, "snn", augment__noise__data_set="hum"))
+        Run(small_config(tones, "snn", augment__noise__data_set="hum"))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,17 @@ from conftest import small_config
 from genre_jax import train
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
+from genre_jax.run import Run, train_and_evaluate
 
 
 def state_of(value: float) -> train.TrainState:
     return train.TrainState(
-        step=np.array(value, np.int32), params={"w": np.full(3, value, np.float32)}, batch_stats={}, ema={}, opt_state=()
+        step=np.array(value, np.int32),
+        params={"w": np.full(3, value, np.float32)},
+        batch_stats={},
+        frontend={},
+        ema={},
+        opt_state=(),
     )
 
 
@@ -50,11 +56,11 @@ def test_no_checkpoint_is_a_sentence(tmp_path):
 
 def test_init_from_takes_the_weights_of_another_run(tones, tmp_path, capsys):
     config = small_config(tones, "resnet")
-    train.train_and_evaluate(config, tmp_path / "donor")
+    train_and_evaluate(config, tmp_path / "donor")
     checkpoints = Checkpoints(tmp_path / "donor/checkpoints")
     donor = checkpoints.restore_model(checkpoints.final("best"))
     checkpoints.close()
-    run = train.Run(small_config(tones, "resnet", init_from=str(tmp_path / "donor"), seed=5))
+    run = Run(small_config(tones, "resnet", init_from=str(tmp_path / "donor"), seed=5))
     state = jax.device_get(run.initial_state())
     assert f"weights of {tmp_path}/donor: 34 of 34 leaves loaded; fresh: none; left over: none" in capsys.readouterr().out
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(donor["params"]), strict=True):
@@ -64,6 +70,6 @@ def test_init_from_takes_the_weights_of_another_run(tones, tmp_path, capsys):
     with pytest.raises(
         UserError, match=r"donor' does not fit ResNet: \d+ of another shape \(.*bn1.* \(4,\) for .*bn1.* \(6,\)"
     ):
-        train.Run(other).initial_state()
+        Run(other).initial_state()
     with pytest.raises(UserError, match="'/nowhere' names no weights: give a run's workdir, a file, or hf://owner/name"):
         small_config(tones, init_from="/nowhere")

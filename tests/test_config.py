@@ -19,9 +19,12 @@ DATA = {"data.name": "synthetic"}
 def test_every_config_builds_at_full_size(path):
     config = configs.load(str(path))
     network = forward.build(config, num_classes=67)
-    samples = jax.ShapeDtypeStruct((2, config.data.samples), jnp.float32)
+    batch = {
+        "audio": jax.ShapeDtypeStruct((2, config.data.samples), jnp.int16),
+        "maximum": jax.ShapeDtypeStruct((2,), jnp.float32),
+    }
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), config.data.samples))
-    logits, intermediates, _ = jax.eval_shape(lambda v, y: network(v, y), variables, samples)
+    logits, intermediates = jax.eval_shape(network, variables, batch)
     assert logits.shape == (2, 67)
     assert intermediates["embedding"].shape[0] == 2
     assert path.stem in config.name

@@ -10,7 +10,9 @@ from conftest import small_config
 
 from genre_jax import config as configs
 from genre_jax import freezing, models, optim, train
+from genre_jax import run as runs
 from genre_jax.console import UserError
+from genre_jax.run import Run
 
 TRUNK = ["*", "!fc/*"]
 GRADIENTS = [{"a": jnp.array([1.0, -2.0]), "b": jnp.array([scale])} for scale in (3.0, -1.0, 0.5, 2.0)]
@@ -28,11 +30,11 @@ def moved(before, after) -> set[str]:
 
 def walk(config, steps: int):
     """The states on the host before and after each of `steps` steps, and their metrics."""
-    run = train.Run(config)
+    run = Run(config)
     state = run.initial_state()
     states, metrics = [jax.device_get(state)], []
     for step in range(steps):
-        state, values = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        state, values = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
         states.append(jax.device_get(state))
         metrics.append(jax.device_get(values))
     return states, metrics
@@ -47,7 +49,7 @@ def frozen_config(tones, **changes):
 def test_frozen_leaves_stay_bit_for_bit_and_move_from_the_stated_epoch_on(tones, monkeypatch, batch_stats):
     traces = []
     original = train.train_step
-    monkeypatch.setattr(train, "train_step", lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs))
+    monkeypatch.setattr(runs, "train_step", lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs))
     options = {"freeze__until": "1 epochs", "freeze__batch_stats": batch_stats, "ema": 0.9}
     states, _ = walk(frozen_config(tones, **options), 5)
     statistics = set(names_of(states[0].batch_stats))
@@ -66,9 +68,12 @@ def test_frozen_statistics_normalise_as_in_evaluation(tones):
     """The loss of a training step is that of evaluation, in micro-batches too; before, and only before, the release."""
     config = frozen_config(tones, freeze__batch_stats=True, freeze__until="2 steps", schedule__learning_rate=0.0)
     _, metrics = walk(config, 3)
-    run = train.Run(config)
+    run = Run(config)
     state = run.initial_state()
-    scores = [run.eval_step(state.variables(), run.constants, run.devices.shard(run.batches(step))) for step in range(3)]
+    scores = [
+        run.program.eval_step(state.variables(), run.constants, run.program.devices.shard(run.batches(step)))
+        for step in range(3)
+    ]
     expected = [float(np.mean(each["loss"])) for each in scores]
     assert [float(m["loss"]) for m in metrics[:2]] == pytest.approx(expected[:2], abs=1e-5)
     assert abs(metrics[2]["loss"] - expected[2]) > 1e-3

@@ -11,9 +11,10 @@ from conftest import small_config
 
 import genre_jax
 from genre_jax import config as configs
-from genre_jax import dry_run, models, train
+from genre_jax import dry_run, models
 from genre_jax.console import UserError
 from genre_jax.report import page
+from genre_jax.run import train_and_evaluate
 
 mixture = pytest.importorskip("sklearn.mixture")
 RNG = np.random.default_rng(0)
@@ -80,11 +81,11 @@ def test_what_it_refuses(tones):
     with pytest.raises(
         UserError, match="model 'gmm' needs one label a clip: loss.name must be 'softmax', and was given 'sigmo"
     ):
-        train.train_and_evaluate(config, tones / "never")
+        train_and_evaluate(config, tones / "never")
     config = gmm_config(tones)
     config.init_from = "runs/other"
     with pytest.raises(UserError, match="model 'gmm' is fitted anew: init_from must be '', and was given 'runs/other'"):
-        train.train_and_evaluate(config, tones / "never")
+        train_and_evaluate(config, tones / "never")
     assert not (tones / "never").exists()
     for check in (dry_run.dry_run, dry_run.overfit_one_batch):
         with pytest.raises(UserError, match="model 'gmm' is fitted at once and takes no training steps"):
@@ -95,7 +96,7 @@ def test_a_run_goes_through_every_command(tones, tmp_path):
     """Fit, results of the one schema, report, tagging, one file; the same again from its checkpoint."""
     config = gmm_config(tones)
     workdir = tmp_path / "run"
-    results = train.train_and_evaluate(config, workdir)
+    results = train_and_evaluate(config, workdir)
     assert results["step"] == 1 and results["raw"]["accuracy"] > 0.8 and results["parameters"] == 4 * 3 * (16 + 16 + 1)
     with np.load(workdir / "predictions.npz") as table:
         predictions = dict(table)
@@ -108,7 +109,7 @@ def test_a_run_goes_through_every_command(tones, tmp_path):
     one_file = genre_jax.save_pretrained(workdir, tmp_path / "gmm.safetensors")
     assert genre_jax.load(one_file).predict(tone, sample_rate=8000) == tags
     (workdir / "results.json").rename(tmp_path / "results.json")
-    again = train.train_and_evaluate(config, workdir)
+    again = train_and_evaluate(config, workdir)
     timed = ("clips_per_second", "train_seconds")
     assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in results.items() if k not in timed}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

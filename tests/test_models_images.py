@@ -199,8 +199,11 @@ def test_chosen_on_the_command_line(name):
     config = configs.from_json(configs.to_json(config))
     network = forward.build(config, num_classes=67)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), config.data.samples))
-    samples = jax.ShapeDtypeStruct((2, config.data.samples), jnp.float32)
-    logits, intermediates, _ = jax.eval_shape(lambda v, y: network(v, y), variables, samples)
+    batch = {
+        "audio": jax.ShapeDtypeStruct((2, config.data.samples), jnp.int16),
+        "maximum": jax.ShapeDtypeStruct((2,), jnp.float32),
+    }
+    logits, intermediates = jax.eval_shape(network, variables, batch)
     assert logits.shape == (2, 67)
     assert intermediates["embedding"].shape == (2, {"densenet121": 1024, "mobilenet_v1": 256, "resnet101": 2048}[name])
 

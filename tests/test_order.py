@@ -9,7 +9,9 @@ from conftest import small_config
 from genre_jax import config as configs
 from genre_jax.console import UserError
 from genre_jax.data import locate, order, shards
+from genre_jax.data.mix import merge
 from genre_jax.data.order import Order, lists_of, rows_of
+from genre_jax.run import Run
 
 NAMES = ("blues", "jazz", "pop", "rock")
 
@@ -193,14 +195,14 @@ def test_folmer_doubles_800_to_1600():
 def test_merged_sets_keep_labels_by_name_and_every_clip_its_track(tmp_path):
     other = index_of([70, 80], np.array([[1, 0], [0, 1]], np.uint8), tracks=[0, 0], name="other", classes=("rock", "jazz"))
     first = index_of([10, 20, 30])
-    merged = order.merge([first, other])
+    merged = merge([first, other])
     np.testing.assert_array_equal(merged.labels[:3], first.labels)
     np.testing.assert_array_equal(merged.labels[3:], [[0, 0, 0, 1], [0, 1, 0, 0]])
     np.testing.assert_array_equal(merged.first_label, [0, 1, 2, 3, 1])
     np.testing.assert_array_equal(merged.length, [10, 20, 30, 70, 80])
     np.testing.assert_array_equal(merged.track, [0, 1, 2, 3, 3])
     assert merged.names[3] == "other:c00000" and merged.tracks[3] == "other:t0"
-    assert order.merge([first]) is first
+    assert merge([first]) is first
 
 
 def test_what_does_not_mix_gets_a_sentence():
@@ -208,9 +210,9 @@ def test_what_does_not_mix_gets_a_sentence():
     with pytest.raises(
         UserError, match="data set 'other' has classes that 'made' lacks, techno: only data sets of the same classes"
     ):
-        order.merge([first, index_of([10], name="other", classes=("jazz", "techno"))])
+        merge([first, index_of([10], name="other", classes=("jazz", "techno"))])
     with pytest.raises(UserError, match="data set 'other' has 8000 Hz, not 22050 Hz"):
-        order.merge([first, index_of([10], name="other", rate=8000)])
+        merge([first, index_of([10], name="other", rate=8000)])
 
 
 @pytest.mark.parametrize(
@@ -301,15 +303,13 @@ def test_mixed_sets_through_a_run(tones, tmp_path, monkeypatch):
 
     from conftest import write_tones
 
-    from genre_jax import train
-
     data_dir = tmp_path / "data"
     shutil.copytree(tones, data_dir)
     write_tones(data_dir, "more", (("train", 2), ("validation", 1), ("test", 1)))
-    run = train.Run(small_config(data_dir, "snn", data__mix=["more=3"], devices=1))
-    assert run.clips == 24 + 8 and len(run.splits["test"]) == 12
+    run = Run(small_config(data_dir, "snn", data__mix=["more=3"], devices=1))
+    assert run.program.clips == 24 + 8 and len(run.splits["test"]) == 12
     clips = np.concatenate([run.batches(n)["clip"] for n in range(40)])
     assert np.mean(clips >= 24) == pytest.approx(0.75, abs=0.01)
     assert run.splits["train"].names[24].startswith("more:train/")
     with pytest.raises(UserError, match="data set 'none' at 8000 Hz is not in"):
-        train.Run(small_config(data_dir, "snn", data__mix=["none=3"], devices=1))
+        Run(small_config(data_dir, "snn", data__mix=["none=3"], devices=1))

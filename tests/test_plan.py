@@ -14,10 +14,11 @@ import pytest
 from conftest import ROOT, finish, run_module, small_config
 
 from genre_jax import config as configs
-from genre_jax import train
+from genre_jax import run as runs
 from genre_jax.console import UserError
 from genre_jax.planning import memory
 from genre_jax.planning.flops import flops
+from genre_jax.run import Run
 
 # A ByteNet without blocks: its step compiles in a second.
 BARE = {"model__strides": [], "model__decoder_sets": 0, "model__dropout": 0.0, "devices": 1}
@@ -88,9 +89,9 @@ def test_predicted_bytes_are_temporaries_arguments_and_what_outputs_add():
 @pytest.mark.parametrize("model", ["bytenet", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_shapes_are_those_of_the_run(tones, model):
     """Lowering for shapes alone is lowering for the run's own arrays."""
-    run = train.Run(small_config(tones, model, ema=0.9, **(BARE if model == "bytenet" else {}) | {"devices": 2}))
-    real = (run.initial_state(), run.constants, run.devices.shard(run.batches(0)))
-    described = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree) for tree in (real, run.shapes())]
+    run = Run(small_config(tones, model, ema=0.9, **(BARE if model == "bytenet" else {}) | {"devices": 2}))
+    real = (run.initial_state(), run.constants, run.program.devices.shard(run.batches(0)))
+    described = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree) for tree in (real, run.program.shapes())]
     assert described[0] == described[1]
 
 
@@ -203,7 +204,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(tones):
     def compiled(clips):
         changed = configs.from_json(configs.to_json(config))
         changed.train.batch_size = clips
-        program = train.Program(changed, train.devices_of(changed), 4, clips=24)
+        program = runs.Program(changed, runs.devices_of(changed), 4, clips=24)
         return memory.Needs.of(program.train_step.lower(*program.shapes()).compile()).predicted_bytes
 
     assert planner.bytes("none", batch) == compiled(batch) <= 20e6 < compiled(batch + 1)
@@ -344,7 +345,7 @@ MAIN_OUT_OF_MEMORY = """
 import jax.numpy as jnp
 from genre_jax import console, main, train
 from genre_jax.planning import memory
-train.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
+run.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
 """
 RUN_MAIN = "console.run(main.main, console.parse_flags)"
 
@@ -375,8 +376,8 @@ def test_dry_run_and_training_tell_of_dead_blocks(tones, capsys):
     config = small_config(
         tones, devices=1, model__max_dilation=512, model__strides=[], train__duration="1 steps", data__samples=300
     )
-    run = train.Run(config)
-    reach, seconds = run.reach()
+    run = Run(config)
+    reach, seconds = run.program.reach()
     assert (reach.dead_blocks, reach.blocks) == (1, 10) and seconds == 1 / 8000
     dry_run._reach(run)
     out = capsys.readouterr().out

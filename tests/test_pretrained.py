@@ -13,15 +13,16 @@ from state_dicts import assert_equal, numbers, torchvision_resnet
 
 import genre_jax
 from genre_jax import config as configs
-from genre_jax import models, train
+from genre_jax import models
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
+from genre_jax.run import Run, train_and_evaluate
 from genre_jax.weights import files, pretrained
 
 
 def saved_run(config, workdir: Path, step: int = 1):
     """A workdir with the checkpoint of `config`'s first state at `step`, and that state."""
-    run = train.Run(config)
+    run = Run(config)
     state = jax.device_get(run.initial_state()).replace(step=np.int32(step))
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
@@ -87,7 +88,7 @@ def test_a_run_starts_from_a_file_as_from_its_workdir(donor, tones, capsys):
     states = []
     for source in (workdir, path):
         config = small_config(tones, "resnet", model__stages=[1], seed=5, devices=1, init_from=str(source))
-        states.append(jax.device_get(train.Run(config).initial_state()))
+        states.append(jax.device_get(Run(config).initial_state()))
         assert "leaves loaded; fresh: none; left over: none" in capsys.readouterr().out
     for each in states:
         assert_equal(each.params, state.params)
@@ -103,14 +104,16 @@ def test_init_from_a_torchvision_file_gives_its_logits_in_a_run(tones, tmp_path)
     w = torchvision_resnet(models.abstract_variables(net, (16, 16, 1)), False, 1000)
     save_file(w.state, tmp_path / "model.safetensors")
     config = small_config(tones, "resnet", devices=1, init_from=str(tmp_path / "model.safetensors"))
-    run = train.Run(config)
+    run = Run(config)
     state = run.initial_state()
     ours = jax.device_get(state)
     w.variables["params"]["fc"], w.variables["params"]["stem"] = ours.params["fc"], ours.params["stem"]
     assert_equal(ours.variables(), w.variables)
-    batch = run.devices.shard(run.batches(0))
-    by_hand = run.devices.replicate(run.state_of(w.variables))
-    np.testing.assert_array_equal(*(run.eval_step(s.variables(), run.constants, batch)["logits"] for s in (state, by_hand)))
+    batch = run.program.devices.shard(run.batches(0))
+    by_hand = run.program.devices.replicate(run.program.state_of(w.variables))
+    np.testing.assert_array_equal(
+        *(run.program.eval_step(s.variables(), run.constants, batch)["logits"] for s in (state, by_hand))
+    )
 
 
 def test_resuming_goes_before_init_from(donor, tones, tmp_path, capsys):
@@ -118,17 +121,17 @@ def test_resuming_goes_before_init_from(donor, tones, tmp_path, capsys):
     options = {"model__stages": [1], "devices": 1, "freeze__patterns": ["*", "!fc/*"], "freeze__until": "3 steps"}
     options |= {"train__duration": "5 steps", "train__evaluate_every": "5 steps", "init_from": str(donor[1])}
     config = small_config(tones, "resnet", **options)
-    whole = train.train_and_evaluate(config, tmp_path / "whole")
+    whole = train_and_evaluate(config, tmp_path / "whole")
     assert "weights of" in capsys.readouterr().out
-    run = train.Run(config)
+    run = Run(config)
     state = run.initial_state()
     for step in range(2):
-        state, _ = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        state, _ = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
     capsys.readouterr()
     checkpoints = Checkpoints(tmp_path / "killed/checkpoints")
     checkpoints.save(2, state)
     checkpoints.close()
-    resumed = train.train_and_evaluate(config, tmp_path / "killed")
+    resumed = train_and_evaluate(config, tmp_path / "killed")
     said = capsys.readouterr().out
     assert "resuming" in said and "weights of" not in said
     for key in ("clip", "track"):

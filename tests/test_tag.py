@@ -18,6 +18,7 @@ from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.data.order import window_starts
 from genre_jax.prepare import audio
+from genre_jax.run import train_and_evaluate
 
 RATE, SAMPLES, HOP = 8000, 2000, 1300
 
@@ -27,7 +28,7 @@ def workdir(tones, tmp_path_factory):
     """A run that tells the tones apart; its windows overlap, and a capped gain needs the whole clip's maximum."""
     folder = tmp_path_factory.mktemp("run")
     options = {"devices": 1, "evaluate__hop": HOP, "augment__gain_cap": 0.3, "train__duration": "40 steps"}
-    train.train_and_evaluate(small_config(tones, "resnet", schedule__learning_rate=3e-3, **options), folder)
+    train_and_evaluate(small_config(tones, "resnet", schedule__learning_rate=3e-3, **options), folder)
     return folder
 
 

@@ -7,11 +7,12 @@ import pytest
 from conftest import small_config
 from networks import largest_difference
 
-from genre_jax import parallel, train
+from genre_jax import parallel
 from genre_jax.console import UserError
 from genre_jax.models.bytenet import block
 from genre_jax.models.bytenet.block_set import BlockSet
 from genre_jax.models.bytenet.network import ByteNet
+from genre_jax.run import Run
 
 RNG = np.random.default_rng(0)
 
@@ -131,10 +132,10 @@ def test_a_run_in_parts_is_the_run(tones):
     with jax.enable_x64(True):
         for devices, shards in ((1, 1), (8, 4)):
             config = small_config(tones, devices=devices, model__time_shards=shards, dtype="float64", augment__shift=0.5)
-            run = train.Run(config)
+            run = Run(config)
             state, losses = run.initial_state(), []
             for step in range(3):
-                state, metrics = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+                state, metrics = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
                 losses.append(jax.device_get(metrics))
             table = run.evaluate(state, "test")
             results.append((losses, jax.device_get(state.params), table["logits"], table["clip"]))
@@ -162,8 +163,8 @@ def test_a_shard_holds_a_part_of_the_activations():
 
 def test_devices_that_do_not_divide_get_a_sentence(tones):
     with pytest.raises(UserError, match=r"^config key 'model.time_shards' must divide 8, a host's devices, and was given 3$"):
-        train.Run(small_config(tones, model__time_shards=3))
+        Run(small_config(tones, model__time_shards=3))
     with pytest.raises(
         UserError, match=r"'train.batch_size' must be a multiple of 2 \(2 groups of 4 devices\), and was given 9$"
     ):
-        train.Run(small_config(tones, model__time_shards=4, train__batch_size=9))
+        Run(small_config(tones, model__time_shards=4, train__batch_size=9))

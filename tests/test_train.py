@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from genre_jax import config as configs
 from genre_jax import forward, frontends, losses, optim, parallel, train
+from genre_jax import run as runs
 from genre_jax.augment import waveform
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
@@ -21,6 +22,7 @@ from genre_jax.data.batches import EvalBatches
 from genre_jax.data.order import window_starts
 from genre_jax.prepare import tfrecord
 from genre_jax.report.page import write_report
+from genre_jax.run import Run, train_and_evaluate
 
 AUGMENTED = {"augment__gain_db": 6.0, "augment__polarity": 0.5, "augment__shift": 0.5, "augment__gain_cap": 0.3}
 NETWORKS = {"bytenet": {"model__dropout": 0.2}, "resnet": {"model__stages": [1, 1]}}
@@ -30,11 +32,11 @@ def run_steps(config, devices, steps):
     """Losses, first gradient norm and final state of `steps` steps on `devices` CPU devices."""
     config = configs.from_json(configs.to_json(config))
     config.devices = devices
-    run = train.Run(config)
+    run = Run(config)
     state = run.initial_state()
     metrics = []
     for step in range(steps):
-        state, values = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        state, values = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
         metrics.append(jax.device_get(values))
     return [float(m["loss"]) for m in metrics], metrics, jax.device_get(state)
 
@@ -70,7 +72,7 @@ def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model, counts):
     """After step 1 float32 batch-norm networks drift apart, so only the first loss and gradient are compared."""
     config = small_config(tones, model, optimizer__name="sgd", schedule__learning_rate=1.0, **NETWORKS[model], **AUGMENTED)
     expected, metrics, state = run_steps(config, 1, 1)
-    first = train.Run(config).initial_state()
+    first = Run(config).initial_state()
     moved = jax.tree.map(lambda a, b: np.asarray(a) - b, jax.device_get(first.params), state.params)  # lr 1: the gradient
     norm = float(metrics[0]["gradient_norm"])
     for devices in counts:
@@ -87,7 +89,7 @@ def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model, counts):
 def test_gradient_accumulation_equals_the_full_batch(tones, monkeypatch, parts):
     """Class weights make the micro-batches weigh differently, which a mean of means would get wrong."""
     weights = np.array([0.2, 1, 2, 4], np.float32)
-    monkeypatch.setattr(train, "_class_weights", lambda labels, how: weights)  # the tones are balanced
+    monkeypatch.setattr(runs, "_class_weights", lambda labels, how: weights)  # the tones are balanced
     with jax.enable_x64(True):
         options = {
             "dtype": "float64",
@@ -106,7 +108,7 @@ def test_predictions_do_not_depend_on_batch_size_or_devices(tones, model):
     with jax.enable_x64(True):
         for devices, batch_size in ((1, 1), (1, 7), (2, 6), (8, 8)):
             config = small_config(tones, model, dtype="float64", devices=devices, evaluate__batch_size=batch_size)
-            run = train.Run(config)
+            run = Run(config)
             tables.append(run.evaluate(run.initial_state(), "test"))
     for table in tables[1:]:
         for key in ("clip", "start", "track", "labels"):
@@ -117,7 +119,7 @@ def test_predictions_do_not_depend_on_batch_size_or_devices(tones, model):
 
 def test_padding_rows_count_in_no_score(tones):
     """24 windows in batches of 16: 8 rows of the last batch are padding."""
-    run = train.Run(small_config(tones, evaluate__batch_size=16))
+    run = Run(small_config(tones, evaluate__batch_size=16))
     table = run.evaluate(run.initial_state(), "test")
     rows = [window_starts(int(n), 2000) for n in run.splits["test"].length]
     assert len(table["clip"]) == sum(map(len, rows)) == 24
@@ -127,14 +129,14 @@ def test_masked_examples_change_nothing(tones):
     """A training batch padded with masked rubbish gives the loss, statistics and update of the batch alone."""
     for model in NETWORKS:
         config = small_config(tones, model, devices=1)
-        run = train.Run(config)
+        run = Run(config)
         batch = run.batches(0)
         rubbish = {key: np.concatenate([value, value[::-1]]) for key, value in batch.items()}
         rubbish["audio"][8:] = np.random.default_rng(0).integers(-20000, 20000, rubbish["audio"][8:].shape)
         rubbish["mask"][8:] = 0
         results = []
         for each in (batch, rubbish):
-            state, metrics = run.train_step(run.initial_state(), run.constants, run.devices.shard(each))
+            state, metrics = run.program.train_step(run.initial_state(), run.constants, run.program.devices.shard(each))
             results.append(jax.device_get((state, metrics)))
         assert largest_difference(results[0][1], results[1][1]) < 1e-5
         assert largest_difference(results[0][0].batch_stats, results[1][0].batch_stats) < 1e-5 if model == "resnet" else True
@@ -225,8 +227,8 @@ def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypat
             traces[_name] += 1
             return _original(*args, **kwargs)
 
-        monkeypatch.setattr(train, name, counted)
-    train.train_and_evaluate(small_config(tones, "snn", schedule__name="multistep"), tmp_path)
+        monkeypatch.setattr(runs, name, counted)
+    train_and_evaluate(small_config(tones, "snn", schedule__name="multistep"), tmp_path)
     assert traces == {"train_step": 1, "eval_step": 1}
 
 
@@ -298,11 +300,11 @@ def test_one_real_step_of_every_other_front_end(tones, frontend):
 def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpoint(tones, tmp_path):
     """Against scikit-learn's StandardScaler over all frames of all training windows."""
     config = small_config(tones, "resnet", frontend__scale="standardise", train__duration="2 steps")
-    train.train_and_evaluate(config, tmp_path)
+    train_and_evaluate(config, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    kept = checkpoints.restore_model(2)["batch_stats"]["frontend"]
+    kept = checkpoints.restore_model(2)["frontend"]
     checkpoints.close()
-    batches = EvalBatches(train.Run(config).splits["train"], config)
+    batches = EvalBatches(Run(config).splits["train"], config)
     windows = np.concatenate([batch["audio"][batch["mask"] > 0] for batch in map(batches, range(len(batches)))])
     unscaled = frontends.build("log_mel", 8000, n_fft=256, hop_length=128, n_mels=16)
     features = unscaled.apply({}, windows / np.float32(32768))
@@ -319,18 +321,18 @@ def test_compute_types(tones, dtype):
         variables = network.init(jax.random.key(0), 2000)
         wide = jnp.dtype("float64" if dtype == "float64" else "float32")
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {wide}
-        logits, intermediates, _ = network(variables, jnp.zeros((2, 2000), wide))
+        logits, intermediates = network(variables, {"audio": jnp.zeros((2, 2000), jnp.int16)})
         assert logits.dtype == wide
         assert intermediates["embedding"].dtype == jnp.dtype(dtype)
 
 
 def test_moving_average_is_evaluated(tones):
     config = small_config(tones, "snn", ema=0.5, devices=1)
-    run = train.Run(config)
+    run = Run(config)
     state = run.initial_state()
     ema = jax.device_get(state.params)
     for step in range(3):
-        state, _ = run.train_step(state, run.constants, run.devices.shard(run.batches(step)))
+        state, _ = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
         ema = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * p, ema, jax.device_get(state.params))
     assert largest_difference(jax.device_get(state.variables()["params"]), ema) < 1e-6
     assert largest_difference(jax.device_get(state.params), ema) > 1e-4
@@ -338,7 +340,7 @@ def test_moving_average_is_evaluated(tones):
 
 def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
     config = small_config(tones, "resnet", train__duration="60 steps", train__evaluate_every="30 steps", devices=2)
-    summary = train.train_and_evaluate(config, tmp_path)
+    summary = train_and_evaluate(config, tmp_path)
     assert summary["track"]["max_probability"]["accuracy"] >= 0.75
     assert {path.name for path in tmp_path.iterdir()} >= {
         "config.json", "environment.json", "metrics.jsonl", "timings.jsonl", "results.json", "predictions.npz", "checkpoints",
@@ -348,22 +350,22 @@ def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
     assert table["logits"].shape == (summary["windows"], 4)
     assert table["classes"].tolist() == list(CLASSES)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert train.train_and_evaluate(config, tmp_path) == summary
+    assert train_and_evaluate(config, tmp_path) == summary
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
-    train.train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)
-    train._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
+    train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)
+    runs._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
-        train.train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
+        train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
 
 
 def test_a_run_on_clips_that_have_changed_is_refused(tones, tmp_path):
     config = small_config(tones, "snn", train__duration="1 steps")
-    train.train_and_evaluate(config, tmp_path)
+    train_and_evaluate(config, tmp_path)
     (tmp_path / "results.json").unlink()
-    train.train_and_evaluate(config, tmp_path)
+    train_and_evaluate(config, tmp_path)
     written = json.loads((tmp_path / "environment.json").read_text())
     index = shards.load_index(Path(written["data_set"]), "train")
     fewer = shards.digest([index.without({index.names[0]})])
@@ -371,13 +373,13 @@ def test_a_run_on_clips_that_have_changed_is_refused(tones, tmp_path):
     (tmp_path / "results.json").unlink()
     (tmp_path / "environment.json").write_text(json.dumps(written | {"clips_sha256": fewer}))
     with pytest.raises(UserError, match="holds a run on other clips: its data set, or the exclude.csv beside it, has changed"):
-        train.train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, tmp_path)
 
 
 def test_a_run_without_its_data_leaves_no_workdir(tmp_path):
     config = small_config(tmp_path, data__name="audioset_music")
     with pytest.raises(UserError, match="data set 'audioset_music' at 8000 Hz is not in"):
-        train.train_and_evaluate(config, tmp_path / "run")
+        train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -386,18 +388,18 @@ def test_non_finite_loss_stops_with_step_clips_and_checkpoint(tones, tmp_path):
     with pytest.raises(
         UserError, match=r"at step \d are not finite; the last good checkpoint is of step \d.*: train/\w+/0\d.wav"
     ):
-        train.train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, tmp_path)
 
 
 def test_batch_must_divide_over_devices(tones):
     with pytest.raises(
         UserError, match=r"'train.batch_size' must be a multiple of 24 \(8 devices × 3 micro-batches\).*given 32"
     ):
-        train.Run(small_config(tones, train__batch_size=32, train__accumulate=3))
+        Run(small_config(tones, train__batch_size=32, train__accumulate=3))
     with pytest.raises(UserError, match="'evaluate.batch_size' must be a multiple of 8 .8 devices., and was given 4"):
-        train.Run(small_config(tones, evaluate__batch_size=4))
+        Run(small_config(tones, evaluate__batch_size=4))
     with pytest.raises(UserError, match="'devices' must be at most 8, the devices of this machine, not 9"):
-        train.Run(small_config(tones, devices=9))
+        Run(small_config(tones, devices=9))
 
 
 def test_missing_data_is_one_sentence_with_the_command(tmp_path, tones):
@@ -406,11 +408,11 @@ def test_missing_data_is_one_sentence_with_the_command(tmp_path, tones):
     with pytest.raises(
         UserError, match=r"make it with `python -m genre_jax.prepare --dataset=audioset_music .*bytenet.py:demo"
     ):
-        train.Run(config)
+        Run(config)
     with pytest.raises(UserError, match="has 8000 Hz and the config asks for 16000 Hz"):
-        train.Run(small_config(tones, data__sample_rate=16000))
+        Run(small_config(tones, data__sample_rate=16000))
     with pytest.raises(UserError, match="has no split 'dev': choose one of test, train, validation"):
-        train.Run(small_config(tones, data__train="dev"))
+        Run(small_config(tones, data__train="dev"))
 
 
 def test_softmax_refuses_several_labels_a_clip(tmp_path):
@@ -421,29 +423,29 @@ def test_softmax_refuses_several_labels_a_clip(tmp_path):
             old.unlink()
         tfrecord.write_shards(folder, "both", split, clips)
     with pytest.raises(UserError, match="loss 'softmax' needs one label a clip, and 'c1' has 2: set data.labels to 'first'"):
-        train.Run(small_config(tmp_path, data__name="both"))
+        Run(small_config(tmp_path, data__name="both"))
     for options in ({"data__labels": "first"}, {"loss__name": "sigmoid"}):
-        run = train.Run(small_config(tmp_path, data__name="both", **options))
+        run = Run(small_config(tmp_path, data__name="both", **options))
         assert run.batches.labels.sum() == (8 if "data__labels" in options else 14)
 
 
 def test_class_weights_are_inverse_to_frequency():
     labels = np.eye(3, dtype=np.uint8)[[0, 0, 0, 1, 1, 2]]
-    np.testing.assert_allclose(train._class_weights(labels, "balanced"), [6 / 9, 6 / 6, 6 / 3])
-    np.testing.assert_array_equal(train._class_weights(labels, "none"), [1, 1, 1])
+    np.testing.assert_allclose(runs._class_weights(labels, "balanced"), [6 / 9, 6 / 6, 6 / 3])
+    np.testing.assert_array_equal(runs._class_weights(labels, "none"), [1, 1, 1])
 
 
 def test_collectives_under_vmap_equal_pmap(tones):
     """`jit(vmap(step, axis_name=…))` is the cheap N-device test of any step."""
     config = small_config(tones, "resnet", devices=4)
-    run = train.Run(config)
-    batch = run.devices.shard(run.batches(0))
+    run = Run(config)
+    batch = run.program.devices.shard(run.batches(0))
     state = jax.device_get(run.initial_state())
     schedule = optim.SCHEDULES["constant"](lambda text: 0, 6, learning_rate=1e-3)
     step = functools.partial(
         train.train_step,
-        network=run.network,
-        optimizer=run._optimizer,
+        network=run.program.network,
+        optimizer=run.program._optimizer,
         schedule=schedule,
         config=config,
         axis_name=parallel.AXIS,
@@ -451,7 +453,7 @@ def test_collectives_under_vmap_equal_pmap(tones):
     virtual, metrics = jax.jit(jax.vmap(step, axis_name=parallel.AXIS, in_axes=(None, None, 0)))(
         state, jax.device_get(run.constants), batch
     )
-    real, real_metrics = run.train_step(run.initial_state(), run.constants, batch)
+    real, real_metrics = run.program.train_step(run.initial_state(), run.constants, batch)
     assert abs(float(metrics["loss"][0]) - float(real_metrics["loss"])) < 1e-6
     gap = largest_difference(jax.tree.map(lambda x: x[0], virtual.batch_stats), jax.device_get(real.batch_stats))
     assert gap < 1e-5
@@ -469,7 +471,7 @@ def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
         ]
         tfrecord.write_shards(folder, "both", split, clips)
     config = small_config(data_dir, "snn", data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
-    summary = train.train_and_evaluate(config, tmp_path / "run")
+    summary = train_and_evaluate(config, tmp_path / "run")
     assert summary["task"] == "multi"
     assert 0 <= summary["clip"]["mean_average_precision"] <= 1
     page = write_report([tmp_path / "run"], tmp_path / "run/report").read_text()

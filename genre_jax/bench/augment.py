@@ -19,8 +19,9 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax import parallel, train
+from genre_jax import parallel, run, train
 from genre_jax.atomic import write_json
+from genre_jax.augment import validate
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.logbook import environment
@@ -75,9 +76,9 @@ def _changed(plain: Any, changes: dict[str, Any]) -> Any:
     return config
 
 
-def _problem(config: Any) -> tuple[train.Program, Any, Any]:
+def _problem(config: Any) -> tuple[run.Program, Any, Any]:
     """A config's program on one device, its constants, and a batch of noise."""
-    program = train.Program(config, parallel.Devices(1), CLASSES, 1000)
+    program = run.Program(config, parallel.Devices(1), CLASSES, 1000)
     rng, count = np.random.default_rng(0), config.train.batch_size
     number = np.arange(count, dtype=np.int32)
     batch = {
@@ -95,10 +96,11 @@ def _problem(config: Any) -> tuple[train.Program, Any, Any]:
 def _inputs(config: Any) -> Callable[[], Any]:
     """What the network learns from: gain cap, augmentation, front end."""
     program, constants, batch = _problem(config)
-    state = program.state_of({"params": {}})  # no network is called
+    state = program.state_of({"params": {}, "batch_stats": {}, "frontend": {}})  # no network is called
 
     def compute(state, constants, batch):
-        return train.learning_inputs(batch, constants, state, program.network, config, {}, parallel.AXIS)["features"]
+        network, visits = program.network, validate.visits(config.augment, config.data.refresh_epochs)
+        return train.learning_inputs(batch, constants, state, network, config, {}, visits, parallel.AXIS)["features"]
 
     step = program.devices.eval_step(compute)
     return lambda: step(state, constants, batch)

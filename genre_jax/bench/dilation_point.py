@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import console, train
+from genre_jax import console, run, train
 from genre_jax.bench import resident, targets
 from genre_jax.logbook import environment
 from genre_jax.models.bytenet.network import resolve_backend
@@ -57,7 +57,7 @@ def check(points: list[dict[str, Any]]) -> None:
 def measure(point: dict[str, Any], update: Callable[[dict[str, Any]], None]) -> None:
     """Compile a point's training step and, unless `plan_only`, time it; `update` gets the row's values as they are known."""
     config = config_of(point)
-    program = train.Program(config, train.devices_of(config), CLASSES, clips=point["batch"])
+    program = run.Program(config, run.devices_of(config), CLASSES, clips=point["batch"])
     update({"backend": resolve_backend(config.model.backend)})
     shapes = program.shapes()
     seen = program.reach()
@@ -89,7 +89,7 @@ def measure(point: dict[str, Any], update: Callable[[dict[str, Any]], None]) -> 
         update({"status": "out of memory"})
 
 
-def _run(program: train.Program, compiled: Any, steps: int) -> dict[str, Any]:
+def _run(program: run.Program, compiled: Any, steps: int) -> dict[str, Any]:
     """Time and memory of the compiled step on random weights and audio."""
     state = program.devices.replicate(random_state(program))
     constants = program.devices.replicate(program.constants_of(np.ones(CLASSES)))
@@ -107,7 +107,7 @@ def _run(program: train.Program, compiled: Any, steps: int) -> dict[str, Any]:
     return {"measured_bytes": _peak(), "step_seconds": seconds, "clips_per_second": size / seconds}
 
 
-def random_state(program: train.Program) -> train.TrainState:
+def random_state(program: run.Program) -> train.TrainState:
     """A state whose weights NumPy drew: compiling the network's own initialisers takes longer than the step does."""
     rng = np.random.default_rng(0)
     shapes = program.shapes()[0]
@@ -115,7 +115,7 @@ def random_state(program: train.Program) -> train.TrainState:
     return state.replace(params=jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(leaf.dtype), shapes.params))
 
 
-def random_batch(program: train.Program) -> dict[str, np.ndarray]:
+def random_batch(program: run.Program) -> dict[str, np.ndarray]:
     """A batch of noise as the devices take it, each clip with one random label."""
     rng = np.random.default_rng(0)
     batch = {key: np.zeros(shape.shape, shape.dtype) for key, shape in program.shapes()[2].items()}

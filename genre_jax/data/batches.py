@@ -1,11 +1,11 @@
 """From an index of clips to batches, in an order that is a pure function of (seed, position).
 
-`TrainBatches` and `EvalBatches` compute batch number n of this host from n alone, so that the state of the input is one
-integer whatever the hosts, the batch and the devices. `prefetch` reads ahead: through tf.data where TensorFlow is
-installed, through threads where it is not; the batches are the same.
+`TrainBatches` and `EvalBatches` compute batch number n of this host from n alone. The state of the input is therefore one
+integer, whatever the number of hosts and devices and the batch size. `prefetch` reads ahead: through tf.data if TensorFlow
+is installed, otherwise through threads; the batches are the same.
 
-A batch (numpy, leading axis B): audio int16 (B, samples), length, clip, track, start, variant, visit int32 (B,),
-maximum float32 (B,), labels uint8 (B, classes), mask float32 (B,).
+A batch is a dict of NumPy arrays with leading axis B: audio int16 (B, samples); length, clip, track, start, variant, visit
+int32 (B,); maximum float32 (B,); labels uint8 (B, classes); mask float32 (B,).
 """
 
 import collections
@@ -18,20 +18,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax.data import order
-from genre_jax.data.order import window_starts
 from genre_jax.data.shards import Index
 
 Batch = dict[str, np.ndarray]
 
 
 class TrainBatches:
-    """Batch number n of an endless run through the split, in the order and the segments that `sampling` makes of the config.
+    """Batches of an endless run through a split; `batches(n)` is number n.
 
     Args:
-      index: the split, or several in one (`order.merge`).
-      config: the run's config (batch size, cut length, seed, label mode, refresh, segments, copies, sampling).
-      host, hosts: which contiguous share of each global batch is this host's.
-      sets: (clips, weight) of each data set in `index`, in its order; none where it is one.
+      index: the split, or several in one index (`data.mix.merge`).
+      config: the run's config. Its batch size, cut length, seed, labels, segments, copies, sampling and refresh count.
+      host: number of this host; it reads its contiguous share of each global batch.
+      hosts: number of hosts.
+      sets: (clips, weight) of each data set in `index`, in its order; empty for a single data set.
     """
 
     def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1, sets: Sequence[tuple[int, float]] = ()):
@@ -56,21 +56,22 @@ class TrainBatches:
         drawn = order.random_starts(self.seed, clip, visit // self.refresh + (variant << 32), span)
         start = np.where(start < 0, drawn, start)
         mask = np.ones(share, np.float32)
-        return _read(self.index, self.labels, clip, start, visit, variant, mask, self.samples)
+        return _read(self.index, self.labels, self.samples, clip, start, visit, variant, mask)
 
 
 class EvalBatches:
-    """Every window of a split in order of (clip, start), the last batch padded with `mask` 0.
+    """Every window of a split in the order of (clip, start); the last batch is padded with rows of `mask` 0.
 
-    Consecutive windows lie `hop` samples apart, the last one flush with the clip's end; a clip shorter than a window is
-    padded with zeros.
+    Consecutive windows are `evaluate.hop` samples apart, and the last window ends with the clip. A clip that is shorter than
+    a window is padded with zeros.
     """
 
     def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1):
         self.index, self.host, self.hosts = index, host, hosts
         self.samples, self.batch_size = config.data.samples, config.evaluate.batch_size
         self.labels = label_matrix(index, config.data.labels)
-        starts = [window_starts(int(n), self.samples, config.evaluate.hop, config.evaluate.windows) for n in index.length]
+        hop, windows = config.evaluate.hop, config.evaluate.windows
+        starts = [order.window_starts(int(n), self.samples, hop, windows) for n in index.length]
         self.clip = np.repeat(np.arange(len(index)), [len(s) for s in starts])
         self.start = np.concatenate([*starts, np.zeros(0, np.int64)])
 
@@ -83,26 +84,20 @@ class EvalBatches:
         inside = row < len(self.clip)
         row = np.where(inside, row, 0)
         zeros, mask = np.zeros(share, np.int64), inside.astype(np.float32)
-        return _read(self.index, self.labels, self.clip[row], self.start[row], zeros, zeros, mask, self.samples)
+        return _read(self.index, self.labels, self.samples, self.clip[row], self.start[row], zeros, zeros, mask)
 
 
 def label_matrix(index: Index, mode: str) -> np.ndarray:
-    """uint8 (clips, classes): the multi-hot labels, or one-hot of each clip's first label where `mode` is "first"."""
+    """Labels uint8 (clips, classes): multi-hot if `mode` is "multi"; one-hot of each clip's first label if it is "first"."""
     if mode == "multi":
         return index.labels
     return np.eye(len(index.classes), dtype=np.uint8)[index.first_label] * (index.first_label >= 0)[:, None]
 
 
 def _read(
-    index: Index,
-    labels: np.ndarray,
-    clip: np.ndarray,
-    start: np.ndarray,
-    visit: np.ndarray,
-    variant: np.ndarray,
-    mask: np.ndarray,
-    samples: int,
-) -> Batch:
+    index: Index, labels: np.ndarray, samples: int, clip: np.ndarray, start: np.ndarray, visit: np.ndarray,
+    variant: np.ndarray, mask: np.ndarray,
+) -> Batch:  # fmt: skip
     audio = np.empty((len(clip), samples), np.int16)
     for row, (c, s) in enumerate(zip(clip.tolist(), start.tolist(), strict=True)):
         index.cut(c, s, samples, out=audio[row])
@@ -120,8 +115,16 @@ def _read(
     }
 
 
+# ---------------------------------------------------------------- reading ahead
+
+
 def prefetch(batch: Callable[[int], Batch], start: int, stop: int, reader: str = "auto", ahead: int = 4) -> Iterator[Batch]:
-    """`batch(n)` for n in [start, stop), in order, read `ahead` of need by `reader`: tfdata, threads or auto."""
+    """Yield `batch(n)` for n in [start, stop), in order; up to `ahead` batches are read before they are needed.
+
+    `reader` is "tfdata", "threads" or "auto".
+    """
+    if start >= stop:
+        return iter(())
     return (_through_tfdata if resolve_reader(reader) == "tfdata" else _through_threads)(batch, start, stop, ahead)
 
 
@@ -149,7 +152,7 @@ def _through_threads(batch: Callable[[int], Batch], start: int, stop: int, ahead
 
 def _through_tfdata(batch: Callable[[int], Batch], start: int, stop: int, ahead: int) -> Iterator[Batch]:
     tf = import_tensorflow()
-    example = batch(start) if start < stop else {}
+    example = batch(start)
     keys = list(example)
 
     def read(number):
@@ -166,7 +169,7 @@ def _through_tfdata(batch: Callable[[int], Batch], start: int, stop: int, ahead:
 
 
 def import_tensorflow():
-    """TensorFlow, quiet and kept off the accelerators: it would take their memory."""
+    """Import TensorFlow quietly and keep it off the accelerators, whose memory it would take."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences four lines at the start
     import tensorflow as tf

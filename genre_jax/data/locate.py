@@ -18,12 +18,12 @@ VERSION = "1.0.0"
 
 
 def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
-    """Where the data set `name` at `sample_rate` Hz lies."""
+    """The folder of the data set `name` at `sample_rate` Hz."""
     return Path(data_dir) / name / f"{sample_rate}hz" / VERSION
 
 
 def prepared(data_dir: str | Path) -> dict[str, list[int]]:
-    """The data sets found in `data_dir`: name → sample rates in Hz."""
+    """The data sets in `data_dir`: name → sample rates in Hz."""
     found: dict[str, list[int]] = {}
     for passport in sorted(Path(data_dir).glob(f"*/*hz/{VERSION}/passport.json")):
         found.setdefault(passport.parts[-4], []).append(int(passport.parts[-3].removesuffix("hz")))
@@ -36,9 +36,9 @@ def read_passport(folder: Path) -> dict:
 
 
 def read_exclude(folder: Path) -> dict[str, set[str]]:
-    """Split → names of the clips that `exclude.csv` beside the shards leaves out; nothing where there is no such file.
+    """Split → names of the clips that `exclude.csv` excludes; empty if there is no such file beside the shards.
 
-    Its columns are `name` and `split`, and any others. `prepare --check` writes it; it may be written by hand.
+    The file has the columns `name` and `split`, and may have others. `prepare --check` writes it; users may edit it.
     """
     path = folder / "exclude.csv"
     if not path.exists():
@@ -57,11 +57,11 @@ def read_exclude(folder: Path) -> dict[str, set[str]]:
 
 
 def check_name(name: str, data_dir: str) -> None:
-    """Raise `UserError` unless `name` is prepared in `data_dir` or is a data set that `prepare` can make."""
+    """Raise `UserError` unless `name` is prepared in `data_dir`, or `prepare` can make it."""
     there = prepared(data_dir)
     if name in there:
         return
-    from genre_jax.datasets import DATASETS  # with what decodes audio, which training does not need
+    from genre_jax.datasets import DATASETS  # imports decoders, which training does not need
 
     legal = {*DATASETS, *there} - {"folder"}  # "folder" is a way to make a data set
     if name not in legal:
@@ -69,7 +69,7 @@ def check_name(name: str, data_dir: str) -> None:
 
 
 def find(config: ConfigDict) -> Path:
-    """The folder of the config's data set. Raises `UserError` with the `prepare` command where it is missing."""
+    """The folder of the config's data set. Raises `UserError` with the `prepare` command if it is missing."""
     data = config.data
     folder = directory(data.data_dir, data.name, data.sample_rate)
     if (folder / "passport.json").exists():
@@ -99,7 +99,7 @@ def find(config: ConfigDict) -> Path:
 
 
 def _prepare_embedded(name: str, data_dir: str, sample_rate: int) -> Path:
-    """Prepare an embedded data set in a process of its own, so that TensorFlow never enters this one."""
+    """Prepare an embedded data set in a child process, which keeps TensorFlow out of this process."""
     command = [sys.executable, "-m", "genre_jax.prepare", f"--dataset={name}", f"--data_dir={data_dir}"]
     done = subprocess.run([*command, f"--sample_rate={sample_rate}"], check=False)
     if done.returncode:

@@ -1,16 +1,15 @@
-"""What an epoch is made of, and which of it comes at each position of an endless run: a pure function of (seed, position).
+"""Which clip and which cut comes at each position of an endless run: a pure function of (seed, position).
 
-`Rows` are the examples of an epoch: one a clip, k segments a track, every window, and the augmented copies of a protocol.
-`Order` draws them from lists: one list of all rows, or one a class, of one data set or several. A list is gone through in an
-order of its own, reshuffled every time; an epoch has as many draws as there are rows, and each list gets its share of them, to
-within one draw. NumPy alone.
+`Rows` are the examples of an epoch: one per clip, k segments per track, or every window, and the augmented copies of a
+protocol. `Order` draws rows from lists: one list of all rows, or one list per class, of one data set or several. It goes
+through a list in a random order, which it shuffles again for every pass. An epoch has as many draws as there are rows, and
+each list gets its share of them, rounded to whole draws. This module needs NumPy alone.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,19 +20,19 @@ from genre_jax.data.shards import Index
 
 SAMPLINGS = ("uniform", "balanced", "sqrt", "weighted")
 SEGMENTS = ("random", "fixed", "consecutive")
-_FIXED = 1 << 48  # draws of fixed segments, beyond every visit
+_FIXED = 1 << 48  # draw numbers of fixed segments start here, beyond every visit
 _BLOCK = 4096  # epochs whose counts are summed at once
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: uint64 → uint64, well mixed (Steele, Lea & Flood 2014)."""
+    """SplitMix64's finaliser, uint64 → uint64 (Steele, Lea & Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def _hash(seed: int, *parts: np.ndarray) -> np.ndarray:
-    """uint64 (B,) from `seed` and integers (B,), well mixed."""
+    """Hash `seed` and integer arrays (B,) to uint64 (B,)."""
     with np.errstate(over="ignore"):
         state = _mix(np.asarray(seed, np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         for part in parts:
@@ -42,12 +41,12 @@ def _hash(seed: int, *parts: np.ndarray) -> np.ndarray:
 
 
 def random_starts(seed: int, clip: np.ndarray, draw: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """A start in [0, span] for each (clip, draw), uniform, from `seed` alone. All arrays (B,); int64 out."""
+    """A uniform start in [0, span] for each (clip, draw), which follows from `seed`; all arrays are (B,), the result int64."""
     return (_hash(seed, clip, draw) % (span + 1).astype(np.uint64)).astype(np.int64)
 
 
 def window_starts(length: int, samples: int, hop: int = 0, windows: str = "consecutive") -> np.ndarray:
-    """First samples of the windows of a clip of `length` samples (int64, at least one)."""
+    """First samples of the windows of a clip of `length` samples: int64, at least one; `hop` 0 stands for `samples`."""
     last = max(length - samples, 0)
     if windows == "centre":
         return np.array([last // 2], np.int64)
@@ -55,7 +54,7 @@ def window_starts(length: int, samples: int, hop: int = 0, windows: str = "conse
 
 
 def check(data: ConfigDict) -> None:
-    """Raise `UserError` where `config.data` asks for an order or segments that make no sense; reads no data."""
+    """Check the sampling, the mix and the copies of `config.data`; reads no data. Raises `UserError`."""
     parse_pairs("data.mix", data.mix)
     weights = parse_pairs("data.class_weights", data.class_weights)
     if bool(weights) != (data.sampling == "weighted"):
@@ -70,15 +69,15 @@ def check(data: ConfigDict) -> None:
             )
 
 
-# ---------------------------------------------------------------- what an epoch is made of
+# ---------------------------------------------------------------- the rows of an epoch
 
 
 class Rows(NamedTuple):
     """The examples of an epoch; arrays (rows,).
 
-    `start` is the first sample, -1 where it is drawn anew at each visit. `variant` is segment · (1 + versions) + version:
-    the clip's segments are counted from 0, version 0 is the recording as it is, the others are a protocol's copies of it,
-    which `augment.copy` makes on the device.
+    `start` is the first sample, or -1 if it is drawn anew at each visit. `variant` is segment · (1 + versions) + version:
+    the segments of a clip are numbered from 0; version 0 is the recording itself, and the other versions are augmented
+    copies, which `augment.waveform.copy` makes on the device.
     """
 
     clip: np.ndarray
@@ -90,13 +89,13 @@ class Rows(NamedTuple):
 
 
 def versions(copies: ConfigDict) -> int:
-    """Copies of a segment that `config.data.copies` asks for: every stretch with every shift, or one of those."""
+    """Number of augmented copies of each segment (`config.data.copies`)."""
     count = max(1, len(copies.stretches)) * max(1, len(copies.semitones)) if copies.stretches or copies.semitones else 0
     return min(count, 1) if copies.draw == "one" else count
 
 
 def rows_of(index: Index, data: ConfigDict, seed: int) -> Rows:
-    """The rows that `data.segments` and `data.copies` make of a split."""
+    """The rows of a split under `data.segments` and `data.copies`."""
     if data.segments == "fixed":
         clip, start, segment = _fixed(index, data, seed, 0, data.segments_per_track)
     elif data.segments == "consecutive":
@@ -120,52 +119,11 @@ def rows_of(index: Index, data: ConfigDict, seed: int) -> Rows:
     return Rows(clip, start, segment * (number + 1) + np.concatenate([np.zeros(len(clip) - len(version), np.int64), version]))
 
 
-def merge(indices: Sequence[Index]) -> Index:
-    """Splits of several data sets as one, in that order; raises `UserError` unless the classes are those of the first.
-
-    The classes may stand in another order, and some may be missing.
-    """
-    first = indices[0]
-    if len(indices) == 1:
-        return first
-    for index in indices[1:]:
-        if extra := sorted(set(index.classes) - set(first.classes)):
-            raise UserError(
-                f"data.mix: data set {index.data_set!r} has classes that {first.data_set!r} lacks, {', '.join(extra[:5])}"
-                f"{' …' if len(extra) > 5 else ''}: only data sets of the same classes, or of some of them, can be mixed"
-            )
-        if index.sample_rate != first.sample_rate:
-            raise UserError(f"data.mix: data set {index.data_set!r} has {index.sample_rate} Hz, not {first.sample_rate} Hz")
-    columns = [[first.classes.index(name) for name in index.classes] for index in indices]
-    labels = [np.zeros((len(index), len(first.classes)), np.uint8) for index in indices]
-    for matrix, index, column in zip(labels, indices, columns, strict=True):
-        matrix[:, column] = index.labels
-    firsts = [np.append(column, -1)[index.first_label] for index, column in zip(indices, columns, strict=True)]
-
-    def shifted(field: str, counted: str) -> np.ndarray:
-        before = np.cumsum([0, *(len(getattr(index, counted)) for index in indices[:-1])])
-        parts = [getattr(index, field) + shift for index, shift in zip(indices, before, strict=True)]
-        return np.concatenate(parts).astype(np.int32)
-
-    alike: Any = {
-        field: np.concatenate([getattr(index, field) for index in indices]) for field in ("offset", "length", "maximum")
-    }
-    return dataclasses.replace(
-        first,
-        data_set="+".join(index.data_set for index in indices),
-        shards=tuple(shard for index in indices for shard in index.shards),
-        names=tuple(f"{index.data_set}:{name}" for index in indices for name in index.names),
-        tracks=tuple(f"{index.data_set}:{track}" for index in indices for track in index.tracks),
-        track=shifted("track", "tracks"),
-        shard=shifted("shard", "shards"),
-        labels=np.concatenate(labels),
-        first_label=np.concatenate(firsts).astype(np.int32),
-        **alike,
-    )
-
-
 def _fixed(index: Index, data: ConfigDict, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(clip, start, segment) of `count` segments a track, numbered from `first`, drawn once; in turn from a track's clips."""
+    """(clip, start, segment) of `count` segments per track, drawn once, from the clips of a track in turn.
+
+    The segments are numbered from `first`.
+    """
     by_track = np.argsort(index.track, kind="stable")
     tracks, begin, clips = np.unique(index.track[by_track], return_index=True, return_counts=True)
     turn = np.tile(np.arange(count), len(tracks))
@@ -176,7 +134,7 @@ def _fixed(index: Index, data: ConfigDict, seed: int, first: int, count: int) ->
 
 
 def _rank(values: np.ndarray) -> np.ndarray:
-    """How many equal values stand before each."""
+    """For each value, the number of equal values before it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(values) else np.zeros(0, np.int64)
@@ -185,11 +143,11 @@ def _rank(values: np.ndarray) -> np.ndarray:
     return rank
 
 
-# ---------------------------------------------------------------- in which order it comes
+# ---------------------------------------------------------------- their order
 
 
 def parse_pairs(key: str, pairs: Sequence[str]) -> dict[str, float]:
-    """Name → number ≥ 0 of a list such as ["rock=2", "jazz=0.5"], the value of the config key `key`. Raises `UserError`."""
+    """Parse the value of config key `key`, a list such as ["rock=2", "jazz=0.5"], to name → number ≥ 0. Raises `UserError`."""
     values: dict[str, float] = {}
     for pair in pairs:
         name, equals, number = str(pair).rpartition("=")
@@ -203,7 +161,7 @@ def parse_pairs(key: str, pairs: Sequence[str]) -> dict[str, float]:
 
 
 def named_weights(key: str, pairs: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """(names,) the numbers of `pairs`, 1 for names that it lacks. Raises `UserError` for a name that is none of `names`."""
+    """The numbers of `pairs` in the order of `names`, 1 for a name without one. Raises `UserError` for an unknown name."""
     values = parse_pairs(key, pairs)
     for name in values:
         if name not in names:
@@ -212,7 +170,7 @@ def named_weights(key: str, pairs: Sequence[str], names: Sequence[str]) -> np.nd
 
 
 class Lists(NamedTuple):
-    """Rows that are drawn together, and the probability of each list; a row of several classes is on several lists."""
+    """Lists of rows that are drawn together, and the probability of each list; a row of several classes is in several lists."""
 
     rows: list[np.ndarray]
     shares: np.ndarray
@@ -225,39 +183,39 @@ def lists_of(
 
     Args:
       labels: multi-hot (rows, classes).
-      sampling: "uniform": all rows alike; "balanced": each class alike; "sqrt": each class by the root of its rows;
-        "weighted": each class by its weight.
-      class_weights: (classes,), of "weighted".
-      source: (rows,) number of the data set that each row is of; within a data set `sampling` holds.
+      sampling: "uniform": all rows with equal probability; "balanced": all classes with equal probability; "sqrt": each class
+        by the square root of its number of rows; "weighted": each class by its weight.
+      class_weights: (classes,), for "weighted".
+      source: (rows,) the number of the data set of each row; `sampling` applies within a data set.
       source_weights: probability of each data set, up to a factor.
 
-    Classes without rows count for nothing; rows without a class are on no list but the "uniform" one.
+    Classes without rows are not drawn. Rows without a class are in the "uniform" list alone.
     """
     rows: list[np.ndarray] = []
     shares: list[float] = []
     for number, weight in enumerate(source_weights):
-        own = np.flatnonzero(source == number)
-        found = [own] if sampling == "uniform" else [own[labels[own, c] > 0] for c in range(labels.shape[1])]
-        size = np.array([len(members) for members in found], np.float64)
+        inside = np.flatnonzero(source == number)
+        groups = [inside] if sampling == "uniform" else [inside[labels[inside, c] > 0] for c in range(labels.shape[1])]
+        size = np.array([len(members) for members in groups], np.float64)
         wanted = class_weights if sampling == "weighted" else np.sqrt(size) if sampling == "sqrt" else 1.0
         share = np.where(size > 0, wanted, 0.0)
         if weight and not share.sum():
             raise UserError(f"data.sampling {sampling!r} finds no clip to draw: no class of a weight above 0 has one")
         kept = np.flatnonzero(share * weight)
-        rows += [found[c] for c in kept]
+        rows += [groups[c] for c in kept]
         shares += (weight * share[kept] / share.sum()).tolist()
     return Lists(rows, np.array(shares) / np.sum(shares))
 
 
 class Order:
-    """(row, visit) at each position of an endless sequence; `visit` counts how often the row came before.
+    """(row, visit) at each position of an endless sequence; `visit` counts how often the row was drawn before.
 
     Args:
-      lists: what is drawn, and how often.
-      size: draws an epoch.
-      seed: of everything.
+      lists: the lists of rows, with their probabilities.
+      size: draws per epoch.
+      seed: of all random choices.
 
-    An epoch is computed whole, in time and memory of the order of its draws, and kept a while.
+    An epoch is computed as a whole, in time and memory proportional to its draws, and the last few epochs are cached.
     """
 
     def __init__(self, lists: Lists, size: int, seed: int):
@@ -268,7 +226,7 @@ class Order:
         self._drawn = functools.lru_cache(64)(self._count_drawn)
 
     def __call__(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (B,) each, of positions (B,)."""
+        """Rows and visits, int64 (B,) each, of the positions (B,)."""
         epoch, place = np.divmod(position, self.size)
         row, visit = np.empty(len(position), np.int64), np.empty(len(position), np.int64)
         for number in np.unique(epoch):
@@ -278,7 +236,7 @@ class Order:
         return row, visit
 
     def _counts(self, epochs: np.ndarray) -> np.ndarray:
-        """Draws (epochs, lists) of each list: size · share, rounded down or up at random so that they add up (Madow 1949)."""
+        """Draws (epochs, lists) of each list: size · share, rounded at random so that the counts add up (Madow 1949)."""
         offset = _hash(self.seed, epochs) / 2.0**64
         return np.diff(np.floor(self.size * self._edges + offset[:, None]).astype(np.int64), axis=1)
 
@@ -290,14 +248,13 @@ class Order:
         return self._drawn(since) + self._counts(np.arange(since, epoch)).sum(0)
 
     def _pass(self, number: int, turn: int) -> np.ndarray:
-        """The rows of a list in the order of its pass `turn`."""
+        """The rows of list `number` in the order of its pass `turn`."""
         rows = self.lists.rows[number]
-        return rows[
-            np.random.Generator(np.random.Philox(key=[self.seed, turn], counter=[0, 0, 0, number])).permutation(len(rows))
-        ]
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, turn], counter=[0, 0, 0, number]))
+        return rows[generator.permutation(len(rows))]
 
     def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row, visit) of an epoch, arrays (size,)."""
+        """Rows and visits (size,) of an epoch."""
         drawn, until = self._drawn(epoch), self._drawn(epoch + 1)
         visits = np.zeros(1 + max(int(rows.max()) for rows in self.lists.rows), np.int64)
         parts = []

@@ -15,7 +15,6 @@ clip name, so that the number of a clip depends neither on the writer nor on the
 import contextlib
 import dataclasses
 import hashlib
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
@@ -24,12 +23,13 @@ import numpy as np
 
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError
+from genre_jax.data import tfrecord
 from genre_jax.data.locate import read_exclude, read_passport
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Where every clip of a split lies, and what is known of it; arrays have one row a clip, sorted by name."""
+    """The clips of a split and their places in the shards; arrays have one row per clip, sorted by name."""
 
     data_set: str
     split: str
@@ -44,13 +44,13 @@ class Index:
     length: np.ndarray  # int32, samples
     maximum: np.ndarray  # float32
     labels: np.ndarray  # uint8 (clips, classes), multi-hot
-    first_label: np.ndarray  # int32, -1 where a clip has none
+    first_label: np.ndarray  # int32, -1 for a clip without labels
 
     def __len__(self) -> int:
         return len(self.names)
 
     def without(self, names: Set[str]) -> "Index":
-        """The same index less these clips. Raises `UserError` where it has no clip of such a name."""
+        """The index without the clips called `names`. Raises `UserError` for a name that is not in it."""
         if not names:
             return self
         unknown = sorted(names - set(self.names))
@@ -65,11 +65,12 @@ class Index:
         return dataclasses.replace(self, names=left, **{key: getattr(self, key)[kept] for key in rows})
 
     def cut(self, clip: int, start: int, samples: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Samples `[start, start + samples)` of a clip as int16 `(samples,)`, zeros past its end."""
+        """Read samples [start, start + samples) of a clip: int16 (samples,), zeros past its end; into `out`, if given."""
         if out is None:
             out = np.empty(samples, np.int16)
         count = max(0, min(samples, int(self.length[clip]) - start))
-        # Opened for each cut: a memory map's pages would count as this process's own, and open files are few.
+        # The shard is opened for each cut: the pages of a memory map would count as memory of this process, and the number of
+        # open files is limited.
         file = os.open(self.shards[self.shard[clip]], os.O_RDONLY)
         try:
             os.preadv(file, [out[:count]], int(self.offset[clip]) + 2 * start)
@@ -79,93 +80,20 @@ class Index:
         return out
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, end) of each length-delimited field of a protobuf message."""
-    while at < end:
-        tag, at = _varint(data, at)
-        if tag & 7 != 2:
-            raise ValueError(f"wire type {tag & 7}")
-        size, at = _varint(data, at)
-        yield tag >> 3, at, at + size
-        at += size
-
-
-def _parse_example(data: mmap.mmap, at: int, end: int) -> dict[str, tuple[int, int, int]]:
-    """Feature name → (kind, start, end) of its list, in a serialised `tf.train.Example`."""
-    found = {}
-    for _, features_at, features_end in _fields(data, at, end):
-        for _, entry_at, entry_end in _fields(data, features_at, features_end):
-            (_, key_at, key_end), (_, value_at, value_end) = _fields(data, entry_at, entry_end)
-            for kind, list_at, list_end in _fields(data, value_at, value_end):
-                found[data[key_at:key_end].decode()] = (kind, list_at, list_end)
-    return found
-
-
-def _bytes_span(data: mmap.mmap, where: tuple[int, int, int]) -> tuple[int, int]:
-    for _, at, end in _fields(data, where[1], where[2]):
-        return at, end
-    return where[1], where[1]
-
-
-def text(data: mmap.mmap, where: tuple[int, int, int]) -> str:
-    """The first value of a list of bytes, decoded."""
-    at, end = _bytes_span(data, where)
-    return data[at:end].decode()
-
-
-def _floats(data: mmap.mmap, where: tuple[int, int, int]) -> list[float]:
-    return [v for _, at, end in _fields(data, where[1], where[2]) for v in np.frombuffer(data[at:end], "<f4").tolist()]
-
-
-def integers(data: mmap.mmap, where: tuple[int, int, int]) -> list[int]:
-    """The values of a list of int64 that are 0 or more."""
-    values = []
-    for _, at, end in _fields(data, where[1], where[2]):
-        while at < end:
-            value, at = _varint(data, at)
-            values.append(value)
-    return values
-
-
-def examples(shard: Path) -> Iterator[tuple[mmap.mmap, dict[str, tuple[int, int, int]]]]:
-    """The open file and, for each record of a shard, feature name → (kind, first byte, end) of its list of values."""
-    if shard.stat().st_size == 0:
-        return
-    with open(shard, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = 0
-        while at < len(data):
-            size = int.from_bytes(data[at : at + 8], "little")
-            end = at + 12 + size
-            if end + 4 > len(data):
-                raise UserError(f"shard {shard} is cut off inside the record at byte {at}: prepare the data set again")
-            yield data, _parse_example(data, at + 12, end)
-            at = end + 4
-
-
 def _scan(shard: Path) -> Iterator[tuple[str, str, list[int], float, int, int]]:
-    """(name, track, labels, maximum, byte offset, samples) of each record of a shard; the audio is not touched."""
-    for data, example in examples(shard):
-        start, stop = _bytes_span(data, example["audio"])
-        maximum = _floats(data, example["maximum"])[0]
-        labels = integers(data, example["labels"]) if "labels" in example else []
-        yield text(data, example["name"]), text(data, example["track"]), labels, maximum, start, (stop - start) // 2
+    """Yield (name, track, labels, maximum, byte offset, samples) of each record of a shard, without reading its audio."""
+    for data, example in tfrecord.examples(shard):
+        start, stop = tfrecord.bytes_span(data, example["audio"])
+        maximum = tfrecord.floats(data, example["maximum"])[0]
+        labels = tfrecord.integers(data, example["labels"]) if "labels" in example else []
+        name, track = (tfrecord.text(data, example[key]) for key in ("name", "track"))
+        yield name, track, labels, maximum, start, (stop - start) // 2
 
 
 def load_index(folder: Path, split: str, whole: bool = False) -> Index:
-    """The index of one split: from its cached file where that matches the shards, else by reading their framing.
+    """The index of a split, from the cached index file if it matches the shards; otherwise the shards are scanned.
 
-    Clips that `exclude.csv` lists are left out, unless the `whole` split is wanted.
+    Clips that `exclude.csv` lists are left out, unless `whole` is true. Raises `UserError` for an unknown split.
     """
     passport = read_passport(folder)
     shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
@@ -196,7 +124,7 @@ def load_index(folder: Path, split: str, whole: bool = False) -> Index:
 
 
 def digest(indices: Iterable[Index]) -> str:
-    """A hash of the clips' names and lengths, in their order."""
+    """A hash of the names and lengths of all clips, in their order."""
     total = hashlib.sha256()
     for index in indices:
         total.update("\0".join((index.data_set, index.split, *index.names)).encode() + index.length.tobytes())
@@ -233,6 +161,6 @@ def _read_cache(cache: Path, sizes: np.ndarray) -> dict[str, np.ndarray] | None:
 
 
 def _write_cache(cache: Path, columns: dict[str, np.ndarray]) -> None:
-    # A read-only data set works too, and only takes longer to open.
+    # A read-only data set works too; it only takes longer to open.
     with contextlib.suppress(OSError), write_whole(cache) as file:
         np.savez(file, allow_pickle=False, **columns)

@@ -115,8 +115,8 @@ class Frontend(nn.Module, kw_only=True):
     def __call__(self, waveform: jax.Array) -> jax.Array:
         x = self.unscaled(waveform)
         if self.scale == "standardise":
-            mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:], x.dtype)
-            std = self.variable("batch_stats", "std", jnp.ones, x.shape[-1:], x.dtype)
+            mean = self.variable("frontend", "mean", jnp.zeros, x.shape[-1:], x.dtype)
+            std = self.variable("frontend", "std", jnp.ones, x.shape[-1:], x.dtype)
             x = scaling.standardise(x, mean.value, std.value)
         elif self.scale in SCALES:
             x = SCALES[self.scale](x)

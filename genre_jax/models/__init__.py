@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
+from genre_jax.gmm import Gmm
 from genre_jax.models.burrows import BurrowsConv1d, BurrowsConv2d, BurrowsMlp
 from genre_jax.models.bytenet.network import ByteNet
 from genre_jax.models.choi import ChoiCnn
 from genre_jax.models.densenet import DenseNet
 from genre_jax.models.folmer import FolmerCnn, FolmerMlp
-from genre_jax.models.gmm import Gmm
 from genre_jax.models.gru import GruAttention
 from genre_jax.models.mobilenet import MobileNet
 from genre_jax.models.resnet import Bottleneck, ResNet

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from genre_jax import train
+from genre_jax import run
 from genre_jax.atomic import write_json
 from genre_jax.console import say
 from genre_jax.models.bytenet.dilated import BACKENDS, dilated_conv, same_padding
@@ -82,9 +82,9 @@ def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
         fastest = json.loads(path.read_text())["fastest"]
         say(f"backend of the dilated convolutions: {fastest}, as timed when {workdir} began")
     else:
-        devices = train.devices_of(config)
+        devices = run.devices_of(config)
         clips = config.train.batch_size // (len(devices.all) // devices.time_shards) // config.train.accumulate
-        reach = train.Program(config, devices, 2, config.train.batch_size).reach()
+        reach = run.Program(config, devices, 2, config.train.batch_size).reach()
         assert reach is not None, "every network with a backend knows its reach"
         longest = max(reach[0].sets, key=lambda one: one.length)
         few = sorted({longest.dilations[at] for at in (0, len(longest.dilations) // 2, -1)})

@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import train
+from genre_jax import run
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.models.bytenet.block_set import REMAT
@@ -147,20 +147,20 @@ class Planner:
     def __init__(self, config: ConfigDict, classes: int, limit: float | None = None):
         self.config, self.classes = config, classes
         self.limit = device_memory() if limit is None else limit
-        self.devices = train.devices_of(config)
+        self.devices = run.devices_of(config)
         self.devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
         self.groups = len(self.devices.all) // self.devices.time_shards  # each holds a share of the batch
         self.own = config.train.batch_size // self.groups
         self._bytes: dict[tuple[str | None, int, int], float] = {}
         self._flops: dict[str | None, int] = {}
 
-    def program(self, policy: str | None, batch: int, accumulate: int = 1) -> train.Program:
+    def program(self, policy: str | None, batch: int, accumulate: int = 1) -> run.Program:
         """The config's program with `batch` clips a device."""
         config = configs.from_json(configs.to_json(self.config))
         changes = {"train.batch_size": batch * self.groups, "train.accumulate": accumulate}
         for key, value in (changes | ({"model.remat": policy} if policy else {})).items():
             configs.override(config, key, value)
-        return train.Program(config, self.devices, self.classes, clips=config.train.batch_size)
+        return run.Program(config, self.devices, self.classes, clips=config.train.batch_size)
 
     def bytes(self, policy: str | None, batch: int, accumulate: int = 1) -> float:
         """Predicted bytes a device of the training step; infinite where the compiler itself finds that it does not fit."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from genre_jax.console import UserError
-from genre_jax.data import shards
+from genre_jax.data import tfrecord
 from genre_jax.datasets.types import Item, Render
 from genre_jax.prepare.audio import Audio, AudioError, Format, resample
 
@@ -32,12 +32,12 @@ def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
         raise UserError(f"{folder} holds no {name}-*.tfrecord-* files: prepare it with file_format='tfrecord'")
     items = []
     for shard in paths:
-        for data, example in shards.examples(shard):
+        for data, example in tfrecord.examples(shard):
             if not set(FEATURES) <= example.keys():
                 raise UserError(f"{shard} holds {', '.join(sorted(example))}, where {name} has {', '.join(FEATURES)}")
             _, first, end = example["audio"]
-            file = shards.text(data, example["audio/filename"])
-            label = labels[shards.integers(data, example["label"])[0]]
+            file = tfrecord.text(data, example["audio/filename"])
+            label = labels[tfrecord.integers(data, example["label"])[0]]
             items.append(Item(file, Path(file).stem, (label,), path=str(shard), member=(first, end - first)))
     return items
 

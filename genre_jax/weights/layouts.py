@@ -156,7 +156,11 @@ def convert(model: nn.Module, arrays: dict[str, np.ndarray], ours: list[str]) ->
     fits = []
     for layout in LAYOUTS[type(model)]:
         paths = {name: tuple(name.split("/")) for name in ours}
-        names = {name: layout.name(path) for name, path in paths.items() if path[1] not in ("stem", "frontend", *layout.absent)}
+        names = {
+            name: layout.name(path)
+            for name, path in paths.items()
+            if path[0] != "frontend" and path[1] not in ("stem", *layout.absent)
+        }
         cleaned = {layout.clean(name): array for name, array in arrays.items()}
         found = {name: layout.array(paths[name], cleaned[theirs]) for name, theirs in names.items() if theirs in cleaned}
         unknown = cleaned.keys() - set(names.values())

@@ -23,11 +23,14 @@ from genre_jax.console import UserError, say
 from genre_jax.weights import files, layouts
 from genre_jax.weights.files import listed
 
-FITTED = "batch_stats/frontend/"  # a front end's statistics of its training split
+FITTED = "frontend/"  # the front end's statistics of its training split
 
 
 class Trained(NamedTuple):
-    """A trained network: its run's config, its labels in the order of the logits, {"params", "batch_stats"} as host arrays."""
+    """A trained network: the config of its run, its labels in the order of the logits, and its variables as host arrays.
+
+    The variables are {"params", "batch_stats", "frontend"}, as `forward.Forward` takes them.
+    """
 
     config: ConfigDict
     labels: tuple[str, ...]
@@ -55,7 +58,8 @@ def _of_workdir(folder: Path) -> Trained:
     with jax.enable_x64(config.dtype == "float64"):
         saved = checkpoints.restore_model(checkpoints.final(config.evaluate.weights))
     checkpoints.close()
-    return Trained(config, labels, {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"]})
+    variables = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"], "frontend": saved["frontend"]}
+    return Trained(config, labels, variables)
 
 
 def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Trained:
@@ -72,8 +76,8 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
     expected, found = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise UserError(f"{source} does not hold the weights of its own config: {listed(wrong)} differ")
-    variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    return Trained(config, labels, {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})})
+    variables = {"batch_stats": {}, "frontend": {}} | flax.traverse_util.unflatten_dict(arrays, sep="/")
+    return Trained(config, labels, variables)
 
 
 def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
@@ -135,7 +139,7 @@ def _run_donor(run: Trained, ours: list[str], origin: str) -> layouts.Donor:
 
 
 def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str, ...]) -> Any:
-    """Fresh `variables` ({"params", "batch_stats"}) of `model` with the weights that `config.init_from` names.
+    """Fresh `variables` of `model` with the weights that `config.init_from` names.
 
     The classifier ("fc") stays fresh where the number of classes differs, or the `labels` where those of the donor are
     known; so do what another library does not have (the stem, MobileNet's hidden layer) and a front end's fitted statistics,
@@ -168,4 +172,4 @@ def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str,
         f"weights of {source}{donor.origin}: {len(taken)} of {len(ours)} leaves loaded; "
         f"fresh: {listed(fresh, 8) or 'none'}; left over: {listed(donor.heads, 8) or 'none'}"
     )
-    return flax.traverse_util.unflatten_dict(ours | taken, sep="/")
+    return variables | flax.traverse_util.unflatten_dict(ours | taken, sep="/")

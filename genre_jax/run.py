@@ -1,0 +1,409 @@
+"""A config brought to its data and devices: the program, the loop, and the workdir that a run leaves behind."""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from genre_jax import config as configs
+from genre_jax import evaluate, forward, freezing, gmm, models, optim, parallel
+from genre_jax.atomic import write_json
+from genre_jax.augment import noise, validate
+from genre_jax.checkpoint import Checkpoints
+from genre_jax.console import UserError, say
+from genre_jax.data import locate, mix, shards
+from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix, prefetch, resolve_reader
+from genre_jax.data.order import parse_pairs
+from genre_jax.frontends import scaling
+from genre_jax.frontends.stft import resolve_engine
+from genre_jax.logbook import Logbook, Meter, NotFinite, environment
+from genre_jax.models.bytenet.network import Reach, resolve_backend
+from genre_jax.train import TrainState, eval_step, train_step
+from genre_jax.weights import pretrained
+
+# Config keys that may change when a run is resumed: none of them changes its numbers beyond rounding.
+FREE_ON_RESUME = (
+    "devices",
+    "model.remat",
+    "model.backend",
+    "model.time_shards",
+    "data.data_dir",
+    "data.reader",
+    "data.prefetch",
+)
+
+
+def devices_of(config: ConfigDict) -> parallel.Devices:
+    """The devices of a config; a network that can share a clip among devices states by how many."""
+    return parallel.Devices(config.devices, config.model.get("time_shards", 1))
+
+
+class Program:
+    """Network, optimiser and compiled steps of a config on its devices: everything of a run that needs no data.
+
+    Args:
+      config: the run's config.
+      devices: where the steps run.
+      classes: number of classes of the network.
+      clips: number of clips of the training split, which durations in epochs count.
+    """
+
+    def __init__(self, config: ConfigDict, devices: parallel.Devices, classes: int, clips: int):
+        self.config, self.devices, self.classes, self.clips = config, devices, classes, clips
+        self.total = self.count(config.train.duration, "train.duration")
+        self.network = forward.build(config, classes, parallel.AXIS)
+        freeze = freezing.build(config.freeze, lambda text: self.count(text, "freeze.until"))
+        rates = freezing.rates_of(config.learning_rates, self.network.model)
+        options = configs.component_options(config.optimizer)
+        self._optimizer = optim.build(config.optimizer.name, config.gradient_clip, freeze, rates, **options)
+        schedule = optim.SCHEDULES[config.schedule.name](
+            lambda text: self.count(text, "schedule"), self.total, **configs.component_options(config.schedule)
+        )
+        self.train_step: Any = devices.train_step(
+            functools.partial(
+                train_step,
+                network=self.network,
+                optimizer=self._optimizer,
+                schedule=schedule,
+                config=config,
+                axis_name=parallel.AXIS,
+                freeze=freeze,
+                starts={name: self._first(text) for name, text in validate.durations(config.augment).items()},
+                visits=validate.visits(config.augment, config.data.refresh_epochs),
+            )
+        )
+        self.eval_step = devices.eval_step(functools.partial(eval_step, network=self.network, config=config))
+        self._key = jax.random.key(config.seed)
+
+    def count(self, duration: str, key: str) -> int:
+        """The steps of a duration, the value of config key `key`."""
+        return configs.steps(duration, self.config.train.batch_size, self.clips, key)
+
+    def _first(self, duration: str) -> int:
+        """The first step after `duration`, counted from 0."""
+        return self.count(duration, "augment.start") if configs.parse_duration(duration)[0] else 0
+
+    def init(self) -> dict[str, Any]:
+        """Fresh variables of the network."""
+        return self.network.init(jax.random.fold_in(self._key, 0), self.config.data.samples)
+
+    def state_of(self, variables: dict[str, Any]) -> TrainState:
+        """The state at step 0 with these variables."""
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables["batch_stats"],
+            frontend=variables["frontend"],
+            ema=jax.tree.map(jnp.copy, params) if self.config.ema else {},
+            opt_state=self._optimizer.init(params),
+        )
+
+    def constants_of(self, class_weights: Any) -> dict[str, Any]:
+        """What the steps read and never change: keys, `class_weights` (classes,), and the noise bank."""
+        keys = {"augment_key": jax.random.fold_in(self._key, 1), "dropout_key": jax.random.fold_in(self._key, 2)}
+        return keys | {"class_weights": class_weights, "noise": noise.load_bank(self.config)}
+
+    def shapes(self) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+        """Shapes and types of the arguments of `train_step`, for which it can be lowered without any data."""
+        size = self.config.train.batch_size // jax.process_count()
+        batch: dict[str, Any] = {
+            "audio": jax.ShapeDtypeStruct((size, self.config.data.samples), jnp.int16),
+            "labels": jax.ShapeDtypeStruct((size, self.classes), jnp.uint8),
+        }
+        batch |= dict.fromkeys(("maximum", "mask"), jax.ShapeDtypeStruct((size,), jnp.float32))
+        numbers = ("length", "clip", "track", "start", "variant", "visit")
+        batch |= dict.fromkeys(numbers, jax.ShapeDtypeStruct((size,), jnp.int32))
+        state = jax.eval_shape(lambda: self.state_of(self.init()))
+        constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
+        return state, constants, jax.eval_shape(self.devices.shard, batch)
+
+    def reach(self) -> tuple[Reach, float] | None:
+        """The network's reach within a cut, and the seconds of one step of its input; None if it does not know its reach."""
+        if not hasattr(self.network.model, "reach"):
+            return None
+        samples = self.config.data.samples
+        waveform = jax.ShapeDtypeStruct((1, samples), self.network.wide)
+        features = jax.eval_shape(self.network.frontend.init_with_output, self._key, waveform)[0]
+        steps = features.shape[1]
+        return self.network.model.reach(steps), samples / self.config.data.sample_rate / steps
+
+
+class Run:
+    """A program with its data: splits, batches, constants and the first state. Reads and writes no workdir."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        devices = devices_of(config)
+        devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
+        devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
+        self.folder = locate.find(config)
+        splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
+        self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
+        self.splits["train"], sets = _mixture(self.splits["train"], config)
+        self.batches = TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count(), sets)
+        self.program = Program(config, devices, len(self.splits["train"].classes), len(self.batches.rows))
+        self.every = {key: self.program.count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
+        class_weights = _class_weights(self.batches.labels, config.loss.class_weights)
+        self.constants = devices.replicate(self.program.constants_of(class_weights))
+
+    def initial_state(self, fresh: bool = True) -> TrainState:
+        """The state at step 0, on the devices. If not `fresh`, a checkpoint will fill it and only its shapes count."""
+        variables, network = self.program.init(), self.program.network
+        if self.config.init_from and fresh:
+            labels = self.splits["train"].classes
+            variables = pretrained.transplant(self.config.init_from, variables, network.model, labels)
+        if network.frontend.scale == "standardise" and fresh:
+            variables["frontend"] = self._fitted_scaler()
+        return self.program.devices.replicate(self.program.state_of(variables))
+
+    def _fitted_scaler(self) -> dict[str, np.ndarray]:
+        """Mean and standard deviation (bins,) of the front end's features over all windows of the training split."""
+        network = self.program.network
+
+        def moments(variables, constants, batch):
+            del variables, constants
+            x = network.frontend.unscaled(network.waveform(batch))
+            return {"mean": x.mean(-2), "var": x.var(-2)}
+
+        say(f"fitting mean and standard deviation of {self.config.frontend.name} on the training split")
+        table = self.over_windows(self.program.devices.eval_step(moments), {}, {}, "train")
+        mean, std = scaling.pooled_statistics(table["mean"], table["var"])
+        return {"mean": mean.astype(network.wide), "std": std.astype(network.wide)}
+
+    def _windows(self, part: str) -> EvalBatches:
+        return EvalBatches(self.splits[part], self.config, jax.process_index(), jax.process_count())
+
+    def count_windows(self, part: str) -> int:
+        """The number of windows of a part ("train", "validation" or "test")."""
+        return len(self._windows(part).clip)
+
+    def over_windows(self, step: Callable, variables: Any, constants: Any, part: str) -> evaluate.Table:
+        """The outputs of a compiled evaluation step for every window of a part."""
+        return evaluate.predict(step, variables, constants, self._windows(part), self.program.devices, self.config)
+
+    def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
+        """The table of predictions for a part."""
+        return self.over_windows(self.program.eval_step, state.variables(), self.constants, part)
+
+
+def _load_split(folder: Path, split: str, config: ConfigDict) -> shards.Index:
+    index = shards.load_index(folder, split)
+    counts = label_matrix(index, config.data.labels).sum(1)
+    if evaluate.task(config) == "single" and len(index) and not (counts == 1).all():
+        row = int(np.flatnonzero(counts != 1)[0])
+        raise UserError(
+            f"loss {config.loss.name!r} needs one label a clip, and {index.names[row]!r} has {counts[row]}: "
+            "set data.labels to 'first' or loss.name to 'sigmoid'"
+        )
+    return index
+
+
+def _mixture(first: shards.Index, config: ConfigDict) -> tuple[shards.Index, list[tuple[int, float]]]:
+    """The training split joined with those of `data.mix`, and (clips, weight) of each data set."""
+    indices, weights = [first], [1.0]
+    for name, weight in parse_pairs("data.mix", config.data.mix).items():
+        other = config.copy_and_resolve_references()
+        other.data.name = name
+        indices.append(_load_split(locate.find(other), config.data.train, config))
+        weights.append(weight)
+    return mix.merge(indices), [(len(index), weight) for index, weight in zip(indices, weights, strict=True)]
+
+
+def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
+    """(classes,) float64: ones, or clips / (classes · clips of the class) over the training split."""
+    counts = labels.sum(0, dtype=np.int64)
+    if how == "none":
+        return np.ones(len(counts))
+    return counts.sum() / (len(counts) * np.maximum(counts, 1))
+
+
+# ---------------------------------------------------------------- the run and its workdir
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
+    """Train from the start that `checkpoint.py` describes to the end, evaluate on the test split, and write the results.
+
+    Returns the content of `results.json`. The workdir of a finished run stays as it is.
+    """
+    results = workdir / "results.json"
+    _check_workdir(workdir, config)
+    if results.exists():
+        say(f"{workdir} holds a finished run: its results stand (another --workdir starts a new one)")
+        return json.loads(results.read_text())
+    run = Run(config)
+    fitted = gmm.check(config, run.program.network.model)
+    _describe(run, workdir)
+    program, checkpoints = run.program, Checkpoints(workdir / "checkpoints", config.train.keep)
+    start = checkpoints.latest() or 0
+    state = run.initial_state(fresh=not start)
+    if start:
+        say(f"resuming {workdir} from its checkpoint at step {start}")
+        state = checkpoints.restore(program.devices.abstract(state), start)
+    parameters = models.count(state.params)
+    _announce(run, parameters)
+    logbook = Logbook(workdir, start)
+    if not fitted:
+        state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
+    elif not start:
+        state = _fit(run, state, checkpoints, logbook)
+    checkpoints.wait()
+    step = checkpoints.final(config.evaluate.weights)
+    if step != program.total:
+        state = checkpoints.restore(program.devices.abstract(state), step)
+    checkpoints.close()
+    summary = _final(run, state, step, workdir, {"parameters": parameters, "train_seconds": round(logbook.seconds, 1)})
+    logbook.close()
+    return summary
+
+
+def _describe(run: Run, workdir: Path) -> None:
+    """Write config.json, labels.json and environment.json; raise `UserError` if the workdir holds a run on other clips."""
+    config, clips = run.config, shards.digest(run.splits.values())
+    _check_clips(workdir, clips)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", configs.to_json(config))
+    write_json(workdir / "labels.json", run.splits["train"].classes)
+    chosen = {"reader": resolve_reader(config.data.reader), "data_set": str(run.folder), "clips_sha256": clips}
+    if "engine" in config.frontend:
+        chosen["fft_engine"] = resolve_engine(config.frontend.engine)
+    if "backend" in config.model:
+        chosen["convolution_backend"] = resolve_backend(config.model.backend)
+    write_json(workdir / "environment.json", environment(**chosen))
+
+
+def _announce(run: Run, parameters: int) -> None:
+    config, program = run.config, run.program
+    say(
+        f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(program.devices.all)} device(s), "
+        f"{program.total} steps of {config.train.batch_size} clips, {program.clips} clips an epoch"
+    )
+    seen = program.reach()
+    if seen and seen[0].dead_blocks:
+        say(
+            f"{seen[0].dead_blocks} of {seen[0].blocks} dilated blocks see only padding beside their middle tap: "
+            "their dilation exceeds their sequence; model.cap_dilation=true caps it"
+        )
+
+
+def _check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Raise `UserError` if the workdir holds checkpoints of a run with another config."""
+    path = workdir / "config.json"
+    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
+        return
+    old = configs.flat(configs.from_json(json.loads(path.read_text())))
+    changed = [key for key, value in configs.flat(config).items() if old.get(key) != value and key not in FREE_ON_RESUME]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
+        )
+
+
+def _check_clips(workdir: Path, clips: str) -> None:
+    """Raise `UserError` if the workdir holds a run on other clips."""
+    path = workdir / "environment.json"
+    if path.exists() and json.loads(path.read_text()).get("clips_sha256", clips) != clips:
+        raise UserError(
+            f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
+            "another --workdir"
+        )
+
+
+def _train(
+    run: Run, state: TrainState, start: int, checkpoints: Checkpoints, logbook: Logbook, profile: Path | None
+) -> TrainState:
+    """The loop: take a batch, take a step, and when they are due, log, evaluate and save."""
+    config, program = run.config, run.program
+    total = program.total
+    meter = Meter(logbook, config.train.batch_size, total)
+    batches = prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
+    for step in range(start + 1, total + 1):
+        with meter.waiting():
+            batch = next(batches)
+        if profile and step == start + 10:
+            jax.profiler.start_trace(str(profile / "profile"))
+        state, metrics = program.train_step(state, run.constants, program.devices.shard(batch))
+        meter.add(step, metrics, batch["clip"])
+        if profile and step == min(start + 20, total) and step >= start + 10:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+        due = {key: step % every == 0 or step == total for key, every in run.every.items()}
+        if any(due.values()):
+            try:
+                meter.flush(step)
+            except NotFinite as error:
+                raise _diverged(run, checkpoints, error) from error
+        scores = None
+        if due["evaluate"] and "validation" in run.splits:
+            scores = _validate(run, state, step, logbook)
+            meter.restart()
+        if scores or due["checkpoint"]:
+            checkpoints.save(step, state, scores)
+    return state
+
+
+def _diverged(run: Run, checkpoints: Checkpoints, error: NotFinite) -> UserError:
+    checkpoints.wait()
+    good = checkpoints.latest()
+    names = [run.splits["train"].names[clip] for clip in error.clips]
+    return UserError(
+        f"{error}; the last good checkpoint is {f'of step {good}' if good else 'none'}; "
+        f"the clips of the batch: {', '.join(names)}"
+    )
+
+
+def _fit(run: Run, state: TrainState, checkpoints: Checkpoints, logbook: Logbook) -> TrainState:
+    """Fit a network that takes no training steps; its fit is step 1, which is evaluated and saved."""
+    started = time.perf_counter()
+    params, likelihood = gmm.fit(run, state)
+    program = run.program
+    variables = state.variables() | {"params": params}
+    state = program.devices.replicate(program.state_of(variables).replace(step=np.int32(1)))
+    logbook.metrics(1, "train", {"log_likelihood": likelihood})
+    logbook.timing(1, len(run.splits["train"]) / (time.perf_counter() - started), 0.0)
+    scores = _validate(run, state, 1, logbook) if "validation" in run.splits else None
+    checkpoints.save(1, state, scores)
+    return state
+
+
+def _validate(run: Run, state: TrainState, step: int, logbook: Logbook) -> dict[str, float]:
+    scores = evaluate.headline(evaluate.scores(run.evaluate(state, "validation"), run.config))
+    logbook.metrics(step, "validation", scores)
+    say(f"validation at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in scores.items()))
+    return scores
+
+
+def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate on the test split and write predictions.npz and results.json."""
+    index, config = run.splits["test"], run.config
+    started = time.perf_counter()
+    table = run.evaluate(state, "test")
+    seconds = time.perf_counter() - started
+    evaluate.save_predictions(workdir / "predictions.npz", table, index, config)
+    summary = {
+        "schema": 1,
+        "run": config.name,
+        "step": step,
+        "split": index.split,
+        "data_set": index.data_set,
+        "sample_rate": index.sample_rate,
+        "directory": str(run.folder.resolve()),
+        "windows": len(table["clip"]),
+        "clips": len(np.unique(table["clip"])),
+        "tracks": len(np.unique(table["track"])),
+        "task": evaluate.task(config),
+        "clips_per_second": round(len(table["clip"]) / seconds, 2),
+        **known,
+        **evaluate.scores(table, config),
+    }
+    write_json(workdir / "results.json", summary)
+    values = evaluate.headline(summary)
+    say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
+    return summary
