@@ -1,5 +1,5 @@
 # Everything on a fresh machine with Python ≥ 3.11: `make demo` and `make test`.
-# PYTHON=… chooses the interpreter, EXTRAS=dev,cuda the extras, VENV=… the place of the environment.
+# PYTHON=… sets the interpreter, EXTRAS=dev,cuda the extras, VENV=… the folder of the environment.
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -9,8 +9,8 @@ DEMO_ARGUMENTS ?=
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 
-# glibc would give XLA's large CPU buffers back to the system at every step, and fault them in again at the next:
-# a step of the demo takes 0.15 s so, and 0.23 s otherwise.
+# Without these variables glibc returns XLA's large CPU buffers to the system after each step, and requests them again in the
+# next step. A step of the demo takes 0.15 s with them, and 0.23 s without.
 export MALLOC_TOP_PAD_ := 268435456
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
@@ -39,7 +39,8 @@ lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-# The tests mostly compile, a network two to three times faster without LLVM's optimisations; `test-all` and `demo` have them.
+# The tests spend most of their time compiling. Without LLVM's optimisations a network compiles two to three times faster.
+# `test-all` and `demo` use the optimisations.
 test: lint
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
