@@ -1,14 +1,14 @@
-"""Checkpoints of a run, through Orbax: written in the background, the best one and the last k kept.
+"""Checkpoints of a run, through Orbax: written in the background; the best one and the last k are kept.
 
-What a run starts from, in this order, resume > init_from > scratch:
-(1) its own last checkpoint in the workdir; where there is one, nothing else is read;
-(2) the weights that `config.init_from` names, a run's workdir or a file (`pretrained.transplant`), the classifier fresh
-    where the classes differ; step and optimiser state start at 0;
-(3) fresh weights from the seed.
+A run starts from the first of these that exists:
+(1) the last checkpoint in its workdir (resume);
+(2) the weights that `config.init_from` names, the workdir of a run or a file (`weights.pretrained.transplant`). The classifier
+    is new if the classes differ; the step and the optimiser state start at 0;
+(3) random weights from the seed.
 
-A checkpoint has two items, "model" (parameters, batch statistics, moving average: all that prediction needs) and
-"training" (step, optimiser state). Orbax writes into a temporary folder and renames it, so that a killed run finds its
-last whole one.
+A checkpoint has two items: "model" (parameters, batch statistics, front-end statistics, moving average: everything that
+prediction needs) and "training" (step, optimiser state). Orbax writes into a temporary folder and renames it, so that a
+killed run finds its last complete checkpoint.
 """
 
 from pathlib import Path
@@ -50,9 +50,9 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
-        """Write `state` in the background; `metrics` are those of the evaluation at this step, if there was one.
+        """Write `state` in the background, with the `metrics` of the evaluation at this step, if there was one.
 
-        The state is copied to the host first: the next step is given its buffers to write over.
+        The state is copied to the host first, because the next step overwrites its buffers.
         """
         state = jax.tree.map(np.array, state)
         items = ocp.args.Composite(
@@ -73,29 +73,30 @@ class Checkpoints:
         return abstract.replace(**items.model, **items.training)
 
     def restore_model(self, step: int) -> dict[str, Any]:
-        """{"params", "batch_stats", "ema"} at `step`, as host arrays."""
+        """The item "model" at `step`, as host arrays."""
         item = ocp.args.Composite(model=ocp.args.StandardRestore())
         return self._manager.restore(step, args=item).model
 
     def latest(self) -> int | None:
-        """Step of the last whole checkpoint."""
+        """Step of the last complete checkpoint."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """Step of the best checkpoint on validation (of equals the latest); the last one where none was evaluated."""
+        """Step of the checkpoint with the best validation score, the latest of equals; the last one if none was evaluated."""
         best = self._manager.best_step()
         return self.latest() if best is None else best
 
     def final(self, which: str) -> int:
-        """Step of the checkpoint that is evaluated: the "best" or the "last". Raises `UserError` where there is none."""
+        """Step of the checkpoint to evaluate, the "best" or the "last". Raises `UserError` if there is no checkpoint."""
         step = self.best() if which == "best" else self.latest()
         if step is None:
             raise UserError(f"{self._manager.directory} holds no checkpoint yet")
         return step
 
     def wait(self) -> None:
-        """Return when all is written."""
+        """Wait until everything is written."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Wait, and release the folder."""
         self._manager.close()

@@ -1,4 +1,4 @@
-"""Exact evaluation: a table of per-window scores, and everything that is computed from it."""
+"""Exact evaluation: a table with the scores of every window, and the numbers that are computed from it."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ Table = dict[str, np.ndarray]
 def predict(
     eval_step: Any, variables: Any, constants: Any, batches: EvalBatches, devices: Devices, config: ConfigDict
 ) -> Table:
-    """Scores of every window, in order of (clip, start).
+    """Run `eval_step` on every window, and return its outputs in the order of (clip, start).
 
-    Returns {"logits" (rows, classes), "labels" (rows, classes), "loss", "weight", "clip", "track", "start" (rows,)}. The
-    rows that pad the last batch are dropped, so the table is the same for every batch size and number of devices.
+    With `train.eval_step` the table is {"logits" (rows, classes), "labels" (rows, classes), "loss", "weight", "clip", "track",
+    "start" (rows,)}. Rows that pad the last batch are dropped, therefore the table is the same for every batch size and
+    number of devices.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in prefetch(batches, 0, len(batches), config.data.reader, config.data.prefetch):
@@ -31,7 +32,7 @@ def predict(
         for key, values in (outputs | rows).items():
             columns.setdefault(key, []).append(values[valid])
     table = {key: np.concatenate(values) for key, values in columns.items()}
-    order = np.lexsort((table["start"], table["clip"]))  # with several hosts rows come interleaved
+    order = np.lexsort((table["start"], table["clip"]))  # the rows of several hosts are interleaved
     return {key: values[order] for key, values in table.items()}
 
 
@@ -41,22 +42,22 @@ def task(config: ConfigDict) -> str:
 
 
 def scores(table: Table, config: ConfigDict) -> dict[str, Any]:
-    """The loss and the raw, clip and track scores of a table, as results.json holds them."""
+    """The loss of a table, and its scores by window, clip and track, as in results.json."""
     logits, labels, loss, clip, track = (table[key] for key in ("logits", "labels", "loss", "clip", "track"))
     summary = metrics.summarise(logits, labels, loss, clip, track, task(config))
     return summary | {"loss": float(np.average(table["loss"].astype(np.float64), weights=table["weight"]))}
 
 
 def headline(summary: dict[str, Any]) -> dict[str, float]:
-    """The few numbers of a validation line; "score" is what the best checkpoint is chosen by.
+    """The numbers of a validation line; "score" chooses the best checkpoint.
 
-    Single label: accuracy of windows and, by summed probability, of tracks (the score). Many labels: the thesis's top-k
-    accuracy of windows and the mean average precision of clips (the score).
+    Single label: accuracy of windows, and of tracks by summed probability (the score). Several labels: the top-k accuracy of
+    document 000 over windows, and the mean average precision over clips (the score).
     """
     if "accuracy" in summary["raw"]:
         track = summary["track"]["max_probability"]["accuracy"]
         return {"loss": summary["loss"], "accuracy": summary["raw"]["accuracy"], "track_accuracy": track, "score": track}
-    precision = summary["clip"]["mean_average_precision"] or 0.0  # None where no class has a positive
+    precision = summary["clip"]["mean_average_precision"] or 0.0  # None if no class has a positive
     accuracy = summary["raw"]["top_k_accuracy"]
     return {"loss": summary["loss"], "accuracy": accuracy, "mean_average_precision": precision, "score": precision}
 

@@ -1,7 +1,8 @@
-"""Parameters that stand still, for a while or for the whole run, and layers with learning rates of their own.
+"""Freezing: parameters that stay fixed at first or for the whole run; and factors of the learning rate by layer.
 
-A name is a parameter's path, such as "layer1_0/conv1/kernel". Patterns are the shell's (`*` matches "/" too); one that begins
-with "!" excepts, and the last that matches decides: ["*", "!fc/*"] is all but the classifier.
+The name of a parameter is its path, such as "layer1_0/conv1/kernel". Patterns are those of a shell (`*` matches "/" too). A
+pattern that begins with "!" makes an exception, and the last pattern that matches a name decides: ["*", "!fc/*"] freezes
+everything except the classifier.
 """
 
 import contextlib
@@ -25,19 +26,21 @@ def name_of(path: Any) -> str:
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
-    """Whether the last of `patterns` that fits `name` is none that excepts."""
+    """Whether the last of `patterns` that matches `name` is not an exception."""
     fitting = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern.removeprefix("!"))]
     return bool(fitting) and not fitting[-1].startswith("!")
 
 
 class Freeze(NamedTuple):
-    """What stands still before step `until` of the run, or throughout where it is None.
+    """Parameters that are frozen before step `until` of the run, or throughout if it is None.
 
     Attributes:
-      patterns: of parameters, and of the batch norms whose statistics are meant.
-      until: the first step that moves them, counted from 0.
-      batch_stats: those batch norms normalise by their running statistics, which stay; else both go on as ever.
-      optimizer_from: "release": the optimiser sees no gradient of them before; "start": its moments grow, unused.
+      patterns: of parameter names; they also choose the batch norms that `batch_stats` concerns.
+      until: the first step that changes the parameters, counted from 0.
+      batch_stats: whether frozen batch norms normalise by their running statistics and keep them. If false, they normalise
+        by the batch and go on updating them.
+      optimizer_from: "release": the optimiser sees no gradient of frozen parameters before their release; "start": its moments
+        accumulate from the start of the run, without effect.
     """
 
     patterns: tuple[str, ...]
@@ -46,11 +49,11 @@ class Freeze(NamedTuple):
     optimizer_from: str = "release"
 
     def _pick(self, step: jax.Array, still: jax.Array, moving: jax.Array) -> jax.Array:
-        """`still` while frozen."""
+        """`still` while frozen, `moving` afterwards."""
         return still if self.until is None else jnp.where(step < self.until, still, moving)
 
     def keep(self, step: jax.Array, still: Any, moving: Any) -> Any:
-        """The tree `moving` with the leaves of `still` where they are frozen at `step`."""
+        """The tree `moving`, with the leaves of `still` for parameters that are frozen at `step`."""
 
         def choose(path, a, b):
             return self._pick(step, a, b) if matches(self.patterns, name_of(path)) else b
@@ -59,7 +62,7 @@ class Freeze(NamedTuple):
 
     @contextlib.contextmanager
     def statistics(self, step: jax.Array) -> Iterator[None]:
-        """Within it, frozen batch norms that are called in training do at `step` as `batch_stats` says."""
+        """Within this context, frozen batch norms behave at `step` as `batch_stats` states."""
 
         def intercept(call, args, kwargs, context):
             norm = context.module
@@ -81,7 +84,7 @@ class Freeze(NamedTuple):
     def optimizer(
         self, clip: optax.GradientTransformation, optimizer: optax.GradientTransformation
     ) -> optax.GradientTransformationExtraArgs:
-        """`clip` and `optimizer` in a chain that gives frozen leaves the direction 0; its `update` takes the `step`."""
+        """Chain `clip` and `optimizer`; frozen parameters get the direction 0. The `update` of the chain takes the `step`."""
 
         def drop(updates, state, params=None, *, step, **extra):
             del params, extra
@@ -101,14 +104,16 @@ class Freeze(NamedTuple):
         return optax.chain(dropped, clip, optax.partition({False: optimizer, True: frozen}, labels), dropped)
 
 
-def build(config: ConfigDict, resolve: Callable[[str], int]) -> Freeze:
-    """What `config.freeze` says; `resolve` turns a duration into steps."""
+def build(config: ConfigDict, resolve: Callable[[str], int]) -> Freeze | None:
+    """The freeze that `config.freeze` describes, None if it has no patterns; `resolve` turns a duration into steps."""
+    if not config.patterns:
+        return None
     until = resolve(config.until) if config.until else None
     return Freeze(tuple(config.patterns), until, config.batch_stats, config.optimizer_from)
 
 
 def parse_rates(texts: Sequence[str]) -> dict[str, float]:
-    """{"layer1*": 0.1} of ["layer1*=0.1"]; raises `UserError`."""
+    """Parse ["layer1*=0.1"] to {"layer1*": 0.1}. Raises `UserError`."""
     rates = {}
     for text in texts:
         pattern, _, factor = text.rpartition("=")
@@ -122,13 +127,13 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float]:
 
 
 def rates_of(texts: Sequence[str], model: nn.Module) -> dict[str, float]:
-    """`parse_rates`, and 0 for what the network never trains, its stem, which decaying weights would move."""
+    """`parse_rates`, and 0 for a stem that is never trained: weight decay would change it."""
     still = {} if getattr(model, "train_stem", True) else {"stem/*": 0.0}
     return {pattern: factor for pattern, factor in parse_rates(texts).items() if pattern not in still} | still
 
 
 def scale_by_name(rates: dict[str, float]) -> optax.GradientTransformation:
-    """Directions times the factor of the last pattern that matches their name; 1 where none does."""
+    """Multiply directions by the factor of the last pattern that matches their name, 1 if none does."""
 
     def scaled(path, direction):
         factors = [factor for pattern, factor in rates.items() if fnmatch.fnmatchcase(name_of(path), pattern)]
@@ -138,7 +143,7 @@ def scale_by_name(rates: dict[str, float]) -> optax.GradientTransformation:
 
 
 def check_patterns(key: str, patterns: Sequence[str], params: Any) -> None:
-    """Raise `UserError` for a pattern that no parameter's name matches."""
+    """Raise `UserError` for a pattern that matches no parameter name."""
     names = [name_of(path) for path, _ in jax.tree.leaves_with_path(params)]
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern.removeprefix("!")) for name in names):

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules by name.
 
-An optimiser here is an optax transform that gives the *ascent* direction at learning rate 1; the step multiplies it by
-minus the scheduled rate, so that one traced function of the step holds the whole schedule.
+An optimiser here is an optax transform that returns the *ascent* direction at learning rate 1. The training step multiplies
+it by minus the scheduled learning rate, so that one traced function of the step holds the whole schedule.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015); `weight_decay` is added to the gradient (`torch.optim.Adam`).
 
-    So is `l1` times each parameter's sign: the gradient of a penalty on the sum of their magnitudes, which no loss shows.
+    `l1` times the sign of each parameter is added too: the gradient of a penalty on the sum of magnitudes. The reported loss
+    does not include that penalty.
     """
     return optax.chain(_penalty(weight_decay, l1), optax.scale_by_adam(b1, b2, eps))
 
@@ -41,9 +42,9 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay
 def amsgrad(
     *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """AMSGrad as PyTorch has it: the maximum is of the raw second moment, which is then bias-corrected.
+    """AMSGrad with PyTorch's conventions: the maximum of the raw second moment is kept, and bias-corrected afterwards.
 
-    optax.amsgrad takes the maximum of the corrected moment, so that the first gradient's square stays for ever.
+    optax.amsgrad keeps the maximum of the corrected moment, in which the square of the first gradient stays for ever.
     """
     return optax.chain(_l2(weight_decay), _scale_by_amsgrad(b1, b2, eps))
 
@@ -100,9 +101,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def build(
     name: str, gradient_clip: float, freeze: Freeze | None = None, learning_rates: dict[str, float] | None = None, **options
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser `name`, behind clipping by global norm where `gradient_clip` > 0.
+    """The optimiser `name`, after clipping by global norm if `gradient_clip` > 0.
 
-    With a `freeze` its `update` needs the `step`; `learning_rates` are factors by pattern of name.
+    With `freeze`, its `update` needs the argument `step`. `learning_rates` are factors by pattern of parameter name.
     """
     clip = optax.clip_by_global_norm(gradient_clip) if gradient_clip else optax.identity()
     optimizer = OPTIMIZERS[name](**options)
@@ -111,7 +112,7 @@ def build(
 
 
 def constant(resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmup: str = "0 steps") -> Schedule:
-    """The same rate throughout, after a linear `warmup`."""
+    """A constant learning rate, after a linear `warmup`."""
     del total
     return _warm(resolve, warmup, lambda step: jnp.full((), learning_rate))
 
@@ -119,7 +120,7 @@ def constant(resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmu
 def cosine(
     resolve: Resolve, total: int, *, learning_rate: float = 1e-3, warmup: str = "0 steps", final: float = 0.0
 ) -> Schedule:
-    """Half a cosine from `learning_rate` after the linear `warmup` down to `final` times it at step `total`."""
+    """Half a cosine from `learning_rate`, after the linear `warmup`, down to `final` · `learning_rate` at step `total`."""
     start = _count(resolve, warmup)
 
     def rate(step):
@@ -138,7 +139,7 @@ def multistep(
     gamma: float = 0.4,
     warmup: str = "0 steps",
 ) -> Schedule:
-    """The rate times `gamma` at each boundary (document 000's schedule)."""
+    """The learning rate is multiplied by `gamma` at each boundary (the schedule of document 000)."""
     del total
     at = [_count(resolve, boundary) for boundary in boundaries]
 
@@ -152,7 +153,7 @@ def multistep(
 def exponential(
     resolve: Resolve, total: int, *, learning_rate: float = 1e-3, decay: float = 0.9, every: str = "3000 steps"
 ) -> Schedule:
-    """The rate times `decay`^(step / every), continuously (document 004's EXP)."""
+    """The learning rate times `decay`^(step / every), continuously (EXP of document 004)."""
     del total
     period = _count(resolve, every)
     return lambda step: learning_rate * decay ** (step / period)

@@ -1,12 +1,12 @@
-"""The one place where devices appear: pmap, collectives, placing and gathering.
+"""The one module that knows devices: pmap, collectives, placing and gathering.
 
-A step is a pure function of `(state, constants, batch)`. Inside it, `sum` adds over the devices of the named axis and does
-nothing where the name is None. The state has no device axis: it is replicated going in and one copy comes out, so that
-checkpoints know no device count.
+A step is a pure function of `(state, constants, batch)`. Inside it, `sum` adds over the devices of the named axis, and does
+nothing if the name is None. The state has no device axis: it is replicated at the start of a step, and one copy comes out.
+Checkpoints therefore do not depend on the number of devices.
 
-Where `time_shards` devices share each clip along time (`TimeShards`), all of them are given the whole clip, which is small
-beside what a network makes of it; the network takes its part. Means over the batch count each clip `time_shards` times in
-numerator and denominator alike, so that losses and gradients are those of whole clips.
+If `time_shards` devices share each clip along time (`TimeShards`), each of them receives the whole clip, which is small beside
+the activations of a network, and the network takes its part. Means over the batch count each clip `time_shards` times in both
+numerator and denominator, so that losses and gradients are those of whole clips.
 """
 
 import dataclasses
@@ -26,42 +26,42 @@ _absent: list[Any] = []
 
 
 def compile_for(devices: list[Any]) -> None:
-    """Take `devices`, which need not be here, for all that this process compiles from now on; nothing can run on them."""
+    """Compile for `devices` from now on. They need not be in this machine, and nothing can run on them."""
     _absent[:] = devices
 
 
 def available() -> list[Any]:
-    """The devices of all hosts, or those that `compile_for` was given."""
+    """The devices of all hosts, or those passed to `compile_for`."""
     return _absent or jax.devices()
 
 
 def platform() -> str:
-    """Of the devices: "cpu", "gpu" or "tpu"."""
+    """The platform of the devices: "cpu", "gpu" or "tpu"."""
     return available()[0].platform
 
 
 def sum(tree: Any, axis_name: str | None) -> Any:
-    """The sum of every leaf over the devices; the tree itself where `axis_name` is None or there is one, for XLA would copy."""
+    """Sum every leaf over the devices. With one device or without `axis_name` this is the tree itself: XLA would copy it."""
     return tree if axis_name is None or jax.lax.axis_size(axis_name) == 1 else jax.lax.psum(tree, axis_name)
 
 
 def following(tree: Any, axis_name: str | None, time_shards: int = 1) -> Any:
-    """Every example `(batch, …)` replaced by the next one of the global batch, the last by the first."""
+    """Replace every example `(batch, …)` by the next one of the global batch, and the last by the first."""
 
     def next_first(x):
         if axis_name is None:
             return x[:1]
         devices = jax.lax.axis_size(axis_name)
-        return jax.lax.ppermute(x[:1], axis_name, [(one, (one - time_shards) % devices) for one in range(devices)])
+        return jax.lax.ppermute(x[:1], axis_name, [(device, (device - time_shards) % devices) for device in range(devices)])
 
     return jax.tree.map(lambda x: jnp.concatenate([x[1:], next_first(x)]), tree)
 
 
 @dataclasses.dataclass(frozen=True)
 class TimeShards:
-    """`count` neighbouring devices of an axis that share each sequence: shard i has steps i · n to (i + 1) · n of it.
+    """`count` neighbouring devices of an axis that share each sequence; shard i holds the steps from i · n to (i + 1) · n.
 
-    Arrays are `(batch, n, …)` on each, n the same for all; the last shards may hold steps beyond the sequence's end.
+    Arrays are `(batch, n, …)` on each device, with the same n. The last shards may hold steps beyond the end of the sequence.
     """
 
     axis_name: str
@@ -69,7 +69,7 @@ class TimeShards:
 
     @property
     def index(self) -> jax.Array:
-        """Number of this device's shard."""
+        """The number of this device's shard."""
         return jax.lax.axis_index(self.axis_name) % self.count
 
     @property
@@ -78,17 +78,17 @@ class TimeShards:
         return [list(range(first, first + self.count)) for first in range(0, devices, self.count)]
 
     def sum(self, tree: Any) -> Any:
-        """The sum of every leaf over the shards."""
+        """Sum every leaf over the shards."""
         return jax.lax.psum(tree, self.axis_name, axis_index_groups=self._groups)
 
     def gather(self, x: jax.Array) -> jax.Array:
-        """The whole sequence, `(batch, count · n, …)`, on every device."""
+        """Gather the whole sequence `(batch, count · n, …)` on every device."""
         return jax.lax.all_gather(x, self.axis_name, axis_index_groups=self._groups, axis=1, tiled=True)
 
     def extend(self, x: jax.Array, before: int, after: int) -> jax.Array:
-        """The shard with `before` and `after` more steps, its neighbours' or, outside the sequence, zeros.
+        """Extend the shard by `before` and `after` steps of its neighbours; outside the sequence these are zeros.
 
-        They come from the two neighbours (halo exchange) while a shard is as long as they are, else from the gathered whole.
+        The steps come from the two neighbours (halo exchange), or from the gathered sequence if a shard is shorter than them.
         """
         steps = x.shape[1]
         if max(before, after) > steps:
@@ -99,24 +99,24 @@ class TimeShards:
         return jnp.concatenate([*earlier, x, *later], 1)
 
     def _shift(self, x: jax.Array, by: int) -> jax.Array:
-        """What the shard `by` places earlier holds; zeros where there is none."""
-        pairs = [(one, one + by) for group in self._groups for one in group if one + by in group]
+        """Receive `x` of the shard `by` places earlier; zeros if there is none."""
+        pairs = [(device, device + by) for group in self._groups for device in group if device + by in group]
         return jax.lax.ppermute(x, self.axis_name, pairs)
 
 
 class Devices:
-    """The accelerators of a run, and how steps, states and batches get onto them.
+    """The devices of a run; places steps, states and batches on them.
 
     Args:
-      count: how many of the machine's devices to use, 0 for all. With several hosts, all.
-      time_shards: how many devices share each clip along time.
+      count: number of devices to use, 0 for all. Several hosts use all of their devices.
+      time_shards: number of devices that share each clip along time.
     """
 
     def __init__(self, count: int = 0, time_shards: int = 1):
-        found = available()
-        if count > len(found):
-            raise UserError(f"config key 'devices' must be at most {len(found)}, the devices of this machine, not {count}")
-        self.all = found[: count or None]
+        present = available()
+        if count > len(present):
+            raise UserError(f"config key 'devices' must be at most {len(present)}, the devices of this machine, not {count}")
+        self.all = present[: count or None]
         self.local = [device for device in self.all if device.process_index == jax.process_index()]
         if time_shards < 1 or len(self.local) % time_shards:
             raise UserError(
@@ -126,21 +126,21 @@ class Devices:
         self._replicated = NamedSharding(Mesh(np.array(self.all), (AXIS,)), PartitionSpec())
 
     def train_step(self, step: Callable) -> Callable:
-        """`step(state, constants, batch) -> (state, metrics)` on all devices; the state is donated."""
+        """Compile `step(state, constants, batch) -> (state, metrics)` for all devices; the state is donated."""
         return jax.pmap(
             step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=(0,), devices=self.all
         )
 
     def eval_step(self, step: Callable) -> Callable:
-        """`step(variables, constants, batch) -> per-example outputs`, on all devices."""
+        """Compile `step(variables, constants, batch) -> per-example outputs` for all devices."""
         return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0, devices=self.all)
 
     def replicate(self, tree: Any) -> Any:
-        """A tree of host arrays on every device, as the steps take it."""
+        """Place a tree of host arrays on every device, as the steps take it."""
         return jax.device_put(tree, self._replicated)
 
     def abstract(self, tree: Any) -> Any:
-        """Shapes, types and placement of a replicated tree: what a checkpoint is restored into."""
+        """Shapes, types and placement of a replicated tree, into which a checkpoint is restored."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree)
 
     def check_batch(self, key: str, batch_size: int, multiple: int = 1) -> None:
@@ -153,13 +153,13 @@ class Devices:
             raise UserError(f"config key {key!r} must be a multiple of {parts} ({what}), and was given {batch_size}")
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """This host's share `(B, …)` of a batch as `(devices, B · time_shards / devices, …)`."""
+        """Reshape this host's share `(B, …)` of a batch to `(devices, B · time_shards / devices, …)`."""
         count = len(self.local) // self.time_shards
         parts = {key: value.reshape(count, len(value) // count, *value.shape[1:]) for key, value in batch.items()}
         return {key: value.repeat(self.time_shards, 0) for key, value in parts.items()} if self.time_shards > 1 else parts
 
     def gather(self, outputs: Any) -> Any:
-        """Per-example outputs of all devices and hosts as host arrays `(B, …)`."""
+        """Gather per-example outputs of all devices and hosts as host arrays `(B, …)`."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 

@@ -1,4 +1,4 @@
-"""Noise added to waveforms on the device, from a bank of recordings that lies in its memory."""
+"""Noise added to waveforms on the device, from a bank of recordings in its memory."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ Bank = dict[str, Any]
 
 
 def bank_of(index: shards.Index, samples: int, label: str = "") -> Bank:
-    """The recordings of `index` that have the class `label` ("": all) one after the other, as `add` takes them.
+    """Concatenate the recordings of `index` that have the class `label` ("" for all).
 
-    Returns {"audio" int16, with `samples` zeros at both ends, "start" and "length" int32 (recordings,)}.
+    Returns {"audio": int16, with `samples` zeros at both ends; "start", "length": int32 (recordings,)}.
     """
     clips = np.flatnonzero(index.length > 0)
     if label:
@@ -38,7 +38,7 @@ def bank_of(index: shards.Index, samples: int, label: str = "") -> Bank:
 
 
 def load_bank(config: ConfigDict) -> Bank:
-    """The bank that `config.augment.noise` names, {} where it names none. Raises `UserError` where it is not to be had."""
+    """The noise bank that `config.augment.noise` names, {} if it names none. Raises `UserError` if the data set is missing."""
     noise = config.augment.noise
     if not noise.data_set:
         return {}
@@ -54,12 +54,11 @@ def load_bank(config: ConfigDict) -> Bank:
 
 
 def add(keys: jax.Array, y: jax.Array, bank: Bank, config: ConfigDict) -> jax.Array:
-    """Waveforms `(batch, samples)`, some of them with noise, as `config` (the config's augment.noise) says.
+    """Add noise to some of the waveforms `(batch, samples)`, as `config` (the config's `augment.noise`) states.
 
-    A recording that is longer than the waveform is cut at random, a shorter one lies somewhere in it (document 000). With
-    `snr_db` the power of both is meant over the whole waveform, and of the sum of the noises where there are several.
+    A recording that is longer than the waveform is cut at a random place; a shorter one is put at a random place (document
+    000). `snr_db` compares mean powers over the whole waveform; if several noises are added, the power of their sum.
     """
-
     bank = jax.tree.map(jnp.asarray, bank)
 
     def one(key, y):
@@ -80,11 +79,11 @@ def _uniform(key: jax.Array, limits: Any, dtype: Any) -> jax.Array:
 
 
 def _draw(key: jax.Array, samples: int, bank: Bank, dtype: Any, config: ConfigDict) -> jax.Array:
-    """One recording at its place among `samples`, times its gain."""
+    """One recording at a random place among `samples`, times its gain."""
     which, where, loud = jax.random.split(key, 3)
     number = jax.random.randint(which, (), 0, len(bank["start"]))
     length = bank["length"][number]
-    spare = length - samples  # the first sample comes from this many, or lies this many before the recording
+    spare = length - samples  # if negative, the recording starts up to this many samples after the cut
     first = jax.random.randint(where, (), jnp.minimum(spare, 0), jnp.maximum(spare, 0) + 1)
     cut = jax.lax.dynamic_slice(bank["audio"], (bank["start"][number] + first,), (samples,))
     place = first + jnp.arange(samples)

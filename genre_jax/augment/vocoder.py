@@ -1,7 +1,7 @@
-"""Pitch and tempo of a waveform on the device, by traced amounts: phase vocoder and band-limited resampling.
+"""Changes of pitch and tempo on the device by traced amounts: phase vocoder and band-limited resampling.
 
-`stretch_and_shift` is `librosa.effects.time_stretch` and `pitch_shift` in jnp, both in one pass, its shapes static. Signals
-here are `(samples,)`; batches come through `jax.vmap`.
+`stretch_and_shift` does in one pass, with static shapes, what `librosa.effects.time_stretch` and `pitch_shift` do. Signals are
+`(samples,)`; use `jax.vmap` for batches.
 """
 
 import math
@@ -12,19 +12,21 @@ import numpy as np
 
 from genre_jax.frontends.stft import fft_window, magphase, overlap_add, stft
 
-LOBES = 4  # of the Lanczos kernel that resamples, each side
+LOBES = 4  # lobes of the Lanczos resampling kernel on each side
 
 
 def stretch_and_shift(
     y: jax.Array, rate: jax.Array, semitones: jax.Array, *, n_fft: int = 2048, most: float = 12.0
 ) -> tuple[jax.Array, jax.Array]:
-    """`y` (samples,) played `rate` times as fast and `semitones` higher, (samples,), cut off or zero-padded at its end.
+    """Play `y` (samples,) `rate` times as fast and `semitones` higher; the result is cut off or zero-padded to (samples,).
 
     Args:
-      rate, semitones: traced scalars, rate > 0 and |semitones| ≤ `most` (at most 24).
-      n_fft: samples of the vocoder's Hann windows, a quarter of which lie between frames, as librosa has it.
+      rate: traced scalar > 0.
+      semitones: traced scalar with |semitones| ≤ `most`.
+      n_fft: length of the Hann windows of the vocoder in samples; the hop length is a quarter of it, as in librosa.
+      most: largest magnitude of `semitones`, at most 24.
 
-    Returns the signal, and how many of its samples (int32) the stretched signal fills.
+    Returns the signal, and the number of its samples (int32) that the stretched signal fills.
     """
     samples, ratio = y.shape[0], 2.0 ** (semitones / 12)
     count = math.ceil(samples * 2 ** (most / 12)) + math.ceil(LOBES * 2 ** (most / 12)) + 1
@@ -35,10 +37,10 @@ def stretch_and_shift(
 
 
 def phase_vocoder(y: jax.Array, rate: jax.Array, count: int, *, n_fft: int = 2048) -> jax.Array:
-    """The first `count` samples of `librosa.effects.time_stretch(y, rate=rate)`, zeros after its end.
+    """The first `count` samples of `librosa.effects.time_stretch(y, rate=rate)`, with zeros after its end.
 
-    librosa adds up phases that advance by the angle between neighbouring frames, unwrapped about each bin's own frequency; only
-    their phasors count, in which turns do not show, so that here the phasors are multiplied.
+    librosa adds up phases, which advance by the unwrapped angle between neighbouring frames. Only the phasors of these phases
+    matter, and whole turns do not change a phasor; therefore this function multiplies phasors.
     """
     z = stft(y, n_fft=n_fft)
     frames = len(z)
@@ -58,9 +60,9 @@ def phase_vocoder(y: jax.Array, rate: jax.Array, count: int, *, n_fft: int = 204
 
 
 def resample(y: jax.Array, factor: jax.Array, count: int, *, most: float, wrap: bool = False) -> jax.Array:
-    """`y` at 0, factor, 2 · factor, …, (count,), by a Lanczos kernel that keeps what a faster signal cannot carry from folding.
+    """Interpolate `y` at 0, factor, 2 · factor, … (count,) with a Lanczos kernel that also prevents aliasing.
 
-    `factor` lies between 1 / most and most < 4; beyond its ends `y` is zero, or goes round where `wrap`.
+    `factor` lies between 1 / most and most < 4. Beyond its ends `y` is zero, or periodic if `wrap` is true.
     """
     whole, part = multiples(factor, count)
     cutoff = jnp.minimum(1.0, 1.0 / factor)  # of the input's Nyquist frequency
@@ -74,9 +76,9 @@ def resample(y: jax.Array, factor: jax.Array, count: int, *, most: float, wrap: 
 
 
 def multiples(factor: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Whole and fractional part of 0, 1, … count - 1 times `factor` < 4, to 2⁻¹⁶ a factor; float32 would jitter by 0.01.
+    """Integer and fractional parts of 0, 1, … count - 1 times `factor` < 4, with `factor` rounded to 2⁻¹⁶.
 
-    In 32-bit integers: factor = (256 · high + low) / 2¹⁶, for count < 2²⁰.
+    The computation is in 32-bit integers, factor = (256 · high + low) / 2¹⁶, for count < 2²⁰; float32 would jitter by 0.01.
     """
     fixed = jnp.round(factor * 2**16).astype(jnp.int32)
     index = jnp.arange(count, dtype=jnp.int32)
