@@ -70,14 +70,20 @@ class Tagger:
         self.config, self.labels, self._variables = pretrained.load_trained(workdir)
         self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples
         self._task = evaluate.task(self.config)
-        jax.config.update("jax_enable_x64", self.config.dtype == "float64")
-        network = forward.build(self.config, len(self.labels))
+        double = self.config.dtype == "float64"
+        with jax.enable_x64(double):  # for this network only; the caller's own setting stays
+            network = forward.build(self.config, len(self.labels))
 
-        def scores(variables, batch):
+        @jax.jit
+        def apply(variables, batch):
             logits, intermediates, _ = network(variables, train.condition(batch, network, self.config))
             return logits, intermediates["embedding"]
 
-        self._scores = jax.jit(scores)
+        def scores(batch: dict[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
+            with jax.enable_x64(double):
+                return apply(self._variables, batch)
+
+        self._scores = scores
 
     def predict(self, source: str | Path | np.ndarray, sample_rate: int | None = None) -> dict[str, float]:
         """Label → probability of a file or waveform, the largest first; arguments as in `tags`."""
@@ -155,7 +161,7 @@ class Tagger:
                     break
             done = count < size
             if count:
-                outputs = self._scores(self._variables, {"audio": pcm, "maximum": maximum})
+                outputs = self._scores({"audio": pcm, "maximum": maximum})
                 for kept, output in zip((logits, embeddings), outputs, strict=True):
                     kept.append(np.asarray(output, np.float32)[:count])
         return np.array(starts), np.concatenate(logits), np.concatenate(embeddings)

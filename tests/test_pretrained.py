@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import logging
 from conftest import CLASSES, small_config
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -59,6 +60,35 @@ def test_save_pretrained_and_load_predict_the_same(donor, tones):
     assert metadata["frontend"]["name"] == "log_mel_image"
     assert metadata["config"]["model"]["stages"] == [1]
     assert str(tones) not in json.dumps(metadata), "the places of one's own data are nobody's business"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_load_and_predict_leave_the_settings_of_the_process(tones, tmp_path, dtype):
+    """A float64 run predicts in float64 in a float32 process, and a float32 run in float32 in a float64 process."""
+    double, wave = dtype == "float64", numbers((5000,), 1) / 9
+    with jax.enable_x64(double):
+        saved_run(small_config(tones, "snn", dtype=dtype, devices=1), tmp_path / "run")
+        expected = genre_jax.load(tmp_path / "run").tags(wave, 8000)
+    file = genre_jax.save_pretrained(tmp_path / "run", tmp_path / "run.safetensors")
+    verbosity = logging.get_verbosity()
+    for source in (tmp_path / "run", file):
+        with jax.enable_x64(not double):
+            tagger = genre_jax.load(source)
+            tags = tagger.tags(wave, 8000)
+            assert jax.config.jax_enable_x64 is not double
+        np.testing.assert_array_equal(tags.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(tags.embeddings, expected.embeddings)
+        logits, _ = tagger._scores({"audio": np.zeros((8, 2000), np.int16), "maximum": np.zeros(8, np.float32)})
+        assert logits.dtype == dtype
+    assert logging.get_verbosity() == verbosity
+
+
+def test_load_does_not_switch_the_process_to_float64(tones, tmp_path):
+    with jax.enable_x64(True):
+        saved_run(small_config(tones, "snn", dtype="float64", devices=1), tmp_path / "run")
+    assert not jax.config.jax_enable_x64
+    genre_jax.load(tmp_path / "run").predict(numbers((5000,), 1) / 9, 8000)
+    assert not jax.config.jax_enable_x64
 
 
 def test_a_file_of_save_pretrained_that_was_changed_is_refused(donor, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import audio_files
@@ -235,6 +237,22 @@ def test_importing_the_module_defines_no_flags():
     from genre_jax import main  # noqa: F401
 
     assert "embeddings" not in flags.FLAGS
+
+
+def test_imports_change_no_setting_of_the_process():
+    """In a child process, because this one has imported the modules already."""
+    code = """
+import logging, os
+import absl.logging, jax
+def settings():
+    levels = {name: logging.getLogger(name).level for name in (None, "absl", "jax", "matplotlib", "orbax")}
+    return dict(jax.config.values), absl.logging.get_verbosity(), levels, dict(os.environ)
+before = settings()
+import genre_jax, genre_jax.frontends, genre_jax.models, genre_jax.tag, genre_jax.train
+assert settings() == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------- a folder of every format, from start to end
