@@ -1,4 +1,4 @@
-"""Runs that start from weights, and files that carry a trained run: the same numbers, the same predictions."""
+"""Runs that start from pretrained weights, and files of a trained run, give the same numbers and predictions."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from genre_jax.weights import files, pretrained
 
 
 def saved_run(config, workdir: Path, step: int = 1):
-    """A workdir with the checkpoint of `config`'s first state at `step`, and that state."""
+    """Write a workdir with the initial state of `config` as the checkpoint at `step`; return the run and the state."""
     run = train.Run(config)
     state = jax.device_get(run.initial_state()).replace(step=np.int32(step))
     workdir.mkdir()
@@ -35,7 +35,7 @@ def saved_run(config, workdir: Path, step: int = 1):
 
 @pytest.fixture(scope="module")
 def donor(tones, tmp_path_factory):
-    """(workdir, file of `save_pretrained`, weights) of a run with a fitted front end."""
+    """(workdir, file of `save_pretrained`, state) of a run whose front end has fitted statistics."""
     folder = tmp_path_factory.mktemp("donor")
     config = small_config(tones, "resnet", model__stages=[1], frontend__scale="standardise", devices=1, augment__gain_cap=0.3)
     _, state = saved_run(config, folder / "run")
@@ -59,7 +59,7 @@ def test_save_pretrained_and_load_predict_the_same(donor, tones):
     assert metadata["sample_rate"] == 8000
     assert metadata["frontend"]["name"] == "log_mel_image"
     assert metadata["config"]["model"]["stages"] == [1]
-    assert str(tones) not in json.dumps(metadata), "the places of one's own data are nobody's business"
+    assert str(tones) not in json.dumps(metadata), "the file must not reveal the paths of the data"
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -144,7 +144,7 @@ def test_init_from_a_torchvision_file_gives_its_logits_in_a_run(tones, tmp_path)
 
 
 def test_resuming_goes_before_init_from(donor, tones, tmp_path, capsys):
-    """A frozen run, killed on the way to its release, goes on from its own checkpoint, its optimiser's state included."""
+    """A run that is killed while layers are frozen resumes from its checkpoint, including the optimiser's state."""
     options = {"model__stages": [1], "devices": 1, "freeze__patterns": ["*", "!fc/*"], "freeze__until": "3 steps"}
     options |= {"train__duration": "5 steps", "train__evaluate_every": "5 steps", "init_from": str(donor[1])}
     config = small_config(tones, "resnet", **options)
