@@ -96,10 +96,10 @@ def test_a_file_of_save_pretrained_that_was_changed_is_refused(donor, tmp_path):
     arrays, metadata = files.read(path)
     changed = tmp_path / "changed.safetensors"
     for change, sentence in (
-        ({"labels": '["a", "b"]'}, "does not hold the weights of its own config: params/fc/bias, params/fc/kernel differ"),
-        ({"labels": "["}, "holds a config or labels that cannot be used: Expecting value"),
-        ({"config": "{}"}, "holds a config or labels that cannot be used: 'name'"),
-        ({"config": metadata["config"].replace("resnet18", "resnet81")}, "cannot be used: unknown model 'resnet81'"),
+        ({"labels": '["a", "b"]'}, "do not fit the config in it: params/fc/bias, params/fc/kernel differ"),
+        ({"labels": "["}, "contains an invalid config or invalid labels: Expecting value"),
+        ({"config": "{}"}, "contains an invalid config or invalid labels: 'name'"),
+        ({"config": metadata["config"].replace("resnet18", "resnet81")}, "invalid labels: unknown model 'resnet81'"),
     ):
         save_file(arrays, changed, metadata | change)
         with pytest.raises(UserError, match=sentence):
@@ -118,13 +118,13 @@ def test_a_run_starts_from_a_file_as_from_its_workdir(donor, tones, capsys):
     for source in (workdir, path):
         config = small_config(tones, "resnet", model__stages=[1], seed=5, devices=1, init_from=str(source))
         states.append(jax.device_get(train.Run(config).initial_state()))
-        assert "leaves loaded; fresh: none; left over: none" in capsys.readouterr().out
+        assert "leaves loaded; fresh: none; unused: none" in capsys.readouterr().out
     for each in states:
         assert_equal(each.params, state.params)
         assert set(each.batch_stats) == set(state.batch_stats) - {"frontend"}
     net, variables = models.build("resnet18", num_classes=4, stages=(1,), width=4), states[0].variables()
     renamed = pretrained.transplant(str(path), jax.tree.map(np.zeros_like, variables), net, ("a", "b", "c", "d"))
-    assert "fresh: params/fc/bias, params/fc/kernel; left over: params/fc/bias, params/fc/kernel" in capsys.readouterr().out
+    assert "fresh: params/fc/bias, params/fc/kernel; unused: params/fc/bias, params/fc/kernel" in capsys.readouterr().out
     assert not renamed["params"]["fc"]["kernel"].any() and renamed["params"]["conv1"]["kernel"].any()
 
 
