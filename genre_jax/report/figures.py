@@ -5,10 +5,11 @@ theme. The figures bypass pyplot and need not be closed. The colours are those o
 can distinguish, and lines also differ in style or marker.
 """
 
+import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -86,14 +87,26 @@ Metrics = Sequence[Mapping]
 def save(path: Path, draw: Draw) -> dict[str, str | int]:
     """Draw `path` (NAME.png) and NAME-dark.png; return both file names and the size on the page in pixels."""
     width = height = 0
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     for theme in (LIGHT, DARK):
-        with matplotlib.rc_context(theme.settings), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # no font has the script of a class name
+        with matplotlib.rc_context(theme.settings), _without_font_messages():
             figure = draw(theme)
             width, height = (round(100 * inches) for inches in figure.get_size_inches())
             figure.savefig(path.with_name(path.stem + theme.suffix + ".png"), dpi=DPI)
     return {"light": path.name, "dark": f"{path.stem}-dark.png", "width": width, "height": height}
+
+
+@contextlib.contextmanager
+def _without_font_messages() -> Iterator[None]:
+    """Silence matplotlib if no font has the script of a class name; the caller's settings return afterwards."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def series(lines: Metrics, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
