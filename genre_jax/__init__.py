@@ -8,18 +8,27 @@ __version__ = "0.1.0"
 
 
 def load(source):
-    """A trained run as a `genre_jax.tag.Tagger`, with `predict(path_or_waveform, sample_rate=None)`.
+    """Load a trained run for prediction.
 
-    `source` is a workdir, or a file that `save_pretrained` wrote: a path or `hf://owner/name[@revision][/file]`, which may
-    end in `#sha256=…`. Signals of another sample rate than the run's are resampled. Raises `console.UserError`.
+    The settings of the process (JAX's configuration, logging) stay as they are, also for a float64 run.
+
+    Args:
+      source: the workdir of a run, or a file that `save_pretrained` wrote. The file is a path or
+        `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`, which is then verified.
+
+    Returns a `genre_jax.tag.Tagger`. Its method `predict(path_or_waveform, sample_rate=None)` resamples the signal to the
+    sample rate of the run. Raises `console.UserError` if the source cannot be loaded.
     """
-    from genre_jax.tag import Tagger  # not at import: workers that only decode import this package too
+    from genre_jax.tag import Tagger  # imported here because decoding workers import this package, and need no network
 
     return Tagger(source)
 
 
 def save_pretrained(workdir, path):
-    """Write the trained network of a workdir into one .safetensors file for `load` and `config.init_from`; returns `path`."""
+    """Write the trained network of `workdir` into one .safetensors file for `load` and `config.init_from`.
+
+    Returns `path`. Raises `console.UserError` if the run has no checkpoint or `path` does not end in .safetensors.
+    """
     from genre_jax.weights import pretrained
 
     return pretrained.save_pretrained(workdir, path)

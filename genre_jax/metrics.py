@@ -1,7 +1,7 @@
-"""Scores of a table of predictions, in NumPy alone: accuracy, F1, average precision, ROC area, the votes of a group.
+"""Scores of a table of predictions, in NumPy: accuracy, F1, average precision, area under the ROC curve, voting.
 
-Rules that hold throughout: all sums are in float64; a tie for the largest score goes to the lowest class number
-(`np.argmax`); a score that is not defined (no examples, no positives) is NaN, and means leave it out.
+All sums are in float64. A tie for the largest score goes to the lowest class number (`np.argmax`). A score that is not
+defined (no examples, no positives) is NaN, and means leave it out.
 """
 
 import statistics
@@ -15,36 +15,36 @@ VOTES = ("max_logit", "max_probability", "majority")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `(..., classes)` that sum to one, float64."""
+    """Return the softmax over the last axis, `(..., classes)`, float64."""
     shifted = np.asarray(logits, np.float64)
     exponentials = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Independent probabilities of the same shape, float64, without overflow at either end."""
+    """Return the logistic sigmoid, same shape, float64, without overflow for large logits of either sign."""
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64)))
 
 
-# ---------------------------------------------------------------- one label an example
+# ---------------------------------------------------------------- single-label
 
 
 def accuracy(targets: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of equal class numbers in `targets` and `predictions` `(examples,)`; NaN without examples."""
+    """Return the accuracy, in [0, 1], of class numbers `(examples,)`; NaN without examples."""
     targets, predictions = np.asarray(targets), np.asarray(predictions)
     return float(np.mean(targets == predictions)) if targets.size else float("nan")
 
 
 def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts `(classes, classes)` int64: row = true class, column = predicted class."""
+    """Return counts `(classes, classes)` int64; rows are true classes, columns are predicted classes."""
     pairs = np.asarray(targets, np.int64) * num_classes + np.asarray(predictions, np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def precision_recall_f1(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """`precision`, `recall`, `f1` and `support`, each `(classes,)`, of a confusion matrix (rows = true).
+    """Return `precision`, `recall`, `f1` and `support`, each `(classes,)`, from a confusion matrix (rows are true classes).
 
-    A quotient with a zero denominator (a class never predicted, or without examples) is 0, as in scikit-learn's
+    A quotient with a zero denominator (a class without predictions or without examples) is 0, as in scikit-learn with
     `zero_division=0`.
     """
     hits = np.diagonal(confusion).astype(np.float64)
@@ -58,14 +58,14 @@ def precision_recall_f1(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def macro_precision_recall_f1(confusion: np.ndarray) -> dict[str, float]:
-    """Unweighted means of `precision`, `recall` and `f1` over the classes that occur as target or as prediction."""
+    """Return the unweighted means of `precision`, `recall` and `f1` over the classes that occur as target or prediction."""
     scores = precision_recall_f1(confusion)
     seen = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
     return {name: _mean(scores[name][seen]) for name in ("precision", "recall", "f1")}
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a share seen in `count` independent trials (95 % by default)."""
+    """Return Wilson's score interval for a proportion `share` in `count` independent trials (95 % by default)."""
     if not count or not np.isfinite(share):
         return float("nan"), float("nan")
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
@@ -73,59 +73,70 @@ def wilson_interval(share: float, count: int, z: float = 1.959963984540054) -> t
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-# ---------------------------------------------------------------- any number of labels an example
+# ---------------------------------------------------------------- multi-label
 
 
 def average_precision(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Average precision `(classes,)` of multi-hot `targets` and `scores`, both `(examples, classes)`.
+    """Return the average precision `(classes,)` of multi-hot `targets` and `scores`, both `(examples, classes)`.
 
-    The step-wise sum over distinct thresholds of (recall gained) x precision, as scikit-learn has it: tied scores enter
-    together and nothing is interpolated. NaN for a class without positives.
+    It is the sum over distinct thresholds of (increase of recall) x precision, without interpolation, as in scikit-learn.
+    NaN for a class without positives.
     """
     return np.array([_average_precision(*column) for column in _columns(targets, scores)])
 
 
 def mean_average_precision(targets: np.ndarray, scores: np.ndarray) -> tuple[float, int]:
-    """(mean over the classes that have positives, number of classes left out because they have none)."""
+    """Return (mean average precision over the classes with positives, number of classes without positives)."""
     values = average_precision(targets, scores)
     return _mean(values), int(np.isnan(values).sum())
 
 
 def roc_auc(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve `(classes,)`: the chance that a positive outranks a negative, ties counting a half.
+    """Return the area under the ROC curve `(classes,)`.
 
-    NaN for a class without positives or without negatives.
+    It is the probability that a positive scores higher than a negative; a tie counts one half. NaN for a class without
+    positives or without negatives.
     """
     return np.array([_roc_auc(*column) for column in _columns(targets, scores)])
 
 
 def d_prime(auc: np.ndarray | float) -> np.ndarray:
-    """Sensitivity index sqrt(2) * inverse normal CDF of the ROC area, same shape; ±inf at 1 and 0, NaN stays NaN."""
+    """Return the sensitivity index sqrt(2) * (inverse normal CDF of the ROC area), same shape.
+
+    The areas 1 and 0 give ±inf; NaN gives NaN.
+    """
     normal = statistics.NormalDist()
 
-    def one(area: float) -> float:
+    def index(area: float) -> float:
         if 0 < area < 1:
             return 2**0.5 * normal.inv_cdf(area)
         return float("nan") if area != area else float("inf") if area else float("-inf")
 
     areas = np.asarray(auc, np.float64)
-    return np.array([one(area) for area in areas.ravel().tolist()]).reshape(areas.shape)
+    return np.array([index(area) for area in areas.ravel().tolist()]).reshape(areas.shape)
 
 
 def top_k_accuracy(targets: np.ndarray, scores: np.ndarray) -> float:
-    """Pollack's score: each example names as many classes as it has labels; hits / all labels, pooled over examples."""
+    """Return the top-k accuracy after Pollack, in [0, 1], of multi-hot `targets` and `scores`, both `(examples, classes)`.
+
+    k is the number of labels of each example. The score is the number of labels among the k largest scores, divided by
+    the number of labels; both are summed over the examples.
+    """
     targets = np.asarray(targets).astype(bool)
     rank = np.argsort(np.argsort(-np.asarray(scores, np.float64), axis=1, kind="stable"), axis=1)
-    named = rank < targets.sum(axis=1, keepdims=True)
+    predicted = rank < targets.sum(axis=1, keepdims=True)
     total = int(targets.sum())
-    return float((named & targets).sum() / total) if total else float("nan")
+    return float((predicted & targets).sum() / total) if total else float("nan")
 
 
 # ---------------------------------------------------------------- windows → clips and tracks
 
 
 def group_sums(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(distinct group numbers ascending `(groups,)`, sums of the rows of `values` in each `(groups, ...)` float64)."""
+    """Return (numbers, sums): the distinct `groups` in ascending order, and the sum of the rows of `values` in each, float64.
+
+    Shapes: `values` `(rows, ...)`, `groups` `(rows,)`, numbers `(groups,)`, sums `(groups, ...)`.
+    """
     order = np.argsort(groups, kind="stable")
     numbers, first = np.unique(np.asarray(groups)[order], return_index=True)
     rows = np.asarray(values, np.float64)[order]
@@ -133,10 +144,16 @@ def group_sums(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def vote_scores(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """What each voting rule adds up over the windows of a group, `(groups, classes)` in ascending group number.
+    """Return voting rule → scores `(groups, classes)`, in ascending order of group number.
 
-    `logits` is `(windows, classes)`, `groups` int `(windows,)`. 'max_logit' sums logits, 'max_probability' softmax
-    probabilities, 'majority' the windows won; a group's answer is the argmax, so that ties go to the lowest class.
+    The predicted class of a group is the argmax of its scores; a tie goes to the lowest class number.
+
+    Args:
+      logits: `(windows, classes)`.
+      groups: number of the clip or track of each window, int `(windows,)`.
+
+    The rules: 'max_logit' sums the logits over the windows of a group, 'max_probability' sums their softmax probabilities,
+    and 'majority' counts the windows in which the class has the largest logit.
     """
     winners = np.eye(logits.shape[1])[np.argmax(logits, axis=1)]
     terms = {"max_logit": logits, "max_probability": softmax(logits), "majority": winners}
@@ -144,33 +161,43 @@ def vote_scores(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]
 
 
 def votes(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Voting rule → predicted class of each group, int `(groups,)` in ascending group number (see `vote_scores`)."""
+    """Return voting rule → predicted class of each group, int `(groups,)`, in ascending order of group number."""
     return {rule: np.argmax(scores, axis=1) for rule, scores in vote_scores(logits, groups).items()}
 
 
 def group_targets(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The class most windows of a group carry, int `(groups,)`, from multi-hot `labels` `(windows, classes)`."""
+    """Return the most frequent class among the windows of each group, int `(groups,)`; `labels` is `(windows, classes)`."""
     return np.argmax(group_sums(labels, groups)[1], axis=1)
 
 
 def group_probabilities(logits: np.ndarray, groups: np.ndarray, task: str) -> np.ndarray:
-    """Mean probability over the windows of each group, `(groups, classes)`: softmax or, for `task` "multi", sigmoid."""
+    """Return the mean probability over the windows of each group, `(groups, classes)`.
+
+    The probability is a sigmoid for `task` "multi", and a softmax for "single".
+    """
     probabilities = sigmoid(logits) if task == "multi" else softmax(logits)
     return group_sums(probabilities, groups)[1] / group_sums(np.ones((len(groups), 1)), groups)[1]
 
 
 def group_labels(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Every label that a window of the group carries: multi-hot uint8 `(groups, classes)`."""
+    """Return the union of the labels of the windows of each group, multi-hot uint8 `(groups, classes)`."""
     return (group_sums(labels, groups)[1] > 0).astype(np.uint8)
 
 
 def summarise(logits: np.ndarray, labels: np.ndarray, loss: np.ndarray, clip: np.ndarray, track: np.ndarray, task: str) -> dict:
-    """The `loss`, `raw`, `clip` and `track` entries of results.json from the rows of predictions.npz.
+    """Compute the entries `loss`, `raw` (per window), `clip` and `track` of results.json from the rows of predictions.npz.
 
-    `logits` and multi-hot `labels` are `(windows, classes)`; `loss`, `clip` and `track` `(windows,)`. Task "single"
-    gives the accuracy, per clip and track for each of `VOTES`; "multi" gives mean average precision (classes without
-    positives left out and counted), mean ROC area and top-k accuracy, per clip and track of the mean sigmoid
-    probabilities. A score that is not defined is None, as JSON has it. Raises `UserError` for another task.
+    Args:
+      logits: `(windows, classes)`.
+      labels: multi-hot, `(windows, classes)`.
+      loss: loss of each window, `(windows,)`.
+      clip: clip number of each window, `(windows,)`.
+      track: track number of each window, `(windows,)`.
+      task: "single" gives the accuracy, and for clips and tracks the accuracy of each voting rule. "multi" gives the mean
+        average precision over the classes with positives, the number of the other classes, the mean ROC area and the
+        top-k accuracy; clips and tracks are scored by the mean sigmoid probability over their windows.
+
+    A score that is not defined is None. Raises `UserError` for another task.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)

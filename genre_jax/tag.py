@@ -1,7 +1,7 @@
 """Tag audio files with a trained run: `python -m genre_jax.tag --workdir=DIR FILE… [--json] [--embeddings=FILE]`.
 
-A file of any length is read in a stream and cut into consecutive windows at the hop of the run's evaluation, so that memory
-does not grow with it. It is read twice: scaling to 16 bits and the gain cap need its largest sample first.
+A file is streamed and cut into windows at the hop of the run's evaluation. Memory does not grow with the length of the file.
+The file is read twice, because scaling to 16 bits and the gain cap need its largest sample first.
 """
 
 import dataclasses
@@ -22,9 +22,15 @@ from genre_jax.prepare import audio
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
-    """What a run says of one signal.
+    """The predictions of a run for one signal.
 
-    `starts` (windows,), `window_seconds` and `seconds` in s, `probabilities` (windows, classes), `embeddings` (windows, dim).
+    Attributes:
+      labels: the classes, in the order of the columns of `probabilities`.
+      starts: start of each window in seconds, `(windows,)`.
+      window_seconds: length of a window in seconds.
+      seconds: length of the signal in seconds.
+      probabilities: `(windows, classes)`, in [0, 1].
+      embeddings: input of the classifier, `(windows, dimensions)`.
     """
 
     labels: tuple[str, ...]
@@ -35,12 +41,12 @@ class Tags:
     embeddings: np.ndarray
 
     def overall(self) -> dict[str, float]:
-        """Label → mean probability over the windows, the largest first."""
+        """Return label → mean probability over the windows, the largest first."""
         mean = self.probabilities.mean(0)
         return {self.labels[i]: float(mean[i]) for i in np.argsort(-mean, kind="stable")}
 
     def segments(self) -> list[tuple[float, float, str, float]]:
-        """(start, end, label, mean probability) of runs of windows with the same most probable label."""
+        """Return (start s, end s, label, mean probability) for each run of windows with the same most probable label."""
         best = self.probabilities.argmax(1)
         cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
         return [
@@ -55,12 +61,18 @@ class Tags:
 
 
 class Tagger:
-    """A trained run, ready to predict. `labels`, `sample_rate` (Hz) and `samples` (of a window) are the run's own."""
+    """A trained run that predicts on files and waveforms.
+
+    Attributes:
+      labels: the classes of the run.
+      sample_rate: sample rate of the network's input, in Hz.
+      samples: length of a window in samples.
+    """
 
     def __init__(self, workdir: str | Path):
         """Load a workdir, with the checkpoint that its evaluation uses, or a file of `genre_jax.save_pretrained`.
 
-        Raises `UserError` where something is missing.
+        Raises `UserError` if the run or one of its files is missing.
         """
         import jax
 
@@ -70,28 +82,35 @@ class Tagger:
         self.config, self.labels, self._variables = pretrained.load_trained(workdir)
         self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples
         self._task = evaluate.task(self.config)
-        jax.config.update("jax_enable_x64", self.config.dtype == "float64")
-        network = forward.build(self.config, len(self.labels))
+        double = self.config.dtype == "float64"
+        with jax.enable_x64(double):  # for this network only; the caller's own setting stays
+            network = forward.build(self.config, len(self.labels))
 
-        def scores(variables, batch):
+        @jax.jit
+        def apply(variables, batch):
             logits, intermediates = network(variables, batch)
             return logits, intermediates["embedding"]
 
-        self._scores = jax.jit(scores)
+        def scores(batch: dict[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
+            with jax.enable_x64(double):
+                return apply(self._variables, batch)
+
+        self._scores = scores
 
     def predict(self, source: str | Path | np.ndarray, sample_rate: int | None = None) -> dict[str, float]:
-        """Label → probability of a file or waveform, the largest first; arguments as in `tags`."""
+        """Return label → mean probability of a file or waveform, the largest first; the arguments are those of `tags`."""
         return self.tags(source, sample_rate).overall()
 
     def tags(self, source: str | Path | np.ndarray, sample_rate: int | None = None, hop: float = 0.0) -> Tags:
-        """All that the run says of a signal.
+        """Predict every window of a signal.
 
         Args:
-          source: a file, or a waveform (samples,) or (channels, samples), floats in [-1, 1] or int16.
-          sample_rate: of a waveform, in Hz; resampled to the run's.
-          hop: seconds between windows; 0 as in the run's evaluation.
+          source: the path of an audio file, or a waveform `(samples,)` or `(channels, samples)`: floats in [-1, 1] or int16.
+          sample_rate: sample rate of a waveform in Hz, 1000 to 768000; ignored for a file. The signal is resampled to the
+            sample rate of the run.
+          hop: seconds from the start of a window to the start of the next; 0: the hop of the run's evaluation.
 
-        Raises `UserError`, which names the file, where the signal cannot be read or used.
+        Raises `UserError`, with the path of the file, if the signal cannot be read or used.
         """
         if isinstance(source, str | Path):
             try:
@@ -137,7 +156,10 @@ class Tagger:
         return audio.resample(mono.astype(np.float32), sample_rate, self.sample_rate)
 
     def _run(self, cuts: Iterator[tuple[int, np.ndarray]], measured: "Measured") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Starts, logits and embeddings of all windows, in batches of one size so that one program serves them all."""
+        """Return starts, logits and embeddings of all windows.
+
+        All batches have the same size, and XLA therefore compiles once. The last batch is padded with silence.
+        """
         size = self.config.evaluate.batch_size
         maximum = np.full(size, measured.maximum / max(measured.peak, 1.0), np.float32)
         starts: list[int] = []
@@ -155,15 +177,15 @@ class Tagger:
                     break
             done = count < size
             if count:
-                outputs = self._scores(self._variables, {"audio": pcm, "maximum": maximum})
-                for kept, output in zip((logits, embeddings), outputs, strict=True):
-                    kept.append(np.asarray(output, np.float32)[:count])
+                outputs = self._scores({"audio": pcm, "maximum": maximum})
+                for batches, output in zip((logits, embeddings), outputs, strict=True):
+                    batches.append(np.asarray(output, np.float32)[:count])
         return np.array(starts), np.concatenate(logits), np.concatenate(embeddings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What the first reading finds: length, largest sample, largest magnitude."""
+    """Result of the first pass over a signal: number of samples, largest sample, largest magnitude."""
 
     samples: int
     maximum: float
@@ -181,20 +203,20 @@ def _measure(blocks: Iterable[np.ndarray]) -> Measured:
 
 
 def windows(blocks: Iterable[np.ndarray], samples: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, samples of the window), as `input_pipeline.window_starts` places them, from a stream of unknown length.
+    """Yield (start, waveform) of each window of a stream, with the starts of `data.order.window_starts`.
 
-    The last window ends flush with the signal; one shorter than a window comes whole.
+    The last window ends at the end of the signal. A signal that is shorter than a window is yielded whole.
     """
-    held, first, start = np.zeros(0, np.float32), 0, 0  # `first`: position of held[0]
+    buffer, first, start = np.zeros(0, np.float32), 0, 0  # `first` is the position of buffer[0] in the signal
     for block in blocks:
-        held = np.concatenate([held, block])
-        while start + samples < first + len(held):
-            yield start, held[start - first : start - first + samples]
+        buffer = np.concatenate([buffer, block])
+        while start + samples < first + len(buffer):
+            yield start, buffer[start - first : start - first + samples]
             start += hop
-        spare = min(start - first, max(0, len(held) - samples))
-        held, first = held[spare:], first + spare
-    last = max(0, first + len(held) - samples)
-    yield last, held[last - first :]
+        used = min(start - first, max(0, len(buffer) - samples))
+        buffer, first = buffer[used:], first + used
+    last = max(0, first + len(buffer) - samples)
+    yield last, buffer[last - first :]
 
 
 def _probabilities(logits: np.ndarray, task: str) -> np.ndarray:
@@ -204,7 +226,7 @@ def _probabilities(logits: np.ndarray, task: str) -> np.ndarray:
 
 
 def as_text(name: str, tags: Tags, top: int) -> str:
-    """A file's labels with bars, and the stretches in which one label leads."""
+    """Format the `top` labels of a file with bars, and the segments in which the most probable label stays the same."""
     from genre_jax.logbook import clock
 
     overall = list(tags.overall().items())[:top]
@@ -218,7 +240,7 @@ def as_text(name: str, tags: Tags, top: int) -> str:
 
 
 def as_json(name: str, tags: Tags) -> dict[str, Any]:
-    """A file's whole-file and per-window probabilities as plain JSON."""
+    """Return the probabilities of the file and of each window as values that JSON can represent."""
     ends = np.minimum(tags.starts + tags.window_seconds, tags.seconds)
     return {
         "file": name,
@@ -232,16 +254,16 @@ def as_json(name: str, tags: Tags) -> dict[str, Any]:
 
 
 def define_flags() -> None:
-    """The flags of this command; not at import, because programs import this module beside flags of their own."""
-    flags.DEFINE_string("workdir", None, "The run to tag with.")
-    flags.DEFINE_bool("json", False, "One JSON object a file: whole-file and per-window probabilities.")
+    """Define the flags of this command. Not at import, because programs with flags of their own import this module."""
+    flags.DEFINE_string("workdir", None, "Workdir of the trained run.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per file, with the probabilities of the file and of each window.")
     flags.DEFINE_string("embeddings", None, "Write path, start (s) and embedding of each window to this .npz file.")
-    flags.DEFINE_integer("top", 5, "Labels shown for each file.", lower_bound=1)
-    flags.DEFINE_float("hop", 0.0, "Seconds between windows; 0 as in the run's evaluation.", lower_bound=0.0)
+    flags.DEFINE_integer("top", 5, "Number of labels shown per file.", lower_bound=1)
+    flags.DEFINE_float("hop", 0.0, "Hop between windows in seconds; 0: the hop of the run's evaluation.", lower_bound=0.0)
 
 
 def main(argv: list[str]) -> int:
-    """Tag the files; those that cannot be read are named, and make the exit status 1."""
+    """Tag the files. A file that cannot be read is reported on standard error, and the exit status is then 1."""
     args, files = flags.FLAGS, argv[1:]
     if args.workdir is None or not files:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The baseline rows on toy sets where loudness or timbre tells the classes apart, or neither does."""
+"""The baselines on toy sets whose classes differ in loudness, in timbre, or in neither."""
 
 import json
 
@@ -16,14 +16,14 @@ RATE = 8_000
 
 
 def tone(rng: np.random.Generator, amplitude: float, hertz: float, partials: int) -> np.ndarray:
-    """A quarter second of a harmonic tone in noise, int16."""
+    """A harmonic tone of a quarter second in noise, int16."""
     time = np.arange(RATE // 4) / RATE
     wave = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, partials + 1))
     return np.int16(32767 * amplitude * (0.4 * wave + 0.01 * rng.normal(size=len(time))))
 
 
 def data_set(folder, make, classes=("a", "b", "c"), clips=8):
-    """A prepared data set of two splits, two clips a track; `make(rng, class number)` gives the audio."""
+    """Write a data set of two splits with two clips per track; `make(rng, class number)` returns the audio."""
     rng = np.random.default_rng(0)
     for split in ("learn", "exam"):
         made = [
@@ -41,20 +41,20 @@ def indices(folder):
     return shards.load_index(folder, "learn"), shards.load_index(folder, "exam")
 
 
-def test_loudness_is_heard_by_the_first_row_and_timbre_by_the_second(tmp_path):
+def test_the_first_baseline_uses_loudness_and_the_second_timbre(tmp_path):
     loud = data_set(tmp_path / "loud", lambda rng, c: tone(rng, 0.1 * (c + 1), rng.uniform(200, 300), 4))
     assert baselines.score(*indices(loud))["rms_centroid"] == 1
     timbre = data_set(tmp_path / "timbre", lambda rng, c: tone(rng, 0.3, rng.uniform(200, 300), (1, 3, 9)[c]))
     assert baselines.score(*indices(timbre))["mfcc_means"] == 1
 
 
-def test_what_carries_no_class_scores_by_chance(tmp_path):
+def test_features_without_information_score_at_chance(tmp_path):
     folder = data_set(tmp_path, lambda rng, c: tone(rng, rng.uniform(0.1, 0.5), rng.uniform(200, 900), 3), clips=16)
     found = baselines.score(*indices(folder))
     assert set(found) == {"rms_centroid", "mfcc_means"} and max(found.values()) < 0.7
 
 
-def test_the_scores_are_kept_beside_the_shards(tmp_path):
+def test_the_scores_are_cached_in_the_folder_of_the_shards(tmp_path):
     folder = data_set(tmp_path, lambda rng, c: tone(rng, 0.1 * (c + 1), 220, 2), clips=2)
     first, reason = baselines.cached_score(folder, "learn", "exam")
     assert reason == ""
@@ -67,7 +67,7 @@ def test_the_scores_are_kept_beside_the_shards(tmp_path):
     assert baselines.cached_score(folder, "learn", "exam") == (first, "")
 
 
-def test_sets_with_several_labels_a_clip_are_left_out(tmp_path):
+def test_multi_label_sets_are_refused(tmp_path):
     silence = np.zeros(RATE // 4, np.int16)
     folder = data_set(tmp_path, lambda rng, c: silence, clips=2)
     tfrecord.write_shards(folder, "toy", "exam", [tfrecord.Clip("x", "x", (0, 2), silence, 0.0)])
@@ -77,7 +77,7 @@ def test_sets_with_several_labels_a_clip_are_left_out(tmp_path):
     assert scores is None and reason == "split 'exam' of 'toy' has clips without exactly one label"
 
 
-def test_a_single_class_is_left_out(tmp_path):
+def test_a_single_class_is_refused(tmp_path):
     folder = data_set(tmp_path, lambda rng, c: np.zeros(RATE // 4, np.int16), classes=("only",), clips=2)
     with pytest.raises(UserError, match="split 'learn' of 'toy' has clips of a single class"):
         baselines.score(*indices(folder))

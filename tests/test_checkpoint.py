@@ -62,7 +62,7 @@ def test_init_from_takes_the_weights_of_another_run(tones, tmp_path, capsys):
     checkpoints.close()
     run = Run(small_config(tones, "resnet", init_from=str(tmp_path / "donor"), seed=5))
     state = jax.device_get(run.initial_state())
-    assert f"weights of {tmp_path}/donor: 34 of 34 leaves loaded; fresh: none; left over: none" in capsys.readouterr().out
+    assert f"weights of {tmp_path}/donor: 34 of 34 leaves loaded; fresh: none; unused: none" in capsys.readouterr().out
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(donor["params"]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert jax.tree.leaves(state.batch_stats)
@@ -71,5 +71,7 @@ def test_init_from_takes_the_weights_of_another_run(tones, tmp_path, capsys):
         UserError, match=r"donor' does not fit ResNet: \d+ of another shape \(.*bn1.* \(4,\) for .*bn1.* \(6,\)"
     ):
         Run(other).initial_state()
-    with pytest.raises(UserError, match="'/nowhere' names no weights: give a run's workdir, a file, or hf://owner/name"):
+    with pytest.raises(
+        UserError, match="'/nowhere' is not a source of weights: give a run's workdir, a file, or hf://owner/name"
+    ):
         small_config(tones, init_from="/nowhere")

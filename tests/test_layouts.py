@@ -1,4 +1,4 @@
-"""Files of torchvision, timm and Keras give the numbers they hold; what of them fits no network is listed."""
+"""Files of torchvision, timm and Keras load with equal numbers; entries that do not fit are listed."""
 
 import hashlib
 import zipfile
@@ -18,7 +18,7 @@ from genre_jax.weights import layouts, pretrained
 
 
 @pytest.mark.parametrize("model", NETS)
-def test_a_state_dict_becomes_the_numbers_put_in_by_hand(tmp_path, model, capsys):
+def test_a_state_dict_gives_the_variables_set_by_hand(tmp_path, model, capsys):
     net, w = written(model)
     save_file(w.state, tmp_path / "model.safetensors")
     start = fresh(net_of(model)[1])
@@ -32,13 +32,11 @@ def test_a_state_dict_becomes_the_numbers_put_in_by_hand(tmp_path, model, capsys
     digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     said = capsys.readouterr().out
     if model == "mobilenet_v1":
-        assert f"(as timm have them, sha256 {digest}): {count - 6} of {count} leaves loaded; fresh: params/fc/bias, " in said
-        assert (
-            "params/hidden/kernel, params/stem/bias, params/stem/kernel; left over: classifier.bias, classifier.weight" in said
-        )
+        assert f"(layout of timm, sha256 {digest}): {count - 6} of {count} leaves loaded; fresh: params/fc/bias, " in said
+        assert "params/hidden/kernel, params/stem/bias, params/stem/kernel; unused: classifier.bias, classifier.weight" in said
     else:
-        assert f"(as torchvision and timm have them, sha256 {digest}): {count - 2} of {count} leaves loaded; " in said
-        assert "fresh: params/stem/bias, params/stem/kernel; left over: none" in said
+        assert f"(layout of torchvision and timm, sha256 {digest}): {count - 2} of {count} leaves loaded; " in said
+        assert "fresh: params/stem/bias, params/stem/kernel; unused: none" in said
 
 
 @pytest.mark.parametrize("model", ["resnet18", "densenet121"])
@@ -52,11 +50,11 @@ def test_the_head_is_replaced_where_the_class_count_differs(tmp_path, model, cap
     head = "fc" if model == "resnet18" else "classifier"
     said = capsys.readouterr().out
     assert "fresh: params/fc/bias, params/fc/kernel, params/stem/bias, params/stem/kernel" in said
-    assert f"left over: {head}.bias, {head}.weight" in said
+    assert f"unused: {head}.bias, {head}.weight" in said
 
 
 def test_names_of_published_files_and_of_parallel_training_are_known(tmp_path):
-    """torchvision's DenseNet files say norm.1 where its code says norm1; DataParallel puts "module." in front."""
+    """torchvision's DenseNet files use norm.1 for the norm1 of its code; DataParallel adds the prefix "module."."""
     net, w = written("densenet121")
     old = {f"module.{name.replace('norm1', 'norm.1').replace('conv2', 'conv.2')}": value for name, value in w.state.items()}
     assert any(".norm.1." in name for name in old)
@@ -81,7 +79,7 @@ KERAS = ("kernel", "gamma", "beta", "moving_mean", "moving_variance")
 
 
 def keras_names(generation: str, layer: str, leaf: str, number: int) -> str:
-    """Where Keras puts a layer's variable; `number` counts the layers of its class."""
+    """The name of a layer's variable in a Keras file; `number` counts the layers of its class."""
     if generation == "keras 3":
         kind = "batch_normalization" if layer.endswith("_bn") else "depthwise_conv2d" if "_dw_" in layer else "conv2d"
         variable = KERAS.index(leaf) - 1 if layer.endswith("_bn") else 0
@@ -137,12 +135,21 @@ def test_another_architecture_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     _, w = written("densenet121")
     save_file(w.state, path)
-    refused(path, "does not fit: it holds no variable of a ResNet under the names of torchvision and timm, but classifier.bias")
-    refused(path, "holds no variable of a MobileNet under the names of timm or Keras, but classifier.bias", "mobilenet_v1")
+    refused(
+        path,
+        "does not fit: it contains no variable of a ResNet under the names of torchvision and timm, and begins with classifier.bias",
+    )
+    refused(
+        path,
+        "contains no variable of a MobileNet under the names of timm or Keras, and begins with classifier.bias",
+        "mobilenet_v1",
+    )
     save_file(written("resnet50")[1].state, path)
     refused(path, r"does not fit ResNet: .* of another shape \(")
     net = models.build("snn", num_classes=3)
-    with pytest.raises(UserError, match="files of other libraries are read for ResNet, DenseNet, MobileNet; Snn starts from"):
+    with pytest.raises(
+        UserError, match="files of other libraries can initialise ResNet, DenseNet, MobileNet; Snn can start only"
+    ):
         pretrained.transplant(str(path), fresh(models.abstract_variables(net)), net, ())
 
 
@@ -182,7 +189,7 @@ def test_what_keras_saves_is_read(tmp_path, suffix):
 @pytest.mark.skipif(not (find_spec("torch") and find_spec("timm")), reason="needs torch, torchvision and timm")
 @pytest.mark.parametrize("model", ["resnet50", "densenet121", "mobilenet_v1"])
 def test_what_torch_saves_is_read(tmp_path, model):
-    """timm's networks through .pth: the same logits (of MobileNet, which has another head here, what the head reads)."""
+    """timm's networks through .pth give equal logits. MobileNet has another head here, therefore its embedding is compared."""
     import torch
 
     from genre_jax.bench import torch_networks

@@ -1,4 +1,4 @@
-"""Scores pinned to scikit-learn over grids with ties and empty classes; votes to small cases worked by hand."""
+"""Scores against scikit-learn on grids with ties and empty classes; voting rules on small cases worked by hand."""
 
 import json
 import math
@@ -13,7 +13,7 @@ sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 
 def labels_and_scores(seed: int, examples: int, classes: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multi-hot labels and scores on `levels` distinct values (few levels: many ties)."""
+    """Multi-hot labels and scores with `levels` distinct values; few levels give many ties."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((examples, classes)) < 0.3).astype(np.uint8)
     return labels, rng.integers(0, levels, (examples, classes)) / levels
@@ -60,17 +60,17 @@ def test_ranking_scores_equal_scikit_learn(levels, examples):
 
 
 def test_d_prime_is_the_inverse_of_the_normal_distribution():
-    # Two unit normals a distance d apart have the area Phi(d / sqrt(2)).
+    # The ROC area of two unit normals at distance d is Phi(d / sqrt(2)).
     distances = np.array([-3.0, 0.0, 0.5, 2.72])
     areas = [0.5 * (1 + math.erf(d / 2)) for d in distances]
     np.testing.assert_allclose(metrics.d_prime(np.array(areas)), distances, atol=1e-9)
     np.testing.assert_array_equal(metrics.d_prime(np.array([0.0, 1.0, np.nan])), [-np.inf, np.inf, np.nan])
 
 
-def test_top_k_accuracy_names_as_many_classes_as_there_are_labels():
+def test_top_k_accuracy_predicts_as_many_classes_as_there_are_labels():
     labels = np.array([[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
     scores = np.array([[0.9, 0.1, 0.8, 0.0], [0.0, 0.0, 0.1, 0.7], [1.0, 0.0, 0.0, 0.0]])
-    assert metrics.top_k_accuracy(labels, scores) == pytest.approx(2 / 3)  # one of two, one of one, nothing asked
+    assert metrics.top_k_accuracy(labels, scores) == pytest.approx(2 / 3)  # one of two labels, one of one, no label
     assert math.isnan(metrics.top_k_accuracy(labels[2:], scores[2:]))
     tied = np.zeros((1, 4))
     assert metrics.top_k_accuracy(np.array([[1, 0, 0, 0]]), tied) == 1  # ties go to the lowest class
@@ -92,10 +92,10 @@ def test_probabilities_survive_large_logits():
 
 
 def test_the_three_votes_can_disagree():
-    # Group 7: one huge logit for class 0, one confident and two narrow windows for the others.
+    # Group 7: a large logit for class 0, a confident window for class 2 and a narrow win of class 2.
     logits = np.array([[9.0, 6.0, 0.0], [0.0, 0.2, 3.0], [1.0, 0.0, 1.1], [0.0, 5.0, 0.0]])
-    found = metrics.votes(logits, np.array([7, 7, 7, 3]))
-    assert [found[rule].tolist() for rule in metrics.VOTES] == [[1, 0], [1, 0], [1, 2]]
+    answers = metrics.votes(logits, np.array([7, 7, 7, 3]))
+    assert [answers[rule].tolist() for rule in metrics.VOTES] == [[1, 0], [1, 0], [1, 2]]
     found = metrics.votes(np.array([[9.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), np.zeros(3, int))
     assert {rule: int(value[0]) for rule, value in found.items()} == {
         "max_logit": 0,
@@ -157,7 +157,7 @@ def test_summary_of_a_multi_label_run():
     assert found["raw"]["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels[:, :3], logits[:, :3]))
 
 
-def test_what_is_not_defined_is_none_in_a_summary():
+def test_undefined_scores_are_none_in_a_summary():
     nothing = np.zeros((3, 2), np.uint8)
     found = metrics.summarise(np.zeros((3, 2)), nothing, np.full(3, np.nan), np.arange(3), np.arange(3), "multi")
     assert found["loss"] is None

@@ -1,4 +1,4 @@
-"""Networks, losses and resizing against PyTorch and torchvision, whose values lie in golden/torch.npz (float64)."""
+"""Networks, losses and resizing against the values of PyTorch and torchvision in golden/torch.npz (float64)."""
 
 import re
 
@@ -28,7 +28,7 @@ def golden():
 
 
 def torch_name(model: str, path: tuple[str, ...]) -> str:
-    """What PyTorch calls the variable at `path` of ours; those of ByteNet's blocks have `{block}` for the block's number."""
+    """Return PyTorch's name of our variable at `path`, with `{block}` for the number of a block of ByteNet."""
     *module, leaf = path[1:]
     name = ".".join(module)
     if model == "bytenet":
@@ -41,7 +41,7 @@ def torch_name(model: str, path: tuple[str, ...]) -> str:
 
 
 def torch_variables(model: str, net, shape: tuple[int, ...], dtype):
-    """Our network's variables with PyTorch's numbers: kernels (out, in, …) → (…, in, out), blocks stacked in front."""
+    """Return our variables with PyTorch's numbers: kernels (out, in, …) → (…, in, out), blocks stacked along the first axis."""
     names, values = {}, {}
 
     def torch_value(path, name, ours):
@@ -63,7 +63,7 @@ def torch_variables(model: str, net, shape: tuple[int, ...], dtype):
 
 
 def gradient_norms(names: dict, gradients) -> dict:
-    """PyTorch's name of each parameter → the norm of its gradient."""
+    """Return PyTorch's name of each parameter → norm of its gradient."""
     norms = {}
     for path, value in flax.traverse_util.flatten_dict({"params": gradients}).items():
         if "{block}" in names[path]:
@@ -74,7 +74,7 @@ def gradient_norms(names: dict, gradients) -> dict:
 
 
 def pass_through(model: str, x: np.ndarray, dtype: str, **options):
-    """Evaluation logits, training logits, loss, gradient norms and running statistics, named as PyTorch's."""
+    """Return evaluation logits, training logits, loss, gradient norms and running statistics, with PyTorch's names."""
     net = models.build(model, num_classes=5, dtype=dtype, **SIZES[model], **options)
     names, variables = torch_variables(model, net, x.shape[1:], dtype)
     x = jnp.asarray(x, dtype)
@@ -115,12 +115,12 @@ def assert_equal_to_torch(golden, model, dtype, tolerance, **options):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
 @pytest.mark.parametrize("model", SIZES)
 def test_network_equals_torch(golden, model, dtype, tolerance):
-    """Outputs, the norm of every parameter's gradient, and what one training pass makes of the running statistics."""
+    """Outputs, the norm of every parameter's gradient, and the running statistics after one training pass."""
     assert_equal_to_torch(golden, model, dtype, tolerance)
 
 
 @pytest.mark.parametrize(("remat", "backend"), [("lean", "shift"), ("tree", "phases")])
-def test_policies_and_backends_of_bytenet_equals_torch(golden, remat, backend):
+def test_policies_and_backends_of_bytenet_equal_torch(golden, remat, backend):
     assert_equal_to_torch(golden, "bytenet", "float64", 1e-9, remat=remat, backend=backend)
 
 

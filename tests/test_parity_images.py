@@ -1,4 +1,4 @@
-"""The image networks against torchvision and Keras, whose values lie in golden/images.npz (float64; `make_images.py`)."""
+"""The image networks against the values of torchvision and Keras in golden/images.npz (float64; `make_images.py`)."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def golden():
 
 
 def build(model: str, x: np.ndarray, dtype: str, **options):
-    """The network and its variables with the reference's numbers, under the reference's names."""
+    """Return the network, the reference's name of each variable, and the variables with the reference's numbers."""
     net = models.build(model, dtype=dtype, **options)
     return net, *torch_variables(model, net, x.shape[1:], dtype)
 
@@ -50,7 +50,7 @@ def assert_close(ours, theirs, tolerance):
 
 
 def five_steps(model: str, x: np.ndarray, rate: float, **options):
-    """Losses of five steps of gradient descent, running statistics in the order of their names, variables (all float64)."""
+    """Run five steps of gradient descent; return losses, running statistics in the order of names, variables (all float64)."""
     with jax.enable_x64(True):
         net, names, variables = build(model, x, "float64", **options)
 
@@ -75,7 +75,7 @@ def five_steps(model: str, x: np.ndarray, rate: float, **options):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in CASES])
 def test_network_equals_its_reference(golden, name):
-    """Evaluation in float32; then five training steps in float64: losses, running statistics, evaluation."""
+    """Evaluation in float32, then losses, running statistics and evaluation after five training steps in float64."""
     model, options = CASES[name]
     options, x = options | {"num_classes": 5}, image(3, 1, 70, 45)
     net, _, variables = build(model, x, "float32", **options)
@@ -99,7 +99,7 @@ def test_full_network_equals_torchvision(golden, model):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(find_spec, ("torch", "torchvision", "keras"))), reason="needs torch, torchvision and keras")
-def test_golden_values_are_what_the_references_give_now(golden, tmp_path):
+def test_golden_values_equal_the_references(golden, tmp_path):
     script = ROOT / "tests/golden/make_images.py"
     subprocess.run([sys.executable, str(script), str(tmp_path / "now.npz")], check=True)
     with np.load(tmp_path / "now.npz") as now:

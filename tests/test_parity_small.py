@@ -1,4 +1,4 @@
-"""The GRU, self-normalising and Schindler networks against PyTorch, whose values lie in golden/small_networks.npz (float64)."""
+"""The GRU, self-normalising and Schindler networks against PyTorch's values in golden/small_networks.npz (float64)."""
 
 import functools
 import importlib
@@ -43,18 +43,18 @@ def golden():
 
 
 def ours(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """PyTorch's array (out, in, …) in our layout (…, in, out) and shape."""
+    """Convert PyTorch's array (out, in, …) to our layout (…, in, out) and shape."""
     return (np.moveaxis(value, (0, 1), (-1, -2)) if value.ndim > 1 else value).reshape(shape)
 
 
 def features(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The input in our layout: (batch, rows, columns, channels) for images."""
+    """Return the input in our layout: (batch, rows, columns, channels) for images."""
     x = tensor(name, shape)
     return np.moveaxis(x, 1, -1) if x.ndim == 4 else x
 
 
 def torch_names(net, shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
-    """Path of each of our parameters → PyTorch's name and our shape."""
+    """Return path of each of our parameters → (PyTorch's name, our shape)."""
     params = flax.traverse_util.flatten_dict(models.abstract_variables(net, shape)["params"])
     return {path: (f"{path[0]}.{LEAVES.get(path[1], path[1])}", leaf.shape) for path, leaf in params.items()}
 
@@ -68,7 +68,7 @@ def deterministic_params(net, shape: tuple[int, ...], dtype):
 
 
 def training(net, x):
-    """Logits, gradients, losses of five steps of SGD with momentum, and logits after them, of parameters."""
+    """Return a function: parameters → logits, losses of five steps of SGD with momentum, final logits; first gradients."""
     optimizer = optim.sgd(momentum=MOMENTUM)
 
     def loss_of(params):
@@ -100,7 +100,7 @@ def assert_close(value, expected, tolerance, what):
     ("name", "dtype", "tolerance"), [*((name, "float64", 1e-9) for name in SMALL), ("gru_attention", "float32", 1e-4)]
 )
 def test_network_equals_torch(name, dtype, tolerance):
-    """Outputs, every number of every gradient, and losses and outputs along five training steps."""
+    """Outputs, every element of every gradient, and losses and outputs of five training steps."""
     shape, sizes = SMALL[name]
     with jax.enable_x64(dtype == "float64"):
         net = models.build(name, num_classes=5, dtype=dtype, **sizes, **({} if name == "gru_attention" else {"dropout": 0.0}))
@@ -128,7 +128,7 @@ def test_published_size_equals_torch(name):
 
 
 def test_golden_values_are_torchs(monkeypatch):
-    """Where torch is installed: the file holds what it computes here."""
+    """If torch is installed, it computes the values in the file."""
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT / "tests/golden")
     made = importlib.import_module("make_small_networks").small_values()

@@ -1,4 +1,4 @@
-"""Runs that start from weights, and files that carry a trained run: the same numbers, the same predictions."""
+"""Runs that start from pretrained weights, and files of a trained run, give the same numbers and predictions."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import logging
 from conftest import CLASSES, small_config
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -21,7 +22,7 @@ from genre_jax.weights import files, pretrained
 
 
 def saved_run(config, workdir: Path, step: int = 1):
-    """A workdir with the checkpoint of `config`'s first state at `step`, and that state."""
+    """Write a workdir with the initial state of `config` as the checkpoint at `step`; return the run and the state."""
     run = Run(config)
     state = jax.device_get(run.initial_state()).replace(step=np.int32(step))
     workdir.mkdir()
@@ -35,7 +36,7 @@ def saved_run(config, workdir: Path, step: int = 1):
 
 @pytest.fixture(scope="module")
 def donor(tones, tmp_path_factory):
-    """(workdir, file of `save_pretrained`, weights) of a run with a fitted front end."""
+    """(workdir, file of `save_pretrained`, state) of a run whose front end has fitted statistics."""
     folder = tmp_path_factory.mktemp("donor")
     config = small_config(tones, "resnet", model__stages=[1], frontend__scale="standardise", devices=1, augment__gain_cap=0.3)
     _, state = saved_run(config, folder / "run")
@@ -59,7 +60,36 @@ def test_save_pretrained_and_load_predict_the_same(donor, tones):
     assert metadata["sample_rate"] == 8000
     assert metadata["frontend"]["name"] == "log_mel_image"
     assert metadata["config"]["model"]["stages"] == [1]
-    assert str(tones) not in json.dumps(metadata), "the places of one's own data are nobody's business"
+    assert str(tones) not in json.dumps(metadata), "the file must not reveal the paths of the data"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_load_and_predict_leave_the_settings_of_the_process(tones, tmp_path, dtype):
+    """A float64 run predicts in float64 in a float32 process, and a float32 run in float32 in a float64 process."""
+    double, wave = dtype == "float64", numbers((5000,), 1) / 9
+    with jax.enable_x64(double):
+        saved_run(small_config(tones, "snn", dtype=dtype, devices=1), tmp_path / "run")
+        expected = genre_jax.load(tmp_path / "run").tags(wave, 8000)
+    file = genre_jax.save_pretrained(tmp_path / "run", tmp_path / "run.safetensors")
+    verbosity = logging.get_verbosity()
+    for source in (tmp_path / "run", file):
+        with jax.enable_x64(not double):
+            tagger = genre_jax.load(source)
+            tags = tagger.tags(wave, 8000)
+            assert jax.config.jax_enable_x64 is not double
+        np.testing.assert_array_equal(tags.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(tags.embeddings, expected.embeddings)
+        logits, _ = tagger._scores({"audio": np.zeros((8, 2000), np.int16), "maximum": np.zeros(8, np.float32)})
+        assert logits.dtype == dtype
+    assert logging.get_verbosity() == verbosity
+
+
+def test_load_does_not_switch_the_process_to_float64(tones, tmp_path):
+    with jax.enable_x64(True):
+        saved_run(small_config(tones, "snn", dtype="float64", devices=1), tmp_path / "run")
+    assert not jax.config.jax_enable_x64
+    genre_jax.load(tmp_path / "run").predict(numbers((5000,), 1) / 9, 8000)
+    assert not jax.config.jax_enable_x64
 
 
 def test_a_file_of_save_pretrained_that_was_changed_is_refused(donor, tmp_path):
@@ -67,10 +97,10 @@ def test_a_file_of_save_pretrained_that_was_changed_is_refused(donor, tmp_path):
     arrays, metadata = files.read(path)
     changed = tmp_path / "changed.safetensors"
     for change, sentence in (
-        ({"labels": '["a", "b"]'}, "does not hold the weights of its own config: params/fc/bias, params/fc/kernel differ"),
-        ({"labels": "["}, "holds a config or labels that cannot be used: Expecting value"),
-        ({"config": "{}"}, "holds a config or labels that cannot be used: 'name'"),
-        ({"config": metadata["config"].replace("resnet18", "resnet81")}, "cannot be used: unknown model 'resnet81'"),
+        ({"labels": '["a", "b"]'}, "do not fit the config in it: params/fc/bias, params/fc/kernel differ"),
+        ({"labels": "["}, "contains an invalid config or invalid labels: Expecting value"),
+        ({"config": "{}"}, "contains an invalid config or invalid labels: 'name'"),
+        ({"config": metadata["config"].replace("resnet18", "resnet81")}, "invalid labels: unknown model 'resnet81'"),
     ):
         save_file(arrays, changed, metadata | change)
         with pytest.raises(UserError, match=sentence):
@@ -89,13 +119,13 @@ def test_a_run_starts_from_a_file_as_from_its_workdir(donor, tones, capsys):
     for source in (workdir, path):
         config = small_config(tones, "resnet", model__stages=[1], seed=5, devices=1, init_from=str(source))
         states.append(jax.device_get(Run(config).initial_state()))
-        assert "leaves loaded; fresh: none; left over: none" in capsys.readouterr().out
+        assert "leaves loaded; fresh: none; unused: none" in capsys.readouterr().out
     for each in states:
         assert_equal(each.params, state.params)
         assert set(each.batch_stats) == set(state.batch_stats) - {"frontend"}
     net, variables = models.build("resnet18", num_classes=4, stages=(1,), width=4), states[0].variables()
     renamed = pretrained.transplant(str(path), jax.tree.map(np.zeros_like, variables), net, ("a", "b", "c", "d"))
-    assert "fresh: params/fc/bias, params/fc/kernel; left over: params/fc/bias, params/fc/kernel" in capsys.readouterr().out
+    assert "fresh: params/fc/bias, params/fc/kernel; unused: params/fc/bias, params/fc/kernel" in capsys.readouterr().out
     assert not renamed["params"]["fc"]["kernel"].any() and renamed["params"]["conv1"]["kernel"].any()
 
 
@@ -117,7 +147,7 @@ def test_init_from_a_torchvision_file_gives_its_logits_in_a_run(tones, tmp_path)
 
 
 def test_resuming_goes_before_init_from(donor, tones, tmp_path, capsys):
-    """A frozen run, killed on the way to its release, goes on from its own checkpoint, its optimiser's state included."""
+    """A run that is killed while layers are frozen resumes from its checkpoint, including the optimiser's state."""
     options = {"model__stages": [1], "devices": 1, "freeze__patterns": ["*", "!fc/*"], "freeze__until": "3 steps"}
     options |= {"train__duration": "5 steps", "train__evaluate_every": "5 steps", "init_from": str(donor[1])}
     config = small_config(tones, "resnet", **options)

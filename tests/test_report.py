@@ -1,4 +1,4 @@
-"""The report of fabricated runs: what is on the page, what is left out, what is escaped, and that nothing breaks it."""
+"""The report of fabricated runs: contents of the page, escaping, and incomplete, damaged or moved files."""
 
 import html.parser
 import json
@@ -16,7 +16,7 @@ from genre_jax import metrics
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.prepare import tfrecord
-from genre_jax.report import figures
+from genre_jax.report import figures, runs
 from genre_jax.report import page as report
 
 for package in (*report.NEEDED, "sklearn"):
@@ -28,7 +28,7 @@ CLASSES = ("rock & roll", 'so "called" jazz', "$cost$ <b>", "blues")
 
 
 def make_data_set(data_dir: Path) -> Path:
-    """A tiny prepared data set, two clips a track; the first test clip has a name to escape."""
+    """Write a tiny prepared data set with two clips per track; the name of the first test clip needs escaping."""
     folder = locate.directory(data_dir, "toy", RATE)
     rng = np.random.default_rng(0)
     for split, count in (("learn", 16), ("exam", 24)):
@@ -50,13 +50,13 @@ def data_set(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(data_set, tmp_path_factory):
-    """The workdir of a run of one label a clip, and its page."""
+    """The workdir of a single-label run, and its page."""
     workdir = write_run(tmp_path_factory.mktemp("runs") / "one", data_set)
     return workdir, report.write_report([workdir], workdir / "report")
 
 
 def write_run(workdir: Path, folder: Path, task: str = "single", right: int = 20) -> Path:
-    """A finished run on the data set's "exam" split, two windows a clip, in which `right` of 24 clips are right."""
+    """Write a finished run on the split "exam", with two windows per clip; `right` of 24 clips are classified correctly."""
     workdir.mkdir(parents=True)
     index = shards.load_index(folder, "exam")
     clip = np.repeat(np.arange(len(index), dtype=np.int32), 2)
@@ -97,7 +97,7 @@ def write_lines(path: Path, lines: list[dict]) -> None:
 
 
 class Page(html.parser.HTMLParser):
-    """The page as a browser reads it: its text, tags and the files it refers to."""
+    """The text, the tags and the linked files of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -125,7 +125,7 @@ def test_the_page_of_a_finished_run(data_set, finished):
     assert "script" not in page.tags and not any("//" in name for name in page.files)
     for text in (EVIL, *CLASSES, "8,041,219", "1 min 15 s", "2 x <cpu>", "toy at 8,000 Hz", "25.0 % of the time"):
         assert text in page.text
-    for row in ("Per clip, majority of windows 83.3 % 64.1 % – 93.3 % 24", "Per window (raw) 83.3 %"):
+    for row in ("Per clip, majority of windows 83.3 % 64.1 % – 93.3 % 24", "Per window 83.3 %"):
         assert row in page.text
     for row in (*report.BASELINES.values(), "Always the most frequent class 25.0 %"):
         assert row in page.text
@@ -154,7 +154,7 @@ def test_worst_first():
         "logits": np.log(probabilities),
         "labels": labels,
         "loss": np.array([1.0, 5.0, 9.0, 2.0, 3.0]),
-        "clip": np.array([4, 6, 7, 9, 9]),  # the two windows of clip 9 agree on the right class only together
+        "clip": np.array([4, 6, 7, 9, 9]),  # the mean of the two windows of clip 9 gives the right class
         "track": np.zeros(5, int),
         "start": np.array([0, 0, 0, 0, 10]),
         "samples": np.array(10),
@@ -165,16 +165,16 @@ def test_worst_first():
     single = report.worst_clips(table, "single")
     assert [mistake["clip"] for mistake in single] == ["clip 6", "clip 4"]
     assert single[0]["score"] == pytest.approx(-np.log(0.1))
-    assert single[0]["truth"] == [("a", pytest.approx(0.1))] and single[0]["heard"] == [("c", pytest.approx(0.7))]
+    assert single[0]["truth"] == [("a", pytest.approx(0.1))] and single[0]["predicted"] == [("c", pytest.approx(0.7))]
     multi = report.worst_clips(table, "multi", most=3)
     assert [(mistake["clip"], mistake["score"]) for mistake in multi] == [("clip 7", 9), ("clip 6", 5), ("clip 9", 2.5)]
-    assert multi[2]["heard_span"] == (0, 20)
+    assert multi[2]["span"] == (0, 20)
 
 
 def test_the_page_of_a_multi_label_run(data_set, tmp_path):
     page = Page(report.write_report([write_run(tmp_path / "run", data_set, task="multi")], tmp_path / "report"))
     page.check_files()
-    for text in ("Mean average precision", "Top-k accuracy", "d′", "The clips with the highest loss"):
+    for text in ("Mean average precision", "Top-k accuracy", "d′", "Clips with the highest loss"):
         assert text in page.text
     assert "Confusion matrix" not in page.text
 
@@ -184,10 +184,10 @@ def test_several_runs_are_compared(data_set, tmp_path):
     output = tmp_path / "report"
     page = Page(report.write_report(runs, output))
     page.check_files()
-    for text in ("2 runs compared", "What differs in the configs Key", "seed 20 24"):
+    for text in ("2 runs compared", "Config differences Key", "seed 20 24"):
         assert text in page.text
-    assert all(f"net ({run})" in page.text for run in runs)  # the same name twice
-    assert "None: every clip was heard rightly." in page.text
+    assert all(f"net ({run})" in page.text for run in runs)  # two runs have the same name
+    assert "None: every clip was classified correctly." in page.text
     assert (output / "comparison.png").exists() and (output / "run-2" / "curves.png").exists()
 
 
@@ -195,9 +195,9 @@ def test_several_runs_are_compared(data_set, tmp_path):
     "left, text",
     [
         (("config.json",), "No metrics yet."),
-        (("config.json", "metrics.jsonl"), "its metrics reach step 40"),
+        (("config.json", "metrics.jsonl"), "The last logged step is 40."),
         (("results.json",), "No predictions yet."),
-        (("metrics.jsonl", "predictions.npz"), "No players: the run has no results yet."),
+        (("metrics.jsonl", "predictions.npz"), "There is no audio: the run has no results yet."),
     ],
 )
 def test_partial_runs(data_set, tmp_path, left, text):
@@ -207,7 +207,7 @@ def test_partial_runs(data_set, tmp_path, left, text):
             path.unlink()
     page = Page(report.write_report([workdir], tmp_path / "report"))
     assert text in page.text
-    assert "No environment.json." in page.text
+    assert "The run has no environment.json." in page.text
 
 
 def test_broken_files_and_undefined_values(data_set, tmp_path):
@@ -220,7 +220,7 @@ def test_broken_files_and_undefined_values(data_set, tmp_path):
     write(workdir / "results.json", {"task": "single", "loss": float("nan"), "raw": {"accuracy": None}})
     page = Page(report.write_report([workdir], tmp_path / "report"))
     page.check_files()
-    assert "Median – clips/s" in page.text and "Per window (raw) –" in page.text
+    assert "Median: – clips/s" in page.text and "Per window –" in page.text
     for task in ("single", "multi"):
         write(workdir / "results.json", {"task": task, "directory": results["directory"]})
         report.write_report([workdir], tmp_path / "report")
@@ -230,28 +230,28 @@ def test_one_line_of_metrics_is_a_point(data_set, tmp_path):
     workdir = write_run(tmp_path / "run", data_set)
     write_lines(workdir / "metrics.jsonl", [{"step": 5, "split": "train", "loss": 1.5}])
     Page(report.write_report([workdir], tmp_path / "report")).check_files()
-    lines = report.read_run(workdir).metrics
+    lines = runs.read_run(workdir).metrics
     (axes,) = figures.curves({"run": lines}, {"loss": "Loss"})(figures.LIGHT).axes
     assert [line.get_marker() for line in axes.lines] == ["None", "o"]
 
 
-def test_a_data_set_that_moved_leaves_no_players(finished, tmp_path):
+def test_a_moved_data_set_leaves_no_players(finished, tmp_path):
     folder = make_data_set(tmp_path / "data")
     workdir = write_run(tmp_path / "run", folder)
     folder.rename(tmp_path / "elsewhere")
     shutil.copytree(finished[0] / "report" / "mistakes", tmp_path / "report" / "mistakes")
     page = Page(report.write_report([workdir], tmp_path / "report"))
-    assert f"No players: the data set is not at {folder} any more." in page.text
-    assert "Some are missing: the data set is not there any more." in page.text
+    assert f"There is no audio: the data set is no longer at {folder}." in page.text
+    assert "Some baselines are missing: the data set is no longer there." in page.text
     assert "audio" not in page.tags and EVIL in page.text
-    assert not list((tmp_path / "report" / "mistakes").iterdir())  # those of the page before are gone
+    assert not list((tmp_path / "report" / "mistakes").iterdir())  # the files of the previous page are deleted
 
 
 def test_many_classes_and_foreign_names_are_drawn_without_a_warning(tmp_path):
     names = [f"class {i} 音楽 " + "long " * 9 for i in range(67)]
     matrix = np.diag(np.arange(67))
     size = figures.save(tmp_path / "confusion.png", figures.confusion(matrix, names, False))
-    assert 1000 <= size["width"] <= 1300  # the page shows 1100
+    assert 1000 <= size["width"] <= 1300  # the page is 1100 pixels wide
     axes = figures.confusion(matrix, names, True)(figures.LIGHT).axes[0]
     assert min(label.get_fontsize() for label in axes.get_yticklabels()) >= 6
     assert len(axes.get_yticklabels()) == 67
@@ -260,7 +260,7 @@ def test_many_classes_and_foreign_names_are_drawn_without_a_warning(tmp_path):
     figures.save(tmp_path / "classes.png", figures.per_class(scores, names, support, np.arange(67)))
 
 
-def test_smoothing_passes_over_what_is_not_finite():
+def test_smoothing_ignores_values_that_are_not_finite():
     values = np.ones(200)
     values[[3, 50]] = np.nan, np.inf
     smoothed = figures.smooth(values)
@@ -278,7 +278,7 @@ def test_durations(seconds, text):
     assert report.duration(seconds) == text
 
 
-def test_what_the_user_can_put_right(tmp_path, monkeypatch):
+def test_user_errors(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     sentence = "no run in '.*empty': a workdir holds config.json, metrics.jsonl or results.json"
     with pytest.raises(UserError, match=sentence):

@@ -1,7 +1,9 @@
-"""Tagging: the windows, numbers and weights of the run's own evaluation, for any file, in bounded memory."""
+"""Tagging uses the windows and weights of the run's evaluation, gives the same numbers, and bounds the memory."""
 
 import json
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import audio_files
@@ -25,7 +27,7 @@ RATE, SAMPLES, HOP = 8000, 2000, 1300
 
 @pytest.fixture(scope="module")
 def workdir(tones, tmp_path_factory):
-    """A run that tells the tones apart; its windows overlap, and a capped gain needs the whole clip's maximum."""
+    """A run that classifies the tones. Its windows overlap, and its gain cap needs the maximum of the whole clip."""
     folder = tmp_path_factory.mktemp("run")
     options = {"devices": 1, "evaluate__hop": HOP, "augment__gain_cap": 0.3, "train__duration": "40 steps"}
     train_and_evaluate(small_config(tones, "resnet", schedule__learning_rate=3e-3, **options), folder)
@@ -51,7 +53,7 @@ def clips(tones):
 
 @pytest.fixture(scope="module")
 def wavs(clips, tmp_path_factory):
-    """The test clips as 16-bit files at their own rate."""
+    """The test clips as 16-bit files at the sample rate of the data set."""
     folder = tmp_path_factory.mktemp("wav")
     for row, clip in enumerate(clips):
         soundfile.write(folder / f"{row}.wav", clip, RATE, subtype="PCM_16")
@@ -73,13 +75,13 @@ def test_windows_of_a_stream_are_those_of_evaluation(block, hop):
             np.testing.assert_array_equal(cut, wave[start : start + samples])
 
 
-# ---------------------------------------------------------------- the numbers of the run's own evaluation
+# ---------------------------------------------------------------- agreement with the evaluation of the run
 
 
 def test_a_test_clip_gets_the_probabilities_of_predictions(tagger, wavs, predictions):
-    """At the clip's own rate a file comes through bit for bit, the gain cap and the padding of short clips included."""
+    """At the sample rate of the run the samples stay bit-exact, including the gain cap and the padding of short clips."""
     probabilities = metrics.softmax(predictions["logits"])
-    assert (probabilities.max(1) > 0.6).mean() > 0.5, "the run learned too little for this test to tell"
+    assert (probabilities.max(1) > 0.6).mean() > 0.5, "the run learned too little for this test"
     for clip, path in enumerate(wavs):
         rows = predictions["clip"] == clip
         tags = tagger.tags(path)
@@ -93,7 +95,7 @@ def test_a_test_clip_gets_the_probabilities_of_predictions(tagger, wavs, predict
 
 
 def test_the_checkpoint_is_the_one_that_was_evaluated(workdir, tagger, wavs, tmp_path):
-    """A later checkpoint without a score is passed over where the config says "best", and taken where it says "last"."""
+    """A later checkpoint without a score is ignored if the config says "best", and loaded if it says "last"."""
     folder = shutil.copytree(workdir, tmp_path / "run")
     checkpoints = Checkpoints(folder / "checkpoints", keep=2)
     zeros = jax.tree.map(np.zeros_like, checkpoints.restore_model(checkpoints.final("best")))
@@ -122,7 +124,7 @@ def test_waveforms(tagger, clips, wavs):
     for same in (clips[5], wave, wave.astype(np.float64), np.stack([wave, wave]), np.stack([clips[5]] * 2)):
         assert tagger.predict(same, RATE) == pytest.approx(expected, abs=1e-5)
     assert tagger.predict(audio.resample(wave, RATE, 44100), 44100) == pytest.approx(expected, abs=0.03)
-    loud = tagger.predict(100 * wave, RATE)  # over 1.0: scaled to fit, as `prepare` does
+    loud = tagger.predict(100 * wave, RATE)  # above 1.0: scaled down, as in `prepare`
     assert loud == pytest.approx(tagger.predict(wave / np.abs(wave).max(), RATE), abs=1e-5)
 
 
@@ -138,12 +140,12 @@ def test_waveforms(tagger, clips, wavs):
         (np.zeros((1, 2, 3)), RATE, r"a waveform must be .* and was given shape \(1, 2, 3\)"),
     ],
 )
-def test_waveforms_that_are_refused(tagger, wave, rate, sentence):
+def test_unusable_waveforms_are_refused(tagger, wave, rate, sentence):
     with pytest.raises(UserError, match=f"^{sentence}$"):
         tagger.predict(wave, rate)
 
 
-def test_files_and_hops_that_are_refused(tagger, wavs, tmp_path):
+def test_unusable_files_and_hops_are_refused(tagger, wavs, tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.inf, 0.0]), RATE, subtype="FLOAT")
     with pytest.raises(UserError, match="the signal holds samples that are not finite"):
         tagger.predict(tmp_path / "nan.wav")
@@ -168,7 +170,7 @@ def test_memory_does_not_grow_with_the_file(tagger, tmp_path):
         peaks[minutes] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert tags.seconds == 60 * minutes
-        assert len(tags.starts) == 60 * minutes + 1  # the last one is flush with the end
+        assert len(tags.starts) == 60 * minutes + 1  # the last window ends at the end of the signal
     assert peaks[20] < 8e6
     assert peaks[20] < peaks[1] + 2e6
 
@@ -201,9 +203,9 @@ def test_the_command_tags_the_good_files_and_names_the_bad(tagger, workdir, wavs
     embeddings = tmp_path / "embeddings.npz"
     arguments = (f"--workdir={workdir}", *map(str, files))
     out, err = finish(run_module("genre_jax.tag", "--json", f"--embeddings={embeddings}", *arguments), code=1)
-    told = err.splitlines()[-2:]
-    assert told[0].startswith(f"error: {files[1]}: not audio that soundfile or FFmpeg can read: ")
-    assert told[1] == f"error: {files[2]}: no such file"
+    errors = err.splitlines()[-2:]
+    assert errors[0].startswith(f"error: {files[1]}: not audio that soundfile or FFmpeg can read: ")
+    assert errors[1] == f"error: {files[2]}: no such file"
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["file"] for line in lines] == [str(files[0]), str(files[3])]
     good = [tagger.tags(path) for path in (files[0], files[3])]
@@ -228,7 +230,7 @@ def test_the_command_needs_a_run_and_files(tmp_path):
 
 
 def test_importing_the_module_defines_no_flags():
-    """Programs with flags of their own, `genre_jax.main` too, import it."""
+    """Programs with flags of their own import it, such as `genre_jax.main`."""
     out, _ = finish(run_module("genre_jax.tag", "--helpshort"), code=1)
     assert "--workdir" in out
     from absl import flags
@@ -238,11 +240,27 @@ def test_importing_the_module_defines_no_flags():
     assert "embeddings" not in flags.FLAGS
 
 
-# ---------------------------------------------------------------- a folder of every format, from start to end
+def test_imports_change_no_setting_of_the_process():
+    """In a child process, because this process has imported the modules already."""
+    code = """
+import logging, os
+import absl.logging, jax
+def settings():
+    levels = {name: logging.getLogger(name).level for name in (None, "absl", "jax", "matplotlib", "orbax")}
+    return dict(jax.config.values), absl.logging.get_verbosity(), levels, dict(os.environ)
+before = settings()
+import genre_jax, genre_jax.frontends, genre_jax.models, genre_jax.tag, genre_jax.train
+assert settings() == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- the three commands on a folder of every format
 
 
 def test_prepare_train_and_tag_a_folder_of_every_format(tmp_path):
-    """Mixed rates and channels, and one broken file of each kind among them: the three commands of the README."""
+    """The three commands of the README on mixed sample rates and channels, with one broken file per format."""
     kinds = ("mp3", "ogg", "flac", "m4a", "wav16")
     music = tmp_path / "My Music"
     for genre in ("jazz", "rock"):

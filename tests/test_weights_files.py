@@ -1,4 +1,4 @@
-"""Files of weights: damaged and hostile ones are refused with a sentence and nothing executed; hub names and digests."""
+"""Files of weights: damaged and hostile files are refused and never executed; names on the hub and digests are checked."""
 
 import hashlib
 import pickle
@@ -25,16 +25,16 @@ def test_damaged_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for broken in (b"", whole[:5], whole[:100], whole[:-1], bytes(200), b"\x93NUMPY" + whole):
         path.write_bytes(broken)
-        refused(path, "model.safetensors is damaged, or is no .safetensors file of weights alone: ")
+        refused(path, "model.safetensors is damaged or is not a .safetensors file of weights: ")
     save_file(w.state | {"bn1.bias": np.array([0, np.nan, 0, 0], np.float32)}, path)
-    refused(path, "model.safetensors holds numbers that are not finite, in bn1.bias")
+    refused(path, "model.safetensors contains numbers that are not finite, in bn1.bias")
     for name in ("model.h5", "model.keras"):
         (tmp_path / name).write_bytes(whole)
-        refused(tmp_path / name, f"{name} is damaged, or is no .{name[6:]} file of weights alone: ", "mobilenet_v1")
+        refused(tmp_path / name, f"{name} is damaged or is not a .{name[6:]} file of weights: ", "mobilenet_v1")
 
 
 class Evil:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -54,24 +54,31 @@ def test_nothing_in_a_file_is_executed(tmp_path, suffix):
     for content in (payload, archive.read_bytes()):
         path.write_bytes(content)
         missing = suffix in (".pth", ".pt") and not find_spec("torch")
-        refused(path, "needs torch, which is not installed: where it is, this converts" if missing else "is damaged, or is no")
+        refused(
+            path,
+            "needs torch, which is not installed: where it is installed, this converts" if missing else "is damaged or is not",
+        )
         assert not marker.exists()
     pickle.loads(payload)
     assert marker.exists(), "the payload is harmless, and this test too"
 
 
-def test_numbers_kept_in_another_file_are_not_read(tmp_path):
+def test_external_data_is_not_read(tmp_path):
     h5py = pytest.importorskip("h5py")
     (tmp_path / "secret").write_bytes(bytes(400))
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file.create_dataset("conv1/conv1/kernel", (100,), "f4", external=[(str(tmp_path / "secret"), 0, 400)])
-    refused(tmp_path / "model.h5", "keeps conv1/conv1/kernel in another file, which is not read", "mobilenet_v1")
+    refused(tmp_path / "model.h5", "stores conv1/conv1/kernel in another file, and other files are not read", "mobilenet_v1")
 
 
-def test_a_missing_library_is_a_sentence(tmp_path, monkeypatch):
+def test_missing_libraries_are_reported(tmp_path, monkeypatch):
     for library, name, advice in (
         ("safetensors", "model.safetensors", "pip install safetensors"),
-        ("torch", "model.pth", 'where it is, this converts the file: python -c "import torch, safetensors.torch as s; '),
+        (
+            "torch",
+            "model.pth",
+            'where it is installed, this converts the file: python -c "import torch, safetensors.torch as s; ',
+        ),
         ("h5py", "model.h5", "pip install h5py"),
     ):
         monkeypatch.setitem(sys.modules, library, None)
@@ -79,13 +86,13 @@ def test_a_missing_library_is_a_sentence(tmp_path, monkeypatch):
         refused(tmp_path / name, f"{name} needs {library}, which is not installed: {advice}")
 
 
-def test_a_hub_name_is_fetched_and_its_digest_checked(tmp_path, monkeypatch, capsys):
+def test_a_hub_file_is_downloaded_and_its_digest_checked(tmp_path, monkeypatch, capsys):
     net, w = written("resnet18")
     save_file(w.state, tmp_path / "stored.safetensors")
-    digest, asked = hashlib.sha256((tmp_path / "stored.safetensors").read_bytes()).hexdigest(), []
+    digest, requests = hashlib.sha256((tmp_path / "stored.safetensors").read_bytes()).hexdigest(), []
 
     def hf_hub_download(repo_id, filename, *, revision=None):
-        asked.append((repo_id, filename, revision))
+        requests.append((repo_id, filename, revision))
         if repo_id == "timm/none":
             raise OSError("404 Client Error\nmore")
         return str(tmp_path / "stored.safetensors")
@@ -94,10 +101,10 @@ def test_a_hub_name_is_fetched_and_its_digest_checked(tmp_path, monkeypatch, cap
     start = fresh(net_of("resnet18")[1])
     for source in ("hf://timm/resnet18.a1_in1k", f"hf://me/nets@v1.0/small/net.safetensors#sha256={digest}"):
         assert_equal(pretrained.transplant(source, start, net, ()), w.variables)
-        assert f"weights of {source} (as torchvision and timm have them, sha256 {digest})" in capsys.readouterr().out
-    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors", None), ("me/nets", "small/net.safetensors", "v1.0")]
+        assert f"weights of {source} (layout of torchvision and timm, sha256 {digest})" in capsys.readouterr().out
+    assert requests == [("timm/resnet18.a1_in1k", "model.safetensors", None), ("me/nets", "small/net.safetensors", "v1.0")]
     refused(f"hf://timm/resnet18.a1_in1k#sha256={'0' * 64}", f"has sha256 {digest}, and {'0' * 64} is required")
-    refused("hf://timm/none", "^hf://timm/none could not be fetched: 404 Client Error$")
+    refused("hf://timm/none", "^hf://timm/none could not be downloaded: 404 Client Error$")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused("hf://timm/resnet18.a1_in1k", "needs huggingface_hub, which is not installed: pip install huggingface_hub, or")
 
@@ -105,15 +112,18 @@ def test_a_hub_name_is_fetched_and_its_digest_checked(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("nowhere.safetensors", "'nowhere.safetensors' names no weights: give a run's workdir, a file, or hf://owner/name"),
-        ("hf://owner", "'hf://owner' names no weights"),
+        (
+            "nowhere.safetensors",
+            "'nowhere.safetensors' is not a source of weights: give a run's workdir, a file, or hf://owner/name",
+        ),
+        ("hf://owner", "'hf://owner' is not a source of weights"),
         (
             "hf://owner/name/model.bin",
-            "files that end in .safetensors, .pth, .pt, .h5, .keras, and 'hf://owner/name/model.bin' does",
+            "a file of weights must end in .safetensors, .pth, .pt, .h5, .keras, and 'hf://owner/name/model.bin' does",
         ),
-        ("hf://owner/name#sha256=12", "must give its sha256 as 64 hexadecimal digits, and gives '12'"),
+        ("hf://owner/name#sha256=12", "the sha256 in 'hf://owner/name#sha256=12' must be 64 hexadecimal digits, and is '12'"),
     ],
 )
-def test_names_that_are_refused_before_any_data_is_read(tones, source, sentence):
+def test_malformed_sources_are_refused_before_data_is_read(tones, source, sentence):
     with pytest.raises(UserError, match=sentence):
         small_config(tones, "resnet", init_from=source)

@@ -1,1 +1,1 @@
-"""The report of one or several runs: one HTML page with figures and audio beside it."""
+"""The report of one or several runs: one HTML page with figures and audio files."""

@@ -1,4 +1,4 @@
-"""Write the report of runs: `python -m genre_jax.report --output=DIR RUN…`, where a run is a workdir."""
+"""Write the report of one or several runs: `python -m genre_jax.report --output=DIR RUN…`; RUN is a workdir."""
 
 from absl import flags
 
@@ -6,11 +6,11 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.report.page import write_report
 
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the page, its figures and its audio.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the page, its figures and its audio files.")
 
 
 def main(argv: list[str]) -> None:
-    """Write one page for all the runs that are named."""
+    """Write one page for all runs."""
     if OUTPUT.value is None:
         raise UserError("--output is missing: name the directory for the page, as in --output=report")
     console.say(f"report: {write_report(argv[1:], OUTPUT.value)}")

@@ -1,9 +1,9 @@
-"""How far loudness, brightness and timbre alone go: two baseline rows to read a network's accuracy against.
+"""Two simple baselines for the accuracy of a network: logistic regression on loudness and brightness, or on timbre.
 
-`rms_centroid` knows each clip by the mean and standard deviation of its RMS and spectral centroid over frames,
-`mfcc_means` by the means of 20 MFCCs; both are standardised and given to a multinomial logistic regression fitted on
-the training split. A track's answer is the class with the largest sum of its clips' probabilities, as in
-`metrics.votes`' 'max_probability'.
+The features of a clip are, for `rms_centroid`, the mean and standard deviation of its RMS and spectral centroid over
+frames, and for `mfcc_means` the means of 20 MFCCs. They are standardised, and a multinomial logistic regression is fitted
+on the training split. The predicted class of a track has the largest sum of probabilities over the clips, as in the rule
+'max_probability' of `metrics.votes`.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from genre_jax.console import UserError
 from genre_jax.data import shards
 from genre_jax.data.shards import Index
 
-MAX_CLIPS = 4_000  # of a split, evenly spread over its names: beyond, the row costs minutes and hardly moves
-MAX_SECONDS = 30  # of a clip
-_N_FFT, _HOP = 2048, 512  # and 128 mel bands: librosa's defaults
+MAX_CLIPS = 4_000  # per split, evenly spaced in the order of names; more clips cost minutes and hardly change the accuracy
+MAX_SECONDS = 30  # used of each clip
+_N_FFT, _HOP = 2048, 512  # librosa's defaults, as are the 128 mel bands
 
 
 def score(train: Index, test: Index) -> dict[str, float]:
-    """Track accuracy on `test`, in [0, 1], of each baseline fitted on `train`: {"rms_centroid": …, "mfcc_means": …}.
+    """Return the track accuracy on `test`, in [0, 1], of each baseline fitted on `train`: {"rms_centroid", "mfcc_means"}.
 
-    Raises `UserError` where the rows do not apply (clips with more labels than one, a single class) or scikit-learn or
-    librosa is not installed.
+    Raises `UserError` if a clip does not have exactly one label, if there is only one class, or if scikit-learn or librosa
+    is not installed.
     """
     for index in (train, test):
         if not len(index) or np.any(index.labels.sum(axis=1) != 1):
@@ -44,9 +44,9 @@ def score(train: Index, test: Index) -> dict[str, float]:
 
 
 def cached_score(folder: Path, train_split: str, test_split: str) -> tuple[dict[str, float] | None, str]:
-    """(scores, "") of a prepared data set, or (None, why not) where the baselines do not apply.
+    """Return (scores, "") of a prepared data set, or (None, reason) if the baselines do not apply.
 
-    They are kept in `baselines.json` beside the shards, where that can be written.
+    The scores are cached in `baselines.json` in the folder of the shards, if that file can be written.
     """
     try:
         train, test = (shards.load_index(folder, split) for split in (train_split, test_split))
@@ -66,12 +66,12 @@ def _spread(clips: int) -> np.ndarray:
 
 
 def _features(index: Index, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Baseline → features `(clips, values)` of the given rows of an index."""
+    """Return baseline → features `(clips, values)` of some rows of an index."""
     try:
         from librosa import feature, power_to_db, stft
     except ImportError as error:
         raise UserError("the baseline rows need librosa: pip install librosa") from error
-    found: dict[str, list[np.ndarray]] = {"rms_centroid": [], "mfcc_means": []}
+    features: dict[str, list[np.ndarray]] = {"rms_centroid": [], "mfcc_means": []}
     sr = index.sample_rate
     for row in rows:
         samples = min(int(index.length[row]), MAX_SECONDS * sr)
@@ -79,14 +79,14 @@ def _features(index: Index, rows: np.ndarray) -> dict[str, np.ndarray]:
         magnitude = np.abs(stft(np.pad(audio, (0, max(0, _N_FFT - samples))), n_fft=_N_FFT, hop_length=_HOP))
         rms = feature.rms(S=magnitude, frame_length=_N_FFT)
         centroid = feature.spectral_centroid(S=magnitude, sr=sr, n_fft=_N_FFT)
-        found["rms_centroid"].append(np.array([f(x) for x in (rms, centroid) for f in (np.mean, np.std)]))
+        features["rms_centroid"].append(np.array([f(x) for x in (rms, centroid) for f in (np.mean, np.std)]))
         mel = feature.melspectrogram(S=magnitude**2, sr=sr, n_fft=_N_FFT)
-        found["mfcc_means"].append(feature.mfcc(S=power_to_db(mel), sr=sr, n_mfcc=20).mean(axis=-1))
-    return {name: np.array(rows, np.float64) for name, rows in found.items()}
+        features["mfcc_means"].append(feature.mfcc(S=power_to_db(mel), sr=sr, n_mfcc=20).mean(axis=-1))
+    return {name: np.array(rows, np.float64) for name, rows in features.items()}
 
 
 def _answers(train: np.ndarray, targets: np.ndarray, test: np.ndarray, tracks: np.ndarray) -> np.ndarray:
-    """The class of each track of `test`, ascending in track number."""
+    """Return the predicted class of each track of `test`, in ascending order of track number."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -95,7 +95,7 @@ def _answers(train: np.ndarray, targets: np.ndarray, test: np.ndarray, tracks: n
     except ImportError as error:
         raise UserError("the baseline rows need scikit-learn: pip install scikit-learn") from error
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000))
-    with warnings.catch_warnings():  # separable toy sets go on improving; the answer is the same
+    with warnings.catch_warnings():  # separable toy sets never converge; the predicted classes are the same
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train, targets)
     _, votes = metrics.group_sums(model.predict_proba(test), tracks)
@@ -110,5 +110,5 @@ def _read(cache: Path) -> dict[str, dict[str, float]]:
 
 
 def _write(cache: Path, known: dict[str, dict[str, float]]) -> None:
-    with contextlib.suppress(OSError):  # a read-only data set is scored again the next time
+    with contextlib.suppress(OSError):  # a read-only data set is scored again at the next report
         write_json(cache, known)

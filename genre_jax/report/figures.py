@@ -1,14 +1,15 @@
-"""The figures of a report, drawn with matplotlib without a display, each once for a light and once for a dark page.
+"""The figures of a report, drawn with matplotlib without a display, once for a light page and once for a dark page.
 
-Every `draw` function returns a `Draw`: a function of the theme that makes a fresh `matplotlib.figure.Figure`. Those
-belong to no window manager, so nothing has to be closed. Colours are Okabe and Ito's, which colour-blind readers tell
-apart, and lines differ in style or marker too.
+`curves`, `panels`, `confusion` and `per_class` return a `Draw`: a function that makes a `matplotlib.figure.Figure` for a
+theme. The figures bypass pyplot and need not be closed. The colours are those of Okabe and Ito, which colour-blind readers
+can distinguish, and lines also differ in style or marker.
 """
 
+import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,12 +18,20 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-DPI = 160  # of the files; the page shows 100 pixels an inch, so that they stay sharp on dense screens
+DPI = 160  # of the files; the page shows 100 pixels per inch, and the figures therefore stay sharp on dense screens
 
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours of one appearance of the page."""
+    """Colours of the light or the dark page.
+
+    Attributes:
+      suffix: suffix of the file names.
+      paper: background.
+      ink: text.
+      grid: grid lines and axes.
+      colours: lines and markers, in order of use.
+    """
 
     suffix: str
     paper: str
@@ -32,12 +41,12 @@ class Theme:
 
     @property
     def ramp(self) -> LinearSegmentedColormap:
-        """Paper to accent, lightness monotonous."""
+        """Colour map from the background to the first colour, with monotonic lightness."""
         return LinearSegmentedColormap.from_list("ramp", [self.paper, self.colours[0]])
 
     @property
     def settings(self) -> dict:
-        """Matplotlib's settings for this theme."""
+        """Settings of matplotlib for this theme."""
         return {
             "figure.facecolor": self.paper,
             "axes.facecolor": self.paper,
@@ -64,7 +73,7 @@ class Theme:
             "legend.labelcolor": self.ink,
             "legend.fontsize": 8.5,
             "text.color": self.ink,
-            "text.parse_math": False,  # a class may be called "$"
+            "text.parse_math": False,  # a class name may contain "$"
         }
 
 
@@ -76,49 +85,61 @@ Metrics = Sequence[Mapping]
 
 
 def save(path: Path, draw: Draw) -> dict[str, str | int]:
-    """Draw `path` (NAME.png) and NAME-dark.png; gives both file names and the size on the page in pixels."""
+    """Draw `path` (NAME.png) and NAME-dark.png; return both file names and the size on the page in pixels."""
     width = height = 0
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     for theme in (LIGHT, DARK):
-        with matplotlib.rc_context(theme.settings), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a class name in a script without font
+        with matplotlib.rc_context(theme.settings), _without_font_messages():
             figure = draw(theme)
             width, height = (round(100 * inches) for inches in figure.get_size_inches())
             figure.savefig(path.with_name(path.stem + theme.suffix + ".png"), dpi=DPI)
     return {"light": path.name, "dark": f"{path.stem}-dark.png", "width": width, "height": height}
 
 
+@contextlib.contextmanager
+def _without_font_messages() -> Iterator[None]:
+    """Silence matplotlib if no font has the script of a class name; the caller's settings return afterwards."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def series(lines: Metrics, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values `(lines,)` float64 of one key of metrics.jsonl, NaN where a value is missing or no number."""
+    """Return steps and values `(lines,)` float64 of one key of metrics.jsonl; a value that is not a number is NaN."""
     chosen = [(line["step"], line[key]) for line in lines if line.get("split") == split and key in line]
     values = [value if isinstance(value, int | float) else float("nan") for _, value in chosen]
     return np.array([step for step, _ in chosen], np.float64), np.array(values, np.float64)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A Gaussian running mean over about a fortieth of the points that passes over what is not finite."""
+    """Return a Gaussian moving average (standard deviation: 1/40 of the points) that ignores values that are not finite."""
     width = len(values) // 40
     if width < 1:
         return values
     kernel = np.exp(-0.5 * (np.arange(-3 * width, 3 * width + 1) / width) ** 2)
-    known = np.isfinite(values)
-    weight = np.convolve(known, kernel, "same")
-    total = np.convolve(np.where(known, values, 0), kernel, "same")
-    return np.where(known, total / np.maximum(weight, 1e-9), np.nan)
+    finite = np.isfinite(values)
+    weight = np.convolve(finite, kernel, "same")
+    total = np.convolve(np.where(finite, values, 0), kernel, "same")
+    return np.where(finite, total / np.maximum(weight, 1e-9), np.nan)
 
 
 def shorten(name: str, most: int = 26) -> str:
-    """A class name for an axis."""
+    """Return a class name of at most `most` characters for an axis."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-# ---------------------------------------------------------------- over the steps
+# ---------------------------------------------------------------- curves
 
 
 def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
-    """One panel for each of `keys` (key → title): training raw and smoothed, validation with markers, against the step.
+    """Learning curves, one panel for each of `keys` (key → title): training raw and smoothed, validation with markers.
 
-    With several runs the colour tells the run and the raw training values are left out.
+    With several runs the colour shows the run, and the raw training values are omitted.
     """
 
     def draw(theme: Theme) -> Figure:
@@ -133,7 +154,7 @@ def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
             if key != "loss":
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             _limits(axes, [series(lines, split, key) for lines in runs.values() for split in ("train", "validation")])
-        handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
+        handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda legend: len(legend[1]))
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 4))
         return figure
@@ -142,7 +163,7 @@ def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
 
 
 def _curve(axes, theme: Theme, lines: Metrics, key: str, number: int, run: str) -> None:
-    """The lines of one run on one panel; `run` is its name among several, "" if it is alone."""
+    """Draw the lines of one run in one panel; `run` is its name for the legend, or "" if it is the only run."""
     colour = theme.colours[number % len(theme.colours)]
     dash = STYLES[number // len(theme.colours) % len(STYLES)]
     steps, values = series(lines, "train", key)
@@ -160,18 +181,18 @@ def _curve(axes, theme: Theme, lines: Metrics, key: str, number: int, run: str) 
         axes.plot([], [], dash, color=colour, label=run)
 
 
-def _limits(axes, found: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Keep a few raw spikes from flattening everything else."""
-    values = [smooth(values) for _, values in found]
+def _limits(axes, lines: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Limit the y axis to 99 % of the raw values, because a few spikes would otherwise flatten the curves."""
+    values = [smooth(values) for _, values in lines]
     finite = np.concatenate([v[np.isfinite(v)] for v in values])
     if finite.size > 1 and (spread := finite.max() - finite.min()) > 0:
-        raw = np.concatenate([v[np.isfinite(v)] for _, v in found])
+        raw = np.concatenate([v[np.isfinite(v)] for _, v in lines])
         low, high = np.percentile(raw, [0.5, 99.5])
         axes.set_ylim(min(finite.min(), low) - 0.04 * spread, max(finite.max(), high) + 0.04 * spread)
 
 
 def panels(columns: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, percent: Sequence[str] = ()) -> Draw:
-    """One line a panel: title → (x, y); those named in `percent` run from 0 to 100 %."""
+    """One panel with one line for each of `columns` (title → (x, y)); the titles in `percent` have an axis of 0 to 100 %."""
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(11, 2.7), layout="constrained")
@@ -190,11 +211,11 @@ def panels(columns: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, pe
     return draw
 
 
-# ---------------------------------------------------------------- over the classes
+# ---------------------------------------------------------------- classes
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], rates: bool) -> Draw:
-    """A confusion matrix (rows = true) of counts, or with `rates` each row over its sum, in per cent."""
+    """A confusion matrix (rows are true classes) of counts, or with `rates` of percentages of the true class."""
     count = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     values = shares if rates else matrix
@@ -231,7 +252,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], rates: bool) -> Draw:
 
 
 def per_class(scores: Mapping[str, np.ndarray], classes: Sequence[str], support: np.ndarray, order: np.ndarray) -> Draw:
-    """A dot plot: one line a class in the given `order`, one marker for each of `scores` (name → `(classes,)`)."""
+    """A dot plot with one row per class, in `order`, and one marker for each of `scores` (name → `(classes,)`)."""
     columns = 1 + (len(classes) > 18) + (len(classes) > 90)
     rows = -(-len(classes) // columns)
     markers = ("o", "D", "|")
@@ -261,11 +282,11 @@ def per_class(scores: Mapping[str, np.ndarray], classes: Sequence[str], support:
     return draw
 
 
-# ---------------------------------------------------------------- over a clip
+# ---------------------------------------------------------------- audio
 
 
 def spectrogram(path: Path, audio: np.ndarray, sr: int) -> None:
-    """A mel spectrogram of `audio` (float, `(samples,)`) as a PNG whose grey axes are legible on light and dark."""
+    """Write a mel spectrogram of `audio` (float, `(samples,)`) as a PNG; its grey axes are legible on both pages."""
     from librosa import feature, hz_to_mel, power_to_db
 
     n_fft = 2048 if sr >= 16_000 else 1024

@@ -1,18 +1,16 @@
-"""The report of one or several runs: one HTML page that opens from the disk, figures and audio beside it.
+"""The report of one or several runs: one HTML page, with its figures and audio files in the same folder.
 
     python -m genre_jax.report --output=DIR RUN…
 
-A run is a workdir. Whatever is missing there (no results yet, no validation, the data set moved away) is left out and
-said so. Confusions, class scores and mistakes are per clip, by the mean probability over its windows. Reads files
-alone: neither JAX nor TensorFlow is needed.
+RUN is a workdir. If a file of the run or the data set is missing, the page omits that part and says why. Confusions, class
+scores and misclassified clips use the mean probability over the windows of a clip. This module needs neither JAX nor
+TensorFlow.
 """
 
-import dataclasses
 import importlib.util
 import json
 import math
 import wave
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from genre_jax.atomic import write_text
 from genre_jax.console import UserError
 from genre_jax.data import shards
 from genre_jax.report import baselines
+from genre_jax.report.runs import Run, distinct, read_run
 
 NEEDED = ("matplotlib", "jinja2", "librosa")
 CURVES = {
@@ -40,33 +39,14 @@ BASELINES = {
     "rms_centroid": "RMS + spectral centroid, logistic regression",
     "mfcc_means": "Means of 20 MFCCs, logistic regression",
 }
-WORST = 20
-PLAYED_SECONDS = 60
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a workdir holds so far; a file that is not there yet is empty or None."""
-
-    workdir: Path
-    name: str
-    config: dict
-    environment: dict
-    metrics: list[dict]
-    timings: list[dict]
-    results: dict | None
-    predictions: dict[str, np.ndarray] | None
-
-    @property
-    def task(self) -> str:
-        """One of `metrics.TASKS`."""
-        return (self.results or {}).get("task", "single")
+WORST = 20  # clips with players
+PLAYED_SECONDS = 60  # at most, of each clip
 
 
 def write_report(workdirs: Sequence[str | Path], output: str | Path) -> Path:
-    """Write `output/index.html` about the runs in `workdirs`, with its PNG and WAV files; gives the page's path.
+    """Write the report of the runs in `workdirs` to `output/index.html`, with PNG and WAV files; return the path of the page.
 
-    Raises `UserError` where a workdir holds no run, or matplotlib, Jinja2 or librosa is not installed.
+    Raises `UserError` if a workdir holds no run, or if matplotlib, Jinja2 or librosa is not installed.
     """
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
@@ -75,7 +55,7 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path) -> Path:
         raise UserError("no run given: name at least one workdir, as in runs/bytenet")
     import jinja2
 
-    runs = _distinct([read_run(Path(workdir)) for workdir in workdirs])
+    runs = distinct([read_run(Path(workdir)) for workdir in workdirs])
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     context = {
@@ -86,7 +66,7 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        undefined=jinja2.ChainableUndefined,  # an older results.json may lack a key: a dash
+        undefined=jinja2.ChainableUndefined,  # a key that an older results.json lacks is shown as a dash
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -96,68 +76,11 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path) -> Path:
     return page
 
 
-# ---------------------------------------------------------------- reading a workdir
-
-
-def read_run(workdir: Path) -> Run:
-    """Read what is there of a workdir. Raises `UserError` where nothing is."""
-    config, results = (_read_json(workdir / name) for name in ("config.json", "results.json"))
-    lines = _read_lines(workdir / "metrics.jsonl")
-    if config is None and results is None and not lines:
-        raise UserError(f"no run in {str(workdir)!r}: a workdir holds config.json, metrics.jsonl or results.json")
-    return Run(
-        workdir=workdir,
-        name=str((results or {}).get("run") or (config or {}).get("name") or workdir.resolve().name),
-        config=config or {},
-        environment=_read_json(workdir / "environment.json") or {},
-        metrics=[line for line in lines if isinstance(line.get("step"), int | float)],
-        timings=_read_lines(workdir / "timings.jsonl"),
-        results=results,
-        predictions=_read_predictions(workdir / "predictions.npz"),
-    )
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """The objects of a JSON-lines file; a line cut off by a crash is passed over."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
-
-
-def _read_predictions(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with open(path, "rb") as file, np.load(file) as columns:  # NumPy leaves a broken file open
-            return dict(columns)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _distinct(runs: list[Run]) -> list[Run]:
-    """The same runs, those that share a name told apart by their workdir."""
-    names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else dataclasses.replace(run, name=f"{run.name} ({run.workdir})") for run in runs]
-
-
 # ---------------------------------------------------------------- one run
 
 
 def _section(run: Run, output: Path, prefix: str) -> dict:
-    """The template's values for one run; its files go to `output/prefix`."""
+    """Return the template's values for one run, and write its figures and audio to `output/prefix`."""
     folder = output / prefix
     folder.mkdir(parents=True, exist_ok=True)
     index, without_audio = _open_data(run)
@@ -184,7 +107,7 @@ def _section(run: Run, output: Path, prefix: str) -> dict:
 
 
 def _open_data(run: Run) -> tuple[shards.Index | None, str]:
-    """(index of the evaluated split, "") or (None, why there is none)."""
+    """Return (index of the evaluated split, "") or (None, reason)."""
     if run.results is None:
         return None, "the run has no results yet"
     folder = Path(run.results.get("directory", ""))
@@ -193,13 +116,12 @@ def _open_data(run: Run) -> tuple[shards.Index | None, str]:
     except UserError as error:
         return None, str(error)
     except (OSError, ValueError, KeyError):
-        return None, f"the data set is not at {folder} any more"
+        return None, f"the data set is no longer at {folder}"
 
 
 def _score_rows(results: dict, baseline_rows: list[tuple[str, float, int, str]]) -> list[dict]:
-    """Accuracies with 95 % intervals, tracks first: {"name", "value", "count", "low", "high", "kind"}."""
-    names = {"max_probability": "largest sum of probabilities", "max_logit": "largest sum of logits"}
-    names |= {"majority": "majority of windows"}
+    """Return accuracies with 95 % intervals, tracks first: {"name", "value", "count", "low", "high", "kind"}."""
+    names = {"max_probability": "sum of probabilities", "max_logit": "sum of logits", "majority": "majority of windows"}
     rows = [
         (f"Per {level[:-1]}, {names[rule]}", results[key][rule].get("accuracy"), results.get(level, 0), "run")
         for key, level in (("track", "tracks"), ("clip", "clips"))
@@ -207,16 +129,16 @@ def _score_rows(results: dict, baseline_rows: list[tuple[str, float, int, str]])
         if rule in results.get(key, {})
     ]
     if "raw" in results:
-        rows.append(("Per window (raw)", results["raw"].get("accuracy"), results.get("windows", 0), "run"))
-    found = []
+        rows.append(("Per window", results["raw"].get("accuracy"), results.get("windows", 0), "run"))
+    scores = []
     for name, value, count, kind in rows + baseline_rows:
         low, high = metrics.wilson_interval(float("nan") if value is None else value, count)
-        found.append({"name": name, "value": value, "count": count, "low": low, "high": high, "kind": kind})
-    return found
+        scores.append({"name": name, "value": value, "count": count, "low": low, "high": high, "kind": kind})
+    return scores
 
 
 def _baseline_rows(run: Run) -> tuple[list[tuple[str, float, int, str]], str]:
-    """Baselines for single-label runs, and why some are missing."""
+    """Return the baseline rows of a single-label run, and the reason if some are missing."""
     if run.results is None or run.task != "single":
         return [], ""
     tracks = run.results.get("tracks", 0)
@@ -224,7 +146,7 @@ def _baseline_rows(run: Run) -> tuple[list[tuple[str, float, int, str]], str]:
     try:
         scores, reason = baselines.cached_score(Path(run.results["directory"]), train_split, run.results["split"])
     except (OSError, ValueError, KeyError):
-        scores, reason = None, "the data set is not there any more"
+        scores, reason = None, "the data set is no longer there"
     rows = [(BASELINES[name], value, tracks, "baseline") for name, value in (scores or {}).items()]
     if run.predictions and len(run.predictions["track"]):
         truth = metrics.group_targets(run.predictions["labels"], run.predictions["track"])
@@ -241,23 +163,21 @@ def _multi_score_rows(results: dict) -> list[tuple[str, int | None, list[float |
 def _draw_curves(run: Run, folder: Path) -> list[tuple[dict, str]]:
     from genre_jax.report import figures
 
-    seen = {key for line in run.metrics if line.get("split") in ("train", "validation") for key in line}
-    if not seen:
-        return []
-    shown = {key: title for key, title in CURVES.items() if key in seen}
-    found = []
+    logged = {key for line in run.metrics if line.get("split") in ("train", "validation") for key in line}
+    shown = {key: title for key, title in CURVES.items() if key in logged}
+    pictures = []
     if shown:
         picture = figures.save(folder / "curves.png", figures.curves({run.name: run.metrics}, shown))
-        found.append((picture, f"{' and '.join(shown.values())} against the step, training and validation"))
-    columns = {title: figures.series(run.metrics, "train", key) for key, title in OPTIMISER.items() if key in seen}
+        pictures.append((picture, f"{' and '.join(shown.values())} against the step, training and validation"))
+    columns = {title: figures.series(run.metrics, "train", key) for key, title in OPTIMISER.items() if key in logged}
     if columns:
         picture = figures.save(folder / "optimiser.png", figures.panels(columns, "step"))
-        found.append((picture, f"{' and '.join(columns)} against the step"))
-    return found
+        pictures.append((picture, f"{' and '.join(columns)} against the step"))
+    return pictures
 
 
 def _draw_throughput(run: Run, folder: Path) -> dict | None:
-    """The figure of clips/s and waiting over time, with their medians."""
+    """Draw the throughput and the waiting time against time; return the figure and the medians."""
     from genre_jax.report import figures
 
     keys = ("seconds", "clips_per_second", "waiting")
@@ -272,12 +192,12 @@ def _draw_throughput(run: Run, folder: Path) -> dict | None:
 
 
 def _median(timings: list[dict], key: str) -> float | None:
-    known = [value for line in timings if math.isfinite(value := _finite(line.get(key)))]
-    return float(np.median(known)) if known else None
+    values = [value for line in timings if math.isfinite(value := _finite(line.get(key)))]
+    return float(np.median(values)) if values else None
 
 
 def _class_scores(run: Run, folder: Path) -> dict:
-    """Confusion matrices, the commonest confusions, and a row of scores for every class, per clip."""
+    """Draw and tabulate, per clip, the confusion matrices, the most frequent confusions and the scores of every class."""
     from genre_jax.report import figures
 
     empty: dict = {"confusions": [], "pairs": [], "per_class": None, "class_rows": [], "class_columns": [], "macro": {}}
@@ -303,7 +223,7 @@ def _class_scores(run: Run, folder: Path) -> dict:
                 figures.save(folder / f"confusion-{kind}.png", figures.confusion(matrix, classes, kind == "rates"))
                 for kind in ("rates", "counts")
             ],
-            "pairs": _commonest_confusions(matrix, classes),
+            "pairs": _frequent_confusions(matrix, classes),
             "macro": metrics.macro_precision_recall_f1(matrix),
         }
     order = np.argsort(-np.nan_to_num(next(iter(scores.values())), nan=-1.0), kind="stable")
@@ -317,19 +237,19 @@ def _class_scores(run: Run, folder: Path) -> dict:
     return empty | drawn | confusions
 
 
-def _commonest_confusions(matrix: np.ndarray, classes: list[str], most: int = 10) -> list[tuple[str, str, int, float]]:
-    """(true, predicted, clips, share of the true class), most clips first."""
+def _frequent_confusions(matrix: np.ndarray, classes: list[str], most: int = 10) -> list[tuple[str, str, int, float]]:
+    """Return (true class, predicted class, clips, share of the true class), most clips first."""
     wrong = matrix - np.diag(np.diagonal(matrix))
     places = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    found = [divmod(int(place), len(classes)) for place in places]
-    return [(classes[i], classes[j], int(wrong[i, j]), wrong[i, j] / matrix[i].sum()) for i, j in found if wrong[i, j]]
+    pairs = [divmod(int(place), len(classes)) for place in places]
+    return [(classes[i], classes[j], int(wrong[i, j]), wrong[i, j] / matrix[i].sum()) for i, j in pairs if wrong[i, j]]
 
 
-# ---------------------------------------------------------------- mistakes
+# ---------------------------------------------------------------- worst clips
 
 
 def _mistakes(run: Run, index: shards.Index | None, folder: Path) -> list[dict]:
-    """The worst clips, worst first, with their files `mistakes/NN.png` and `NN.wav` where the data set is there."""
+    """Return the worst clips, and write their files `mistakes/NN.png` and `NN.wav` if the data set is available."""
     media = folder / "mistakes"
     media.mkdir(exist_ok=True)
     for old in (*media.glob("[0-9][0-9].png"), *media.glob("[0-9][0-9].wav")):
@@ -337,19 +257,22 @@ def _mistakes(run: Run, index: shards.Index | None, folder: Path) -> list[dict]:
     if not run.predictions or not len(run.predictions["clip"]):
         return []
     rows = {name: row for row, name in enumerate(index.names)} if index else {}
-    found = worst_clips(run.predictions, run.task)
-    for place, mistake in enumerate(found, 1):
+    mistakes = worst_clips(run.predictions, run.task)
+    for place, mistake in enumerate(mistakes, 1):
         row = rows.get(mistake["clip"])
         if index is not None and row is not None:
-            mistake |= _write_media(index, row, mistake["heard_span"], media / f"{place:02d}")
-    return found
+            mistake |= _write_media(index, row, mistake["span"], media / f"{place:02d}")
+    return mistakes
 
 
 def worst_clips(table: Mapping[str, np.ndarray], task: str, most: int = WORST) -> list[dict]:
-    """The clips that went most wrong, worst first: {"clip", "track", "score", "truth", "heard", "heard_span", "files"}.
+    """Return the clips with the worst predictions, worst first.
 
-    Task "single": misclassified clips by -log of the true class's mean probability; "multi": by the mean loss of the
-    windows. `truth` and `heard` are [(class, probability)], `heard_span` the first and last sample that was evaluated.
+    Task "single" ranks the misclassified clips by -log of the mean probability of the true class. "multi" ranks all clips
+    by the mean loss of their windows.
+
+    Each clip is {"clip", "track", "score", "truth", "predicted", "span", "files"}. `truth` and `predicted` are lists of
+    (class, mean probability), and `span` is the evaluated range (first sample, end).
     """
     groups = table["clip"]
     numbers, first = np.unique(groups, return_index=True)
@@ -365,23 +288,23 @@ def worst_clips(table: Mapping[str, np.ndarray], task: str, most: int = WORST) -
         chosen = np.flatnonzero(labels.argmax(axis=1) != probabilities.argmax(axis=1))
     chosen = chosen[np.argsort(-np.nan_to_num(badness[chosen]), kind="stable")][:most]
     names, samples = [str(name) for name in table["classes"]], int(table["samples"])
-    found = []
+    mistakes = []
     for i in chosen:
         starts = table["start"][groups == numbers[i]]
         truth = np.flatnonzero(labels[i])
-        heard = np.argsort(-probabilities[i], kind="stable")[: max(1, len(truth) if task == "multi" else 1)]
-        found.append(
+        predicted = np.argsort(-probabilities[i], kind="stable")[: max(1, len(truth) if task == "multi" else 1)]
+        mistakes.append(
             {
                 "clip": str(table["clip_names"][numbers[i]]),
                 "track": str(table["track_names"][table["track"][first[i]]]),
                 "score": float(badness[i]),
                 "truth": [(names[c], float(probabilities[i, c])) for c in truth],
-                "heard": [(names[c], float(probabilities[i, c])) for c in heard],
-                "heard_span": (int(starts.min()), int(starts.max()) + samples),
+                "predicted": [(names[c], float(probabilities[i, c])) for c in predicted],
+                "span": (int(starts.min()), int(starts.max()) + samples),
                 "files": None,
             }
         )
-    return found
+    return mistakes
 
 
 def _write_media(index: shards.Index, row: int, span: tuple[int, int], stem: Path) -> dict:
@@ -403,7 +326,7 @@ def _write_media(index: shards.Index, row: int, span: tuple[int, int], stem: Pat
 
 
 def _comparison(runs: list[Run], output: Path) -> dict:
-    """The table, the overlaid curves and the differing config keys of several runs."""
+    """Return the score table, the overlaid learning curves and the differing config keys of several runs."""
     from genre_jax.report import figures
 
     lines = {run.name: run.metrics for run in runs}
@@ -444,13 +367,13 @@ def _comparison_row(run: Run) -> dict:
 
 def _flatten(config: dict, prefix: str = "") -> dict:
     """{"a": {"b": 1}} → {"a.b": 1}."""
-    found: dict = {}
+    flat: dict = {}
     for key, value in config.items():
-        found |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
-# ---------------------------------------------------------------- how values are written on the page
+# ---------------------------------------------------------------- formatting of values
 
 
 def _finite(value: object) -> float:
@@ -458,17 +381,17 @@ def _finite(value: object) -> float:
 
 
 def percent(value: object, digits: int = 1) -> str:
-    """0.8437 → "84.4 %", a dash where there is no number."""
+    """0.8437 → "84.4 %"; a dash for a missing value."""
     return f"{100 * known:.{digits}f} %" if math.isfinite(known := _finite(value)) else "–"
 
 
 def number(value: object, digits: int = 0) -> str:
-    """8041219 → "8,041,219", a dash where there is no number."""
+    """8041219 → "8,041,219"; a dash for a missing value."""
     return f"{known:,.{digits}f}" if math.isfinite(known := _finite(value)) else "–"
 
 
 def duration(seconds: object) -> str:
-    """5025 → "1 h 24 min", a dash where there is no number."""
+    """5025 → "1 h 23 min"; a dash for a missing value."""
     known = _finite(seconds)
     if not math.isfinite(known):
         return "–"

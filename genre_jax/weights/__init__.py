@@ -1,1 +1,1 @@
-"""Weights that were trained before: our own files, the layouts of other libraries, downloads."""
+"""Pretrained weights: files of genre_jax, files in the layouts of other libraries, and downloads."""

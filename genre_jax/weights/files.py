@@ -1,7 +1,7 @@
-"""Files of weights, on disk or on a hub, as arrays by name. Nothing that such a file holds is ever executed.
+"""Read files of weights, on disk or on the Hugging Face Hub, as name → array. No code from a file is ever executed.
 
-`.safetensors` are read with the package of that name, Keras's `.h5` and `.keras` with h5py, PyTorch's `.pth` and `.pt` with
-`torch.load(weights_only=True)` where torch is installed; each library is imported when a file asks for it.
+`.safetensors` files are read with the package safetensors, Keras's `.h5` and `.keras` with h5py, and PyTorch's `.pth` and
+`.pt` with `torch.load(weights_only=True)`. A library is imported when a file needs it.
 """
 
 import hashlib
@@ -24,29 +24,32 @@ LEGAL = f"a run's workdir, a file, or hf://owner/name[@revision][/file]; either 
 
 
 def _parse(source: str) -> tuple[str, str]:
-    """(place, required digest or "") of "place#sha256=digest"."""
-    place, required, digest = source.partition("#sha256=")
-    if required and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise UserError(f"{source!r} must give its sha256 as 64 hexadecimal digits, and gives {digest!r}")
+    """Split "place#sha256=digest" into (place, digest); the digest is "" if the source has none."""
+    place, separator, digest = source.partition("#sha256=")
+    if separator and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UserError(f"the sha256 in {source!r} must be 64 hexadecimal digits, and is {digest!r}")
     return place, digest
 
 
 def check(source: str) -> None:
-    """Raise `UserError` unless `source` names a file of weights, as far as can be told without fetching or reading it."""
+    """Raise `UserError` if `source` cannot be a file of weights. The file is neither downloaded nor read."""
     place, _ = _parse(source)
     hub = HUB.fullmatch(place)
     if not hub and not Path(place).is_file():
-        raise UserError(f"{source!r} names no weights: give {LEGAL}")
+        raise UserError(f"{source!r} is not a source of weights: give {LEGAL}")
     suffix = Path(hub["file"] or "model.safetensors").suffix if hub else Path(place).suffix
     if suffix not in READERS:
-        raise UserError(f"weights are read from files that end in {', '.join(READERS)}, and {source!r} does not")
+        raise UserError(f"a file of weights must end in {', '.join(READERS)}, and {source!r} does not")
 
 
 def fetch(source: str) -> tuple[Path, str]:
-    """The file that `source` names, fetched from the hub where it lies there, and its sha256.
+    """Return (path, sha256) of the file that `source` names, and download it if it is on the Hugging Face Hub.
 
-    `source` is a path or `hf://owner/name[@revision][/file]` (`model.safetensors` where none is named), and may end in
-    `#sha256=DIGEST`, which the file must then have. Raises `UserError`.
+    Args:
+      source: a path or `hf://owner/name[@revision][/file]`; the default file is `model.safetensors`. `#sha256=DIGEST` at
+        the end is compared with the digest of the file.
+
+    Raises `UserError` if the source is malformed, the file cannot be downloaded, or the digests differ.
     """
     check(source)
     place, required = _parse(source)
@@ -60,26 +63,29 @@ def fetch(source: str) -> tuple[Path, str]:
 
 
 def _download(place: str, repository: str, revision: str | None, file: str | None) -> Path:
-    advice = "pip install huggingface_hub, or fetch the file and give its path"
+    advice = "pip install huggingface_hub, or download the file and give its path"
     hub = _library("huggingface_hub", place, advice)
-    say(f"fetching {place}")
+    say(f"downloading {place}")
     try:
         return Path(hub.hf_hub_download(repository, file or "model.safetensors", revision=revision))
-    except Exception as error:  # of the hub, its HTTP library or the disk
-        raise UserError(f"{place} could not be fetched: {_first_line(error)}") from error
+    except Exception as error:  # from huggingface_hub, its HTTP library or the disk
+        raise UserError(f"{place} could not be downloaded: {_first_line(error)}") from error
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """(name → array, metadata) of a file; its floating-point arrays alone. Raises `UserError` for one that is not whole."""
+    """Return (name → array, metadata) of a file, with its floating-point arrays only.
+
+    Raises `UserError` if the file is damaged, or if it contains NaN or infinity.
+    """
     try:
         arrays, metadata = READERS[path.suffix](path)
     except UserError:
         raise
-    except Exception as error:  # each library has its own for a file that is not what its name says
-        raise UserError(f"{path} is damaged, or is no {path.suffix} file of weights alone: {_first_line(error)}") from error
+    except Exception as error:  # each library has its own exceptions for a damaged file
+        raise UserError(f"{path} is damaged or is not a {path.suffix} file of weights: {_first_line(error)}") from error
     arrays = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.floating)}
     if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{path} holds numbers that are not finite, in {listed(broken)}")
+        raise UserError(f"{path} contains numbers that are not finite, in {listed(broken)}")
     return arrays, metadata
 
 
@@ -94,12 +100,12 @@ def _torch(path: Path) -> tuple[Arrays, dict[str, str]]:
         "import torch, safetensors.torch as s; "
         f"s.save_file(torch.load('{path.name}', weights_only=True), '{path.with_suffix('.safetensors').name}')"
     )
-    torch = _library("torch", path, f'where it is, this converts the file: python -c "{convert}"')
+    torch = _library("torch", path, f'where it is installed, this converts the file: python -c "{convert}"')
     state = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):  # of training scripts, beside the optimiser
+    for key in ("state_dict", "model"):  # training scripts save the state dict under one of these keys
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, and should hold a state dict")
+        raise UserError(f"{path} must hold a state dict, and holds a {type(state).__name__}")
     tensors = {name: value for name, value in state.items() if torch.is_tensor(value) and value.is_floating_point()}
     return {name: np.asarray(value.to(torch.promote_types(value.dtype, torch.float32))) for name, value in tensors.items()}, {}
 
@@ -111,11 +117,11 @@ def _hdf5(file: Path | io.BytesIO) -> tuple[Arrays, dict[str, str]]:
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
             if item.external or item.is_virtual:
-                raise UserError(f"{file} keeps {name} in another file, which is not read")
+                raise UserError(f"{file} stores {name} in another file, and other files are not read")
             arrays[name] = item[()]
 
     with h5py.File(file) as group:
-        group.visititems(take)  # follows no links
+        group.visititems(take)  # does not follow links
     return arrays, {}
 
 
@@ -134,16 +140,16 @@ READERS: dict[str, Callable[[Path], tuple[Arrays, dict[str, str]]]] = {
 
 
 def listed(names: list[str], shown: int = 4) -> str:
-    """The first few of `names`, and how many more."""
+    """Join the first `shown` names with commas, and append the number of the others."""
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _library(name: str, wanted_for: object, advice: str) -> Any:
+def _library(name: str, file: object, advice: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{wanted_for} needs {name}, which is not installed: {advice}") from error
+        raise UserError(f"{file} needs {name}, which is not installed: {advice}") from error
 
 
 def _first_line(error: Exception) -> str:

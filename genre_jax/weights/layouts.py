@@ -1,8 +1,8 @@
-"""What other libraries call the variables of ResNet, DenseNet and MobileNet v1, and how they lay them out.
+"""Names and array layouts of ResNet, DenseNet and MobileNet v1 in torchvision, timm and Keras.
 
-A variable of ours is a path (collection, *modules, leaf), such as ("params", "layer1_0", "conv1", "kernel"). timm's MobileNet
-pads and normalises otherwise than Keras's: either's weights are the same function with `model.library` set to it, and a
-start with the other. No library has our stem.
+A variable of genre_jax is a path (collection, *modules, leaf), such as ("params", "layer1_0", "conv1", "kernel").
+MobileNet pads and normalises differently in timm and in Keras. Its weights therefore give the library's outputs only if
+`model.library` names their library; otherwise they still serve to initialise a run. No library has the stem of genre_jax.
 """
 
 import re
@@ -19,22 +19,22 @@ Path = tuple[str, ...]
 
 TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 KERAS_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-TIMM_STAGES = (1, 2, 2, 6, 2)  # of MobileNet's thirteen blocks
+TIMM_STAGES = (1, 2, 2, 6, 2)  # blocks of MobileNet per stage, 13 in total
 
 
 def resnet(module: str) -> str:
-    """The dotted name of a module of `models.ResNet` in torchvision and timm."""
+    """Return the dotted name of a module of `models.ResNet` in torchvision and timm."""
     module = re.sub(r"(layer\d+)_(\d+)", r"\1.\2", module)
     return module.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
 
 
 def densenet(module: str) -> str:
-    """The dotted name of a module of `models.DenseNet` in torchvision and timm."""
+    """Return the dotted name of a module of `models.DenseNet` in torchvision and timm."""
     return "classifier" if module == "fc" else "features." + re.sub(r"(block|transition)(\d+)_", r"\1\2.", module)
 
 
 def mobilenet(module: str) -> str:
-    """The dotted name of a module of `models.MobileNet` in timm."""
+    """Return the dotted name of a module of `models.MobileNet` in timm."""
     match = re.fullmatch(r"conv_(dw|pw)_(\d+)(_bn)?", module)
     if not match:
         return {"conv1": "conv_stem", "conv1_bn": "bn1"}[module]
@@ -46,17 +46,17 @@ def mobilenet(module: str) -> str:
 
 
 def torch_name(path: Path, module: Callable[[str], str]) -> str:
-    """PyTorch's name of a variable; `module` turns the dotted name of its module."""
+    """Return PyTorch's name of a variable; `module` converts the dotted name of its module."""
     return f"{module('.'.join(path[1:-1]))}.{TORCH_LEAVES.get(path[-1], path[-1])}"
 
 
 def _torch_array(path: Path, array: np.ndarray) -> np.ndarray:
-    """Kernels (out, in, …) → (…, in, out)."""
+    """Transpose kernels from (out, in, …) to (…, in, out)."""
     return np.moveaxis(array, (0, 1), (-1, -2)) if path[-1] == "kernel" and array.ndim > 1 else array
 
 
 def _torch_clean(name: str) -> str:
-    """Without the prefix of DataParallel; DenseNet's "norm.1" of torchvision's published files is "norm1" in its code."""
+    """Remove the prefix of DataParallel, and rename "norm.1" of torchvision's published DenseNets to "norm1" as in its code."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name.removeprefix("module."))
 
 
@@ -65,13 +65,13 @@ def _keras_name(path: Path) -> str:
 
 
 def _keras_array(path: Path, array: np.ndarray) -> np.ndarray:
-    """Depthwise kernels (…, in, 1) → (…, 1, in)."""
+    """Transpose depthwise kernels from (…, in, 1) to (…, 1, in)."""
     return array.swapaxes(-1, -2) if "_dw_" in path[-2] and path[-1] == "kernel" and array.ndim > 1 else array
 
 
 def _keras_clean(name: str) -> str:
-    """layer/variable; Keras 3 numbers the layers of each class and their variables where older files name them."""
-    if name.startswith("optimizer"):  # of a whole model; its moments carry the weights' names
+    """Return layer/variable. Older files name layers and variables; Keras 3 numbers the layers of each class."""
+    if name.startswith("optimizer"):  # the optimiser's moments have the names of the weights
         return f"optimizer/{name}"
     match = re.search(r"layers/(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d+))?/vars/(\d)$", name)
     if not match:
@@ -89,15 +89,15 @@ def _keras_clean(name: str) -> str:
 
 
 class Layout(NamedTuple):
-    """A library's names and arrays of a network.
+    """The names and array layouts of a network in another library.
 
     Attributes:
-      library: who calls it so.
-      name: our path → its name.
-      array: (our path, its array) → the array as we have it.
-      clean: the name in a file → that of `name`.
-      head: a pattern of its classifier's names and of what is no weight, which may be left over.
-      absent: our modules that it does not have, beside the stem and the front end.
+      library: name of the library for messages.
+      name: path in genre_jax → name in the library.
+      array: (path in genre_jax, array of the library) → array in the layout of genre_jax.
+      clean: name in a file → name as `name` returns it.
+      head: regular expression for the names of the classifier and of entries that are not weights; they may be unused.
+      absent: modules of genre_jax that the library lacks, besides the stem and the front end.
     """
 
     library: str
@@ -125,15 +125,15 @@ LAYOUTS: dict[type[nn.Module], tuple[Layout, ...]] = {
 
 
 class Donor(NamedTuple):
-    """What a run can start from.
+    """The weights from which a run starts. Names of genre_jax are "params/conv1/kernel".
 
     Attributes:
-      arrays: our name, as "params/conv1/kernel", → array as we have it, of all that the file or run holds.
-      names: our name → the donor's, of all that it should hold.
-      unknown: the donor's names that we have no use for.
-      heads: those of its classifier among them, and of what is no weight.
-      origin: what to say of it.
-      labels: of its classifier, None where they are unknown.
+      arrays: name in genre_jax → array in the layout of genre_jax, for the weights in the file or run.
+      names: name in genre_jax → name in the file, for all weights that the file should contain.
+      unknown: names in the file that the network does not have.
+      heads: names of the classifier in the file and of entries that are not weights, which the network does not have either.
+      origin: description for messages.
+      labels: classes of the classifier, None if they are unknown.
     """
 
     arrays: dict[str, np.ndarray]
@@ -145,14 +145,20 @@ class Donor(NamedTuple):
 
 
 def convert(model: nn.Module, arrays: dict[str, np.ndarray], ours: list[str]) -> Donor:
-    """The `arrays` of another library's file under `ours`, the names of the variables of `model`; `origin` is the library.
+    """Convert the arrays of another library's file to the names and layouts of genre_jax.
 
-    Raises `UserError` for a network that no other library has here, and for a file of another.
+    Args:
+      model: the network that the weights are for.
+      arrays: name in the file → array.
+      ours: the names of all variables of `model`, as "params/conv1/kernel".
+
+    Returns the donor of the library whose names fit best; its `origin` is the name of the library. Raises `UserError` if no
+    layout is known for the network, or if the file contains none of its variables.
     """
     kind = type(model).__name__
     if type(model) not in LAYOUTS:
         known = ", ".join(each.__name__ for each in LAYOUTS)
-        raise UserError(f"files of other libraries are read for {known}; {kind} starts from a run of its own kind")
+        raise UserError(f"files of other libraries can initialise {known}; {kind} can start only from a run of genre_jax")
     fits = []
     for layout in LAYOUTS[type(model)]:
         paths = {name: tuple(name.split("/")) for name in ours}
@@ -162,13 +168,13 @@ def convert(model: nn.Module, arrays: dict[str, np.ndarray], ours: list[str]) ->
             if path[0] != "frontend" and path[1] not in ("stem", *layout.absent)
         }
         cleaned = {layout.clean(name): array for name, array in arrays.items()}
-        found = {name: layout.array(paths[name], cleaned[theirs]) for name, theirs in names.items() if theirs in cleaned}
+        converted = {name: layout.array(paths[name], cleaned[theirs]) for name, theirs in names.items() if theirs in cleaned}
         unknown = cleaned.keys() - set(names.values())
         heads = sorted(name for name in unknown if re.match(layout.head, name))
-        fits.append(Donor(found, names, sorted(unknown - set(heads)), heads, layout.library))
+        fits.append(Donor(converted, names, sorted(unknown - set(heads)), heads, layout.library))
     best = max(fits, key=lambda fit: len(fit.arrays))
     if not best.arrays:
         libraries = " or ".join(layout.library for layout in LAYOUTS[type(model)])
         held = ", ".join([*arrays][:3]) or "nothing"
-        raise UserError(f"it holds no variable of a {kind} under the names of {libraries}, but {held}")
+        raise UserError(f"it contains no variable of a {kind} under the names of {libraries}, and begins with {held}")
     return best

@@ -1,7 +1,7 @@
-"""Weights that were trained before: another run's, a colleague's file, or a published ResNet, DenseNet or MobileNet.
+"""Pretrained weights from another run, a file of genre_jax, or a published ResNet, DenseNet or MobileNet.
 
-`save_pretrained` writes one file with all that prediction needs; `load_trained` reads it, or a workdir; `transplant` starts
-a run from either, or from another library's file (`weight_files`, `converters`).
+`save_pretrained` writes a trained network into one file, and `load_trained` reads such a file or a workdir. `transplant`
+initialises a run from a file, a workdir, or another library's file (see `files` and `layouts`).
 """
 
 import json
@@ -23,13 +23,16 @@ from genre_jax.console import UserError, say
 from genre_jax.weights import files, layouts
 from genre_jax.weights.files import listed
 
-FITTED = "frontend/"  # the front end's statistics of its training split
+FITTED = "frontend/"  # statistics that a front end computed on its training split
 
 
 class Trained(NamedTuple):
-    """A trained network: the config of its run, its labels in the order of the logits, and its variables as host arrays.
+    """A trained network.
 
-    The variables are {"params", "batch_stats", "frontend"}, as `forward.Forward` takes them.
+    Attributes:
+      config: config of the run.
+      labels: classes, in the order of the logits.
+      variables: {"params", "batch_stats", "frontend"}, as `forward.Forward` takes them, as host arrays.
     """
 
     config: ConfigDict
@@ -38,9 +41,10 @@ class Trained(NamedTuple):
 
 
 def load_trained(source: str | Path) -> Trained:
-    """The trained network of a workdir, with the weights that its evaluation uses, or of a file of `save_pretrained`.
+    """Load a trained network from a workdir, with the weights that its evaluation uses, or from a file of `save_pretrained`.
 
-    The file may also be named as `hf://owner/name[@revision][/file]`, and end in `#sha256=…`. Raises `UserError`.
+    The file is a path or `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`. Raises `UserError` if the source
+    is not a trained network.
     """
     source = str(source)
     if Path(source).is_dir():
@@ -72,20 +76,22 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
             network = forward.build(config, len(labels))
             shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), config.data.samples))
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{source} holds a config or labels that cannot be used: {error}") from error
-    expected, found = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        raise UserError(f"{source} does not hold the weights of its own config: {listed(wrong)} differ")
+        raise UserError(f"{source} contains an invalid config or invalid labels: {error}") from error
+    expected, actual = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
+    if wrong := sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)):
+        raise UserError(f"the weights in {source} do not fit the config in it: {listed(wrong)} differ")
     variables = {"batch_stats": {}, "frontend": {}} | flax.traverse_util.unflatten_dict(arrays, sep="/")
     return Trained(config, labels, variables)
 
 
 def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
-    """Write the trained network of `workdir` into one .safetensors file, which `genre_jax.load` and `config.init_from` read.
+    """Write the trained network of `workdir` into one .safetensors file for `genre_jax.load` and `config.init_from`.
 
-    Its arrays are float32 (float64 of a float64 run), named as in a checkpoint ("params/conv1/kernel"); its metadata holds
-    the version, config (without the places of data and first weights), labels, sample rate in Hz and front end, each as
-    JSON. Returns `path`; raises `UserError` where the run has no checkpoint or the name another ending.
+    The arrays are float32 (float64 for a float64 run) and have the names of a checkpoint, such as "params/conv1/kernel". The
+    metadata contains, each as JSON, the version of genre_jax, the config without `init_from` and `data.data_dir`, the
+    labels, the sample rate in Hz and the front end.
+
+    Returns `path`. Raises `UserError` if the run has no checkpoint or `path` does not end in .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -94,7 +100,7 @@ def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
 
 
 def write(trained: Trained, path: Path) -> Path:
-    """Write a trained network to `path` as `save_pretrained` does, and return it."""
+    """Write a trained network to `path` in the format of `save_pretrained`; return `path`."""
     from safetensors.numpy import save
 
     config, labels, variables = trained
@@ -114,7 +120,7 @@ def write(trained: Trained, path: Path) -> Path:
 
 
 def _flat(variables: Any) -> dict[str, Any]:
-    """Name, such as "params/conv1/kernel", → leaf."""
+    """Return name → leaf, with names such as "params/conv1/kernel"."""
     return flax.traverse_util.flatten_dict(variables, sep="/")
 
 
@@ -129,47 +135,54 @@ def _donor(source: str, model: nn.Module, ours: list[str]) -> layouts.Donor:
         donor = layouts.convert(model, arrays, ours)
     except UserError as error:
         raise UserError(f"{source!r} does not fit: {error}") from error
-    return donor._replace(origin=f" (as {donor.origin} have them, sha256 {digest})")
+    return donor._replace(origin=f" (layout of {donor.origin}, sha256 {digest})")
 
 
 def _run_donor(run: Trained, ours: list[str], origin: str) -> layouts.Donor:
-    given = {name: leaf for name, leaf in _flat(run.variables).items() if not name.startswith(FITTED)}
-    unknown = sorted(given.keys() - set(ours))
-    return layouts.Donor(given, {name: name for name in ours}, unknown, [], origin, run.labels)
+    arrays = {name: leaf for name, leaf in _flat(run.variables).items() if not name.startswith(FITTED)}
+    unknown = sorted(arrays.keys() - set(ours))
+    return layouts.Donor(arrays, {name: name for name in ours}, unknown, [], origin, run.labels)
 
 
 def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str, ...]) -> Any:
-    """Fresh `variables` of `model` with the weights that `config.init_from` names.
+    """Return fresh variables in which the weights of `source` replace the leaves that they fit.
 
-    The classifier ("fc") stays fresh where the number of classes differs, or the `labels` where those of the donor are
-    known; so do what another library does not have (the stem, MobileNet's hidden layer) and a front end's fitted statistics,
-    which are those of the new training split. What was loaded, what stays fresh and what is left over is said; any other
-    leaf that is missing, left over or of another shape is a `UserError` that lists them.
+    Some leaves stay fresh: the classifier ("fc") if the number of classes differs, or if the labels of the source are known
+    and differ; the layers that another library lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a
+    front end, which must come from the new training split. The console lists what was loaded, stays fresh and is unused.
+
+    Args:
+      source: the value of `config.init_from`: a workdir, a path or a name on the Hugging Face Hub.
+      variables: the fresh variables, {"params", "batch_stats", "frontend"}.
+      model: the network.
+      labels: the classes of the new run.
+
+    Raises `UserError` if any other leaf is missing, unknown or of another shape; the message lists them.
     """
     ours = _flat(variables)
     donor = _donor(source, model, [*ours])
     new_head = donor.labels is not None and donor.labels != labels
-    taken: dict[str, Any] = {}
+    loaded: dict[str, Any] = {}
     missing: list[str] = []
     misshapen: list[str] = []
     for name, leaf in ours.items():
-        given, head = donor.arrays.get(name), name.split("/")[-2] == "fc"
-        if name.startswith(FITTED) or name not in donor.names or (head and given is None):
+        array, head = donor.arrays.get(name), name.split("/")[-2] == "fc"
+        if name.startswith(FITTED) or name not in donor.names or (head and array is None):
             continue
-        if given is None:
+        if array is None:
             missing.append(donor.names[name])
-        elif head and given.shape[:-1] == leaf.shape[:-1] and (new_head or given.shape != leaf.shape):
+        elif head and array.shape[:-1] == leaf.shape[:-1] and (new_head or array.shape != leaf.shape):
             donor.heads.append(donor.names[name])
-        elif given.shape != leaf.shape:
-            misshapen.append(f"{donor.names[name]} {given.shape} for {name} {leaf.shape}")
+        elif array.shape != leaf.shape:
+            misshapen.append(f"{donor.names[name]} {array.shape} for {name} {leaf.shape}")
         else:
-            taken[name] = given.astype(leaf.dtype)
+            loaded[name] = array.astype(leaf.dtype)
     wrong = {"missing": missing, "of another shape": misshapen, "not in the network": donor.unknown}
     if faults := [f"{len(names)} {what} ({listed(names)})" for what, names in wrong.items() if names]:
         raise UserError(f"{source!r} does not fit {type(model).__name__}: {'; '.join(faults)}")
-    fresh = [name for name in ours if name not in taken]
+    fresh = [name for name in ours if name not in loaded]
     say(
-        f"weights of {source}{donor.origin}: {len(taken)} of {len(ours)} leaves loaded; "
-        f"fresh: {listed(fresh, 8) or 'none'}; left over: {listed(donor.heads, 8) or 'none'}"
+        f"weights of {source}{donor.origin}: {len(loaded)} of {len(ours)} leaves loaded; "
+        f"fresh: {listed(fresh, 8) or 'none'}; unused: {listed(donor.heads, 8) or 'none'}"
     )
-    return variables | flax.traverse_util.unflatten_dict(ours | taken, sep="/")
+    return variables | flax.traverse_util.unflatten_dict(ours | loaded, sep="/")
