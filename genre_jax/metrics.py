@@ -5,12 +5,12 @@ defined (no examples, no positives) is NaN, and means leave it out.
 """
 
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 
-from genre_jax.console import unknown
+from genre_jax.console import pick
 
-TASKS = ("single", "multi")
 VOTES = ("max_logit", "max_probability", "majority")
 
 
@@ -193,38 +193,41 @@ def summarise(logits: np.ndarray, labels: np.ndarray, loss: np.ndarray, clip: np
       loss: loss of each window, `(windows,)`.
       clip: clip number of each window, `(windows,)`.
       track: track number of each window, `(windows,)`.
-      task: "single" gives the accuracy, and for clips and tracks the accuracy of each voting rule. "multi" gives the mean
-        average precision over the classes with positives, the number of the other classes, the mean ROC area and the
-        top-k accuracy; clips and tracks are scored by the mean sigmoid probability over their windows.
+      task: a key of `METRICS`. Task "single" scores clips and tracks by each voting rule. Task "multi" scores them by the mean
+        sigmoid probability over their windows.
 
     A score that is not defined is None. Raises `UserError` for another task.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
+    scores = pick("task", task, METRICS)
+
+    def score(targets: np.ndarray, answers: np.ndarray) -> dict[str, float | None]:
+        return {name: _plain(metric(targets, answers)) for name, metric in scores.items()}
+
     summary: dict = {"loss": _plain(_mean(np.asarray(loss, np.float64)))}
     levels = {"clip": clip, "track": track}
     if task == "multi":
-        summary["raw"] = _multi_label_scores(labels, sigmoid(logits))
+        summary["raw"] = score(labels, sigmoid(logits))
         for level, groups in levels.items():
-            probabilities = group_probabilities(logits, groups, task)
-            summary[level] = _multi_label_scores(group_labels(labels, groups), probabilities)
+            summary[level] = score(group_labels(labels, groups), group_probabilities(logits, groups, task))
         return summary
-    summary["raw"] = {"accuracy": _plain(accuracy(np.argmax(labels, axis=1), np.argmax(logits, axis=1)))}
+    summary["raw"] = score(np.argmax(labels, axis=1), np.argmax(logits, axis=1))
     for level, groups in levels.items():
         targets = group_targets(labels, groups)
-        answers = votes(logits, groups)
-        summary[level] = {rule: {"accuracy": _plain(accuracy(targets, answers[rule]))} for rule in VOTES}
+        summary[level] = {rule: score(targets, answers) for rule, answers in votes(logits, groups).items()}
     return summary
 
 
-def _multi_label_scores(targets: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
-    mean, left_out = mean_average_precision(targets, scores)
-    return {
-        "mean_average_precision": _plain(mean),
-        "roc_auc": _plain(_mean(roc_auc(targets, scores))),
-        "top_k_accuracy": _plain(top_k_accuracy(targets, scores)),
-        "classes_without_positives": left_out,
-    }
+# The scores of each task, by name. A metric of task "single" takes class numbers (targets, predictions), both (examples,); a
+# metric of task "multi" takes multi-hot targets and scores, both (examples, classes). NaN means that a score is not defined.
+METRICS: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "single": {"accuracy": accuracy},
+    "multi": {
+        "mean_average_precision": lambda targets, scores: mean_average_precision(targets, scores)[0],
+        "roc_auc": lambda targets, scores: _mean(roc_auc(targets, scores)),
+        "top_k_accuracy": top_k_accuracy,
+        "classes_without_positives": lambda targets, scores: mean_average_precision(targets, scores)[1],
+    },
+}
 
 
 def _columns(targets: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
