@@ -234,7 +234,7 @@ WRONG = {
     + ", ".join(sorted(network_cases.CASES)),
     "--dtype=float16": "unknown dtype 'float16' (did you mean 'bfloat16'?): choose one of bfloat16, float32",
     "--malloc=us": "unknown --malloc 'us' (did you mean 'ours'?): choose one of both, neither, ours",
-    "--shape=100": "--shape must be positive whole numbers, with one of --networks, not '100'",
+    "--shape=100": "--shape needs exactly one network in --networks, not 2",
     "--ours=remat": "--ours must be KEY=VALUE,… as in 'remat=block,backend=lax', not 'remat'",
     "--rounds=0": "--rounds must be at least 1 and --batch at least 0, not 0 and 0",
 }

@@ -97,8 +97,10 @@ def check_flags() -> tuple[dict[str, Any], list[dict[str, str]]]:
         raise unknown("--malloc", MALLOC.value, TUNED)
     if ROUNDS.value < 1 or BATCH.value < 0:
         raise UserError(f"--rounds must be at least 1 and --batch at least 0, not {ROUNDS.value} and {BATCH.value}")
-    if SHAPE.value and not (len(NETWORKS.value) == 1 and all(n.isdigit() and int(n) for n in SHAPE.value)):
-        raise UserError(f"--shape must be positive whole numbers, with one of --networks, not {','.join(SHAPE.value)!r}")
+    if SHAPE.value and len(NETWORKS.value) != 1:
+        raise UserError(f"--shape needs exactly one network in --networks, not {len(NETWORKS.value)}")
+    if not all(size.isdigit() and int(size) for size in SHAPE.value):
+        raise UserError(f"--shape must be positive whole numbers, separated by commas, not {','.join(SHAPE.value)!r}")
     return {"batch": BATCH.value, "shape": tuple(map(int, SHAPE.value))}, [_variant(text) for text in OURS.value]
 
 
@@ -156,7 +158,7 @@ def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[s
             say(f"{name}: no peer, {error}")
     batch, shape, work = problem["batch"], tuple(problem["shape"]), first.ask("work")
     flops, limit = work["flops"], work["card_flops_a_second"]
-    say(f"\n{name}: {work['parameters']:,} parameters, {batch} inputs {shape} a step, {flops / 1e9:,.1f} GFLOP, {DTYPE.value}")
+    say(f"\n{name}: {work['parameters']:,} parameters, {batch} inputs {shape} per step, {flops / 1e9:,.1f} GFLOP, {DTYPE.value}")
     facts = rounds.start(contestants, own, TOLERANCE[DTYPE.value], coarse)
     clock, cores = rounds.alternate(contestants, facts, 2 if DRY_RUN.value else ROUNDS.value)
     titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'TFLOP/s':>9}{'of card':>9}"
