@@ -203,13 +203,13 @@ def rows_of(*policies, **values):
 
 
 def test_figure_has_a_line_per_policy_and_a_cross_if_memory_ran_out(tmp_path):
-    one = [*rows_of("block", "lean"), *rows_of("none", status="out of memory", clips_per_second=None)]
-    for name, rows in {"one": one, "two": list(rows_of("lean", dtype="bfloat16"))}.items():
+    first = [*rows_of("block", "lean"), *rows_of("none", status="out of memory", clips_per_second=None)]
+    for name, rows in {"first": first, "second": list(rows_of("lean", dtype="bfloat16"))}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"benchmark": "dilation", "rows": rows}))
-    out = dilation_figure.plot([tmp_path / "one.json", tmp_path / "two.json"])
-    assert out == tmp_path / "one.png"
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("one.png", "one-dark.png"))
-    memory, speed = dilation_figure.memory_and_speed(one)(figures.LIGHT).axes
+    out = dilation_figure.plot([tmp_path / "first.json", tmp_path / "second.json"])
+    assert out == tmp_path / "first.png"
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("first.png", "first-dark.png"))
+    memory, speed = dilation_figure.memory_and_speed(first)(figures.LIGHT).axes
     assert [line.get_label() for line in memory.lines] == ["block", "lean", "none"]
     assert list(memory.lines[0].get_xdata()) == [16, 512] and list(memory.lines[0].get_ydata()) == [3, 2]
     crosses = [[list(at) for at in marks.get_offsets()] for marks in memory.collections if len(marks.get_offsets())]
@@ -217,7 +217,7 @@ def test_figure_has_a_line_per_policy_and_a_cross_if_memory_ran_out(tmp_path):
     assert list(speed.lines[0].get_ydata()) == [2, 2] and not len(speed.lines[2].get_xdata())
     labels = [
         line.get_label()
-        for line in dilation_figure.memory_and_speed([*one, *rows_of("lean", dtype="bfloat16")])(figures.LIGHT).axes[0].lines
+        for line in dilation_figure.memory_and_speed([*first, *rows_of("lean", dtype="bfloat16")])(figures.LIGHT).axes[0].lines
     ]
     assert labels == ["block, float32", "lean, float32", "none, float32", "lean, bfloat16"]
 

@@ -29,17 +29,17 @@ BARE_FLAGS = ("--config.model.strides=[]", "--config.model.decoder_sets=0")
 
 def test_flops_count_loops_by_their_length():
     w, x = jnp.ones((8, 8)), jnp.ones((4, 8))
-    one = 2 * 4 * 8 * 8
+    product = 2 * 4 * 8 * 8
 
     def scanned(wrap, w, x):
         return jax.lax.scan(wrap(lambda c, _: (jnp.tanh(c @ w), None)), x, None, length=10)[0].sum()
 
     plain, remat = (functools.partial(scanned, wrap) for wrap in (lambda f: f, jax.checkpoint))
-    assert flops(plain, w, x) == 10 * one
-    assert flops(jax.grad(plain, (0, 1)), w, x) == 30 * one
-    assert flops(jax.jit(jax.grad(remat, (0, 1))), w, x) == 40 * one  # the forward pass twice
-    assert flops(lambda w, x: jax.lax.fori_loop(0, 7, lambda i, c: c @ w, x), w, x) == 7 * one
-    assert flops(lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), w, x) == 2 * one
+    assert flops(plain, w, x) == 10 * product
+    assert flops(jax.grad(plain, (0, 1)), w, x) == 30 * product
+    assert flops(jax.jit(jax.grad(remat, (0, 1))), w, x) == 40 * product  # the forward pass twice
+    assert flops(lambda w, x: jax.lax.fori_loop(0, 7, lambda i, c: c @ w, x), w, x) == 7 * product
+    assert flops(lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), w, x) == 2 * product
 
 
 def test_flops_of_convolutions():
@@ -49,9 +49,9 @@ def test_flops_of_convolutions():
         y = jax.lax.conv_general_dilated(x, kernel, (2,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC"))
         return y.sum()
 
-    one = 2 * (2 * 50 * 16) * (3 * 8)
-    assert flops(strided, x, kernel) == one
-    assert flops(jax.grad(strided, (0, 1)), x, kernel) == 3 * one
+    forward = 2 * (2 * 50 * 16) * (3 * 8)
+    assert flops(strided, x, kernel) == forward
+    assert flops(jax.grad(strided, (0, 1)), x, kernel) == 3 * forward
 
     def depthwise(x):
         return jax.lax.conv_general_dilated(
@@ -102,7 +102,7 @@ def test_sizes_are_read(text, size):
 
 
 @pytest.mark.parametrize("text", ["24", "GB", "24 gigabytes", "-1GB", "0GB", "1.2.3GB"])
-def test_bad_sizes_get_a_sentence(text):
+def test_errors_for_illegal_sizes(text):
     with pytest.raises(UserError) as error:
         memory.parse_bytes(text, "--memory")
     assert (
@@ -166,10 +166,10 @@ def test_classes_come_from_the_passport_or_are_known(tones):
     ],
 )
 def test_largest_fits_and_the_next_does_not(size, limit, start):
-    asked = []
-    n = memory.largest(lambda n: asked.append(n) or size(n), limit, start)
+    evaluated = []
+    n = memory.largest(lambda n: evaluated.append(n) or size(n), limit, start)
     assert size(n) <= limit < size(n + 1)
-    assert {n, n + 1} <= set(asked) and len(asked) == len(set(asked)) <= 25
+    assert {n, n + 1} <= set(evaluated) and len(evaluated) == len(set(evaluated)) <= 25
 
 
 @pytest.mark.parametrize(
@@ -181,17 +181,17 @@ def test_largest_fits_and_the_next_does_not(size, limit, start):
     ],
 )
 def test_largest_of_thousands_is_exact_to_one_percent(size, limit, start):
-    asked = []
-    n = memory.largest(lambda n: asked.append(n) or size(n), limit, start)
-    beyond = min(m for m in asked if m > n)
+    evaluated = []
+    n = memory.largest(lambda n: evaluated.append(n) or size(n), limit, start)
+    beyond = min(m for m in evaluated if m > n)
     assert size(n) <= limit < size(beyond) and beyond <= n * 1.01
-    assert n in asked and len(asked) == len(set(asked)) <= 17
+    assert n in evaluated and len(evaluated) == len(set(evaluated)) <= 17
 
 
 def test_largest_of_a_linear_size_needs_four_evaluations():
-    asked = []
-    assert memory.largest(lambda n: asked.append(n) or 100 + 7 * n, 1000, 16) == 128
-    assert asked == [1, 16, 128, 129]
+    evaluated = []
+    assert memory.largest(lambda n: evaluated.append(n) or 100 + 7 * n, 1000, 16) == 128
+    assert evaluated == [1, 16, 128, 129]
     assert memory.largest(lambda n: 2000 + n, 1000, 16) == 0
 
 

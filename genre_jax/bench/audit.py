@@ -52,10 +52,10 @@ def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
     clock, busy = [time.perf_counter()], [_core_seconds()]
     clips = audit.read(folder, splits, processes)
     clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
-    found, used = audit.pairs(clips, splits, processes)
+    pairs, used = audit.pairs(clips, splits, processes)
     clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
     (listening, comparing), (listening_cores, comparing_cores) = np.diff(clock).tolist(), np.diff(busy).tolist()
-    right = {pair.stays.name for pair in found if originals.get(pair.stays.name) == pair.goes.name}
+    right = {pair.stays.name for pair in pairs if originals.get(pair.stays.name) == pair.goes.name}
     row = {
         "clips": len(clips),
         "workers": processes,
@@ -67,7 +67,7 @@ def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
         "hashes_used": used,
         "planted": len(originals),
         "found": len(right),
-        "other_pairs": [(p.stays.name, p.goes.name, p.agreement, p.expected) for p in found if p.stays.name not in right],
+        "other_pairs": [(p.stays.name, p.goes.name, p.agreement, p.expected) for p in pairs if p.stays.name not in right],
         "peak_mb": round(resident.peak() / 1e6),
         "peak_of_a_worker_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
         "load_average": os.getloadavg()[0],
@@ -78,7 +78,7 @@ def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
         f"{row['workers']} cores, load {row['load_average']:.1f}; {row['peak_mb']:,} MB, "
         f"{row['peak_of_a_worker_mb']:,} MB in a worker"
     )
-    say(f"{len(right)} of {len(originals)} copies found, {len(found) - len(right)} other pairs")
+    say(f"{len(right)} of {len(originals)} copies found, {len(pairs) - len(right)} other pairs")
     return row
 
 

@@ -5,9 +5,9 @@ configs/bytenet.py, 67 classes, random int16 audio), compiled and then timed in 
 is a row, too. With `--target=h100` XLA compiles for a card that is not in this machine, and nothing runs.
 `--plot=FILE.json[,FILE…]` draws the rows of earlier runs instead.
 
-The bytes are XLA's plan for one device. "predicted" is temporaries + arguments + outputs - aliased outputs.
-"measured" is the peak that the device reports; on a CPU it is the peak of the process's resident memory during the steps,
-including the interpreter and the compiler. FLOPs are those of matrix products and convolutions, counted with loop lengths.
+The bytes are XLA's plan for one device. "predicted" is temporaries + arguments + outputs - aliased outputs. "measured" is the
+peak that the device reports; on a CPU it is the peak of the process's resident memory during the steps, including the
+interpreter and the compiler. FLOPs are those of matrix products and convolutions; the body of a loop counts as often as it runs.
 """
 
 import csv

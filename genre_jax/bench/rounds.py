@@ -14,16 +14,16 @@ Contestants = dict[str, Any]
 
 
 def start(
-    contestants: Contestants, own: list[str], tolerance: float, coarse: Collection[str] = ()
+    contestants: Contestants, ours: list[str], tolerance: float, coarse: Collection[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Run two steps of each contestant, and compare their losses with those of the first contestant in `own`.
+    """Run two steps of each contestant, and compare their losses with those of the first contestant in `ours`.
 
     The decrease of the loss by the first update must agree to 10 % only. Adam's first update moves every parameter by the
     learning rate, however small its gradient is, and rounding can change the sign of a small gradient.
 
     Args:
       contestants: all contestants. A peer that cannot run is removed from this dict, and the reason is printed.
-      own: labels of our contestants.
+      ours: labels of our contestants.
       tolerance: largest relative difference of the first losses.
       coarse: labels of contestants whose large sums are inexact; only their first loss must agree, to ten times the tolerance.
 
@@ -37,20 +37,20 @@ def start(
         try:
             (before, _, loss), (seconds, _, updated) = (contestants[label].ask("run", 1) for _ in range(2))
         except UserError as error:
-            if label in own:
+            if label in ours:
                 raise
             say(f"{label} is skipped: {error}")
             del contestants[label]
             continue
         facts[label] = {"losses": [loss, updated], "compile_s": max(0.0, before - seconds), "step_s": seconds}
         say(f"{label}: loss {loss:.6f}, {updated:.6f} after an update; first step {before:.1f} s, second {seconds:.3f} s")
-        expected = facts[own[0]]["losses"]
+        expected = facts[ours[0]]["losses"]
         fall, expected_fall = loss - updated, expected[0] - expected[1]
         slack = math.inf if label in coarse else 0.1 * (abs(expected_fall) + tolerance * abs(loss))
         allowed = 10 * tolerance if label in coarse else tolerance
         if not (abs(loss / expected[0] - 1) <= allowed and abs(fall - expected_fall) <= slack):
             raise UserError(
-                f"{label} computes other losses than {own[0]} from the same weights and inputs: {loss:.6f} and {updated:.6f}, "
+                f"{label} computes other losses than {ours[0]} from the same weights and inputs: {loss:.6f} and {updated:.6f}, "
                 f"not {expected[0]:.6f} and {expected[1]:.6f}"
             )
     return facts
@@ -77,12 +77,12 @@ def alternate(contestants: Contestants, facts: dict[str, dict[str, Any]], rounds
     return clock, cores
 
 
-def summary(clock: Times, cores: Times, own: list[str]) -> dict[str, dict[str, Any]]:
-    """Return label → medians and quartiles of the seconds, and of their ratio per round to the fastest contestant in `own`.
+def summary(clock: Times, cores: Times, ours: list[str]) -> dict[str, dict[str, Any]]:
+    """Return label → medians and quartiles of the seconds, and of their ratio per round to the fastest contestant in `ours`.
 
     "core_s" and "core_times_ours" are the medians of the CPU seconds and of their ratio.
     """
-    fastest = min(own, key=lambda label: statistics.median(clock[label]))
+    fastest = min(ours, key=lambda label: statistics.median(clock[label]))
     rows: dict[str, dict[str, Any]] = {}
     for label, seconds in clock.items():
         ratios = [a / b for a, b in zip(seconds, clock[fastest], strict=True)]

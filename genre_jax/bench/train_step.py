@@ -72,15 +72,17 @@ def main(argv: list[str]) -> None:
     failed = []
     for name in NETWORKS.value:
         with (
-            Side("genre_jax.bench.network_cases", sys.executable, environment=variables["genre_jax"]) as ours,
-            Side("genre_jax.bench.peer_networks", PEER_PYTHON.value or sys.executable, environment=variables["peer"]) as theirs,
+            Side("genre_jax.bench.network_cases", sys.executable, environment=variables["genre_jax"]) as our_side,
+            Side(
+                "genre_jax.bench.peer_networks", PEER_PYTHON.value or sys.executable, environment=variables["peer"]
+            ) as peer_side,
         ):
             try:
-                measure(name, ours.build(name, variants, DTYPE.value, DRY_RUN.value, changes), theirs, record)
+                measure(name, our_side.build(name, variants, DTYPE.value, DRY_RUN.value, changes), peer_side, record)
             except UserError as error:
                 say(f"{name} is skipped: {error}")
                 failed.append(name)
-            record["environment"] |= ours.versions()
+            record["environment"] |= our_side.versions()
         write_record(record)
     if failed:
         raise UserError(f"{len(failed)} of {len(NETWORKS.value)} networks were skipped (see above): {', '.join(failed)}")
@@ -140,9 +142,9 @@ def environment(cores: int) -> dict[str, Any]:
     return {"cpus": cores, "platform": platform.platform(), "command": " ".join(sys.orig_argv[1:])}
 
 
-def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[str, Any]) -> None:
+def measure(name: str, contestants: dict[str, Any], peer_side: Side, record: dict[str, Any]) -> None:
     """Build the peers, compare, time and print all contestants of a network; add rows and versions to `record`."""
-    own, first = list(contestants), next(iter(contestants.values()))
+    ours, first = list(contestants), next(iter(contestants.values()))
     kinds = ["PyTorch", *(["torch.compile"] if COMPILED.value else [])]
     coarse: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -152,18 +154,19 @@ def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[s
             coarse = [f"{kind}, channels last" for kind in kinds]
             kinds = ["PyTorch", *coarse]
         try:
-            contestants |= theirs.build(problem, path, DTYPE.value, RECOMPUTE.value, kinds)
-            record["environment"] |= theirs.versions()
+            contestants |= peer_side.build(problem, path, DTYPE.value, RECOMPUTE.value, kinds)
+            record["environment"] |= peer_side.versions()
         except UserError as error:
             say(f"{name}: no peer, {error}")
     batch, shape, work = problem["batch"], tuple(problem["shape"]), first.ask("work")
     flops, limit = work["flops"], work["card_flops_a_second"]
-    say(f"\n{name}: {work['parameters']:,} parameters, {batch} inputs {shape} per step, {flops / 1e9:,.1f} GFLOP, {DTYPE.value}")
-    facts = rounds.start(contestants, own, TOLERANCE[DTYPE.value], coarse)
+    sizes = f"{work['parameters']:,} parameters, {batch} inputs {shape} per step, {flops / 1e9:,.1f} GFLOP"
+    say(f"\n{name}: {sizes}, {DTYPE.value}")
+    facts = rounds.start(contestants, ours, TOLERANCE[DTYPE.value], coarse)
     clock, cores = rounds.alternate(contestants, facts, 2 if DRY_RUN.value else ROUNDS.value)
     titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'TFLOP/s':>9}{'of card':>9}"
     say(f"{'':<28}{titles}{'core s':>9}{'× ours':>9}{'compile':>10}")
-    for label, row in rounds.summary(clock, cores, own).items():
+    for label, row in rounds.summary(clock, cores, ours).items():
         row |= {"network": name, "library": label, "batch": batch, "shape": shape} | work | facts[label]
         row |= {"inputs_per_second": batch / row["median_s"], "seconds": clock[label]}
         row["flops_a_second"] = flops / row["median_s"]
