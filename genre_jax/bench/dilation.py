@@ -7,7 +7,7 @@ is a row, too. With `--target=h100` XLA compiles for a card that is not in this 
 
 The bytes are XLA's plan for one device. "predicted" is temporaries + arguments + outputs - aliased outputs. "measured" is the
 peak that the device reports; on a CPU it is the peak of the process's resident memory during the steps, including the
-interpreter and the compiler. FLOPs are those of matrix products and convolutions; the body of a loop counts as often as it runs.
+interpreter and the compiler. FLOPs are those of matrix products and convolutions; a loop counts as often as it runs.
 """
 
 import csv
