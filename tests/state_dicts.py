@@ -1,4 +1,4 @@
-"""State dicts of small networks as torchvision and timm name them, and the same numbers put by hand into variables of ours."""
+"""State dicts of small networks with the names of torchvision and timm, and our variables filled by hand with the same values."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from genre_jax import models
 from genre_jax.console import UserError
 from genre_jax.weights import pretrained
 
-# Small nets, and the inputs they are built for here: (model, options, shape).
+# Model → options of a small network, and the shape of its input.
 NETS = {
     "resnet18": ({"stages": (1, 1), "width": 4}, (16, 16, 1)),
     "resnet50": ({"stages": (2, 1), "width": 4}, (16, 16, 1)),
@@ -31,7 +31,7 @@ def numbers(shape, seed: int, positive: bool = False) -> np.ndarray:
 
 
 def fresh(shapes):
-    """Variables of these shapes, none of them like another's."""
+    """Return variables of these shapes with different values in each."""
     leaves, structure = jax.tree.flatten(shapes)
     return jax.tree.unflatten(structure, [numbers(leaf.shape, 900 + i, True) for i, leaf in enumerate(leaves)])
 
@@ -45,7 +45,7 @@ def put(tree, path: str, value: np.ndarray) -> None:
 
 
 class Writer:
-    """A PyTorch state dict and, put in by hand, the same numbers in variables of ours."""
+    """A PyTorch state dict, and our variables filled by hand with the same values."""
 
     def __init__(self, shapes):
         self.state: dict[str, np.ndarray] = {}
@@ -135,7 +135,7 @@ def timm_mobilenet(shapes) -> Writer:
 
 
 def written(model: str, classes: int = 5):
-    """The network, the state dict of a library and our variables with its numbers."""
+    """Return the network, and a `Writer` with a library's state dict and our variables with the same values."""
     net, shapes = net_of(model)
     if model == "mobilenet_v1":
         return net, timm_mobilenet(shapes)
@@ -147,15 +147,15 @@ def written(model: str, classes: int = 5):
     return net, w
 
 
-def assert_equal(one, other) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for path, leaf in jax.tree.leaves_with_path(one):
-        other_leaf = dict(jax.tree.leaves_with_path(other))[path]
-        np.testing.assert_array_equal(leaf, other_leaf, err_msg=str(path))
+def assert_equal(tree, expected) -> None:
+    assert jax.tree.structure(tree) == jax.tree.structure(expected)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        expected_leaf = dict(jax.tree.leaves_with_path(expected))[path]
+        np.testing.assert_array_equal(leaf, expected_leaf, err_msg=str(path))
 
 
 def refused(path: Path, sentence: str, model: str = "resnet18") -> None:
-    """The small net of `model` cannot start from the file at `path`; the reason is one line."""
+    """Assert that the small network of `model` cannot start from the file at `path`, with a reason in one line."""
     net, shapes = net_of(model)
     with pytest.raises(UserError, match=sentence) as caught:
         pretrained.transplant(str(path), fresh(shapes), net, ())

@@ -1,4 +1,4 @@
-"""The timing that `model.backend=timed` asks for: what is timed, what is taken, what a resumed run takes."""
+"""`model.backend=timed`: the programs that are timed, the choice of the fastest, and its use in a resumed run."""
 
 import json
 
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(("dilation", "furthest"), [(1, 4), (4, 4), (3, 8)])
-def test_what_is_timed_are_the_convolution_and_its_gradients(dilation, furthest):
+def test_timed_programs_are_the_convolution_and_its_gradients(dilation, furthest):
     x, dy = (jnp.asarray(RNG.normal(size=(2, 13, 3)), jnp.float32) for _ in range(2))
     kernel = jnp.asarray(RNG.normal(size=(3, 3, 3)), jnp.float32)
     padded = np.pad(x, ((0, 0), (dilation, dilation), (0, 0)))
@@ -27,30 +27,30 @@ def test_what_is_timed_are_the_convolution_and_its_gradients(dilation, furthest)
     expected, pull = jax.vjp(definition, jnp.asarray(padded), kernel)
     d_padded, d_kernel = pull(dy)
     for backend in BACKENDS:
-        made = backends.programs(backend, dilation, furthest, 13, 3)
-        found = [made[name](x, kernel, dy) for name in backends.PASSES]
-        for one, other in zip(found, (expected, d_padded[:, dilation : dilation + 13], d_kernel), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        programs = backends.programs(backend, dilation, furthest, 13, 3)
+        results = [programs[name](x, kernel, dy) for name in backends.PASSES]
+        for result, reference in zip(results, (expected, d_padded[:, dilation : dilation + 13], d_kernel), strict=True):
+            np.testing.assert_allclose(result, reference, rtol=1e-5, atol=1e-5)
 
 
-def test_the_fastest_is_taken_and_kept(tones, tmp_path, monkeypatch, capsys):
+def test_the_fastest_backend_is_chosen_and_stored(tones, tmp_path, monkeypatch, capsys):
     config = small_config(tones, model__backend="timed")
 
     def timed(dilations, batch, steps, width, *options, **more):
-        assert (dilations, batch, steps, width) == ((1, 2), 1, 2000, 4)  # of 8 clips on 8 devices, at full rate
+        assert (dilations, batch, steps, width) == ((1, 2), 1, 2000, 4)  # 8 clips on 8 devices, the longest sequence
         return [{"dilation": 1, "pass": "forward", "lax": 0.2, "shift": 0.3, "phases": 0.1}]
 
     monkeypatch.setattr(backends, "seconds", timed)
     chosen = backends.choose(config, tmp_path / "run")
     assert (config.model.backend, chosen.model.backend) == ("timed", "phases")
     assert json.loads((tmp_path / "run/backends.json").read_text())["rows"][0]["lax"] == 0.2
-    assert "lax 200.0 ms, shift 300.0 ms, phases 100.0 ms: phases is taken" in capsys.readouterr().out
+    assert "lax 200.0 ms, shift 300.0 ms, phases 100.0 ms: phases is fastest" in capsys.readouterr().out
     monkeypatch.setattr(backends, "seconds", None)  # a resumed run times nothing
     assert backends.choose(config, tmp_path / "run").model.backend == "phases"
     assert backends.choose(chosen, tmp_path / "run") is chosen
 
 
-def test_a_run_times_and_goes_on(tones, tmp_path):
+def test_a_run_times_the_backends_and_then_trains(tones, tmp_path):
     arguments = ("--config=tests/small_run.py:bytenet", f"--config.data.data_dir={tones}", "--config.model.backend=timed")
     finish(run_module("genre_jax.main", *arguments, "--config.train.duration=2 steps", f"--workdir={tmp_path}"))
     kept = json.loads((tmp_path / "backends.json").read_text())
@@ -70,4 +70,4 @@ def test_bench_rows(tmp_path):
     assert [(row["dilation"], row["pass"]) for row in rows] == [(d, p) for d in (1, 2, 4) for p in backends.PASSES]
     assert all(row["fastest"] in BACKENDS and row[row["fastest"]] == min(row[name] for name in BACKENDS) > 0 for row in rows)
     _, err = finish(run_module("genre_jax.bench", "backends", "--max_dilation=50", "--steps=50"), code=1)
-    assert "--max_dilation must lie below --steps, and they were given 50 and 50" in err
+    assert "--max_dilation must be less than --steps, not 50 with --steps=50" in err

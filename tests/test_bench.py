@@ -1,4 +1,4 @@
-"""The benchmarks run, and their rows hold what they promise; no time is asserted."""
+"""The benchmarks of front ends and `prepare` run, and their rows are consistent. No time is asserted."""
 
 import json
 import sys
@@ -25,12 +25,12 @@ def test_front_ends_dry_run_and_figure(tmp_path):
             assert np.isfinite(row["compile_s"])
             assert row["memory_times_in_and_out"] >= 1
         elif not case.startswith("cqt"):
-            assert row["error"] < 1e-5, (case, library)  # so that they compute the same
+            assert row["error"] < 1e-5, (case, library)  # the peer computes the same
     finish(run_module("genre_jax.bench", "frontends", f"--plot={path}"))
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_peers_of_another_interpreter(tmp_path):
+def test_peers_in_another_interpreter(tmp_path):
     path = tmp_path / "rows.json"
     arguments = ("--dry_run", "--cases=stft", f"--json={path}", f"--peer_python={sys.executable}")
     finish(run_module("genre_jax.bench", "frontends", *arguments, hide=("librosa",)))
@@ -38,7 +38,7 @@ def test_peers_of_another_interpreter(tmp_path):
     assert row["median_s"] >= row["least_s"] > 0
     assert row["error"] < 1e-5
     _, err = finish(run_module("genre_jax.bench", "frontends", "--dry_run", "--peer_python=/no/python"), code=1)
-    assert "--peer_python must be an interpreter that starts, and was given '/no/python'" in err
+    assert "--peer_python must be a Python interpreter, but '/no/python' does not start" in err
 
 
 def test_front_ends_need_neither_librosa_nor_tensorflow():
@@ -48,7 +48,7 @@ def test_front_ends_need_neither_librosa_nor_tensorflow():
 
 
 @pytest.mark.slow
-def test_prepare_counts_what_it_made(tmp_path):
+def test_prepare_rows(tmp_path):
     path = tmp_path / "rows.json"
     out, _ = finish(run_module("genre_jax.bench", "prepare", "--files=8", "--seconds=1,2", f"--json={path}"))
     rows = json.loads(path.read_text())["rows"]
@@ -58,6 +58,6 @@ def test_prepare_counts_what_it_made(tmp_path):
         assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["clock_seconds"])
 
 
-def test_an_unknown_case_gets_a_sentence():
+def test_error_for_an_unknown_case():
     _, err = finish(run_module("genre_jax.bench", "frontends", "--cases=log_mels"), code=1)
     assert "unknown case 'log_mels' (did you mean 'log_mel'?): choose one of cqt_long" in err

@@ -1,4 +1,4 @@
-"""`bench dilation`: its rows hold what they promise, memory that runs out is one of them, and the figure shows it."""
+"""`bench dilation`: its rows are consistent, also if memory runs out, and the figure shows them."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ NAMES = (
     "effective_field_samples compile_seconds step_seconds clips_per_second flops status"
 )
 KEYS = NAMES.split()
-HUGE = 100_000_000  # clips: 410 GB of audio alone
+HUGE = 100_000_000  # clips, whose audio takes 410 GB
 
 POINT = {
     "max_dilation": 4, "remat": "block", "backend": "auto", "dtype": "float32", "seconds": 0.128, "batch": 1, "micro_batch": 1,
@@ -29,20 +29,20 @@ POINT = {
 }  # fmt: skip
 
 
-# What a point takes a second to compile with: no blocks at all.
+# A network without blocks, which compiles in a second.
 BARE = {"width": 4, "strides": [], "decoder_sets": 0}
 
 
 def check_measured(row):
     assert list(row) == KEYS and row["status"] == "ok"
-    asked = [row[key] for key in ("max_dilation", "remat", "dtype", "seconds", "batch", "micro_batch", "time_shards")]
-    assert asked == [4, "block", "float32", 0.128, 2, 1, 1]
-    assert row["backend"] in ("lax", "shift", "phases")  # the one that "auto" stands for
+    settings = [row[key] for key in ("max_dilation", "remat", "dtype", "seconds", "batch", "micro_batch", "time_shards")]
+    assert settings == [4, "block", "float32", 0.128, 2, 1, 1]
+    assert row["backend"] in ("lax", "shift", "phases")  # "auto" is resolved
     state = row["parameter_bytes"] + row["optimizer_bytes"]
     audio = 2 * 2 * 2048
     assert row["gradient_bytes"] == row["parameter_bytes"] and row["optimizer_bytes"] > 3 * row["parameter_bytes"]
     assert state + audio < row["argument_bytes"] < state + audio + 2000
-    added = row["temp_bytes"] + row["argument_bytes"]  # the state is written over itself: outputs add the metrics alone
+    added = row["temp_bytes"] + row["argument_bytes"]  # outputs overwrite the state, and add only the metrics
     assert added < row["predicted_bytes"] < added + 2000 < added + row["output_bytes"]
     assert row["temp_bytes"] > row["gradient_bytes"] and row["host_temp_bytes"] == 0
     assert row["measured_bytes"] > 50e6  # the interpreter is resident too
@@ -71,15 +71,15 @@ def test_a_row(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_row_after_the_one_that_ran_out(tmp_path):
+def test_a_row_after_a_row_that_ran_out_of_memory(tmp_path):
     path = tmp_path / "rows.json"
     finish(run_module("genre_jax.bench", "dilation", *ARGUMENTS, f"--batch={HUGE},2", f"--json={path}"))
-    lost, row = json.loads(path.read_text())["rows"]
-    assert lost["status"] == "out of memory" and lost["predicted_bytes"] > HUGE * 2 * 2048
+    failed, row = json.loads(path.read_text())["rows"]
+    assert failed["status"] == "out of memory" and failed["predicted_bytes"] > HUGE * 2 * 2048
     check_measured(row)
 
 
-def test_running_out_of_memory_is_a_row_with_what_the_compiler_said(monkeypatch):
+def test_a_row_that_ran_out_of_memory_has_the_plan_of_the_compiler(monkeypatch):
     monkeypatch.setattr(dilation_point, "TINY", BARE)
     row = {}
     dilation_point.measure(POINT | {"batch": HUGE, "micro_batch": 1, "plan_only": False}, row.update)
@@ -88,7 +88,7 @@ def test_running_out_of_memory_is_a_row_with_what_the_compiler_said(monkeypatch)
     assert {"temp_bytes", "compile_seconds", "flops"} < set(row) and "step_seconds" not in row
 
 
-def test_a_point_needs_no_more_than_jax_and_may_only_be_compiled():
+def test_a_point_is_compiled_without_optional_libraries():
     hidden = ["librosa", "tensorflow", "matplotlib", "sklearn", "soundfile"]
     code = f"""
 import sys; sys.modules.update(dict.fromkeys({hidden!r}))
@@ -115,14 +115,14 @@ def test_time_shards_share_a_clip():
 @pytest.mark.parametrize(
     ("script", "status"),
     [
-        ("kill -9 $$", "out of memory"),  # as the system does where memory runs out
+        ("kill -9 $$", "out of memory"),  # Linux does so if memory runs out
         ("echo terminate: std::bad_alloc >&2; exit 134", "out of memory"),
         ("echo first >&2; echo what went wrong >&2; exit 3", "failed: what went wrong"),
         ("exit 3", "failed: exit status 3"),
     ],
 )
 def test_a_point_that_dies_is_a_row(tmp_path, script, status):
-    """The parent imports no JAX, so that the device's memory is its points'."""
+    """The parent does not import JAX, because the points need all of the device's memory."""
     fake = tmp_path / "python"
     fake.write_text(f"""#!/bin/sh
 if [ "$3" = check ]; then echo '{{"environment": {{}}}}'; exit; fi
@@ -154,27 +154,27 @@ assert "jax" not in sys.modules
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--max_dilation=16,x"], "--max_dilation must be whole numbers above 0, separated by commas, and was given '16,x'"),
-        (["--seconds=-1"], "--seconds must be numbers above 0, separated by commas, and was given '-1'"),
+        (["--max_dilation=16,x"], "--max_dilation must be whole numbers above 0, separated by commas, not '16,x'"),
+        (["--seconds=-1"], "--seconds must be numbers above 0, separated by commas, not '-1'"),
         (["--batch=4,6", "--micro_batch=4"], "--micro_batch must divide each --batch, and 4 does not divide 6"),
-        (["--max_dilation", "16", "512"], "unknown argument '512': the values of a list follow each other as in "
+        (["--max_dilation", "16", "512"], "unknown argument '512': separate the values of a list by commas, as in "
          "--max_dilation=16,512"),
-        (["--plot=Makefile"], "--plot must be JSON files that this benchmark wrote, and 'Makefile' is none"),
+        (["--plot=Makefile"], "--plot must name JSON files that this benchmark wrote; 'Makefile' is not one"),
     ],
 )  # fmt: skip
-def test_bad_flags_get_a_sentence(arguments, sentence):
+def test_errors_for_illegal_flags(arguments, sentence):
     _, err = finish(run_module("genre_jax.bench", "dilation", *arguments), code=1)
     assert err == f"error: {sentence}\n"
 
 
-def test_bad_names_get_a_sentence_before_anything_is_compiled():
+def test_errors_for_unknown_names_come_before_any_compilation():
     out, err = finish(run_module("genre_jax.bench", "dilation", "--remat=block,leen"), code=1)
     assert err.startswith("error: unknown model.remat 'leen' (did you mean 'lean'?): choose one of ") and not out
 
 
-def test_the_step_is_that_of_the_bytenet_config():
-    """Faithful network, loss, optimiser, schedule and augmentation."""
-    wanted = configs.flat(configs.load(os.path.join(ROOT, "configs", "bytenet.py")))
+def test_the_step_has_the_settings_of_the_bytenet_config():
+    """The same network, loss, optimiser, schedule and augmentation."""
+    expected = configs.flat(configs.load(os.path.join(ROOT, "configs", "bytenet.py")))
     ours = configs.flat(dilation_point.config_of(POINT | {"seconds": 3.584, "dry_run": False, "max_dilation": 16}))
     same = (
         "optimizer",
@@ -188,42 +188,42 @@ def test_the_step_is_that_of_the_bytenet_config():
         "data.samples",
         "data.labels",
     )
-    for key, value in wanted.items():
+    for key, value in expected.items():
         if key.startswith(same) and key != "model.remat":
             assert ours[key] == value, key
     assert ours["data.samples"] == 57_344
 
 
 def rows_of(*policies, **values):
-    filled = dict.fromkeys(KEYS) | {"dtype": "float32", "seconds": 3.584, "batch": 1, "micro_batch": 1, "time_shards": 1}
+    default = dict.fromkeys(KEYS) | {"dtype": "float32", "seconds": 3.584, "batch": 1, "micro_batch": 1, "time_shards": 1}
     for policy in policies:
         for number, dilation in enumerate((512, 16)):
-            row = filled | {"remat": policy, "max_dilation": dilation, "predicted_bytes": 10**9 * (2 + number), "status": "ok"}
+            row = default | {"remat": policy, "max_dilation": dilation, "predicted_bytes": 10**9 * (2 + number), "status": "ok"}
             yield row | {"backend": "shift", "clips_per_second": 2.0} | values
 
 
-def test_figure_has_a_line_a_policy_and_a_cross_where_memory_ran_out(tmp_path):
-    one = [*rows_of("block", "lean"), *rows_of("none", status="out of memory", clips_per_second=None)]
-    for name, rows in {"one": one, "two": list(rows_of("lean", dtype="bfloat16"))}.items():
+def test_figure_has_a_line_per_policy_and_a_cross_if_memory_ran_out(tmp_path):
+    first = [*rows_of("block", "lean"), *rows_of("none", status="out of memory", clips_per_second=None)]
+    for name, rows in {"first": first, "second": list(rows_of("lean", dtype="bfloat16"))}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"benchmark": "dilation", "rows": rows}))
-    out = dilation_figure.plot([tmp_path / "one.json", tmp_path / "two.json"])
-    assert out == tmp_path / "one.png"
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("one.png", "one-dark.png"))
-    memory, speed = dilation_figure.memory_and_speed(one)(figures.LIGHT).axes
+    out = dilation_figure.plot([tmp_path / "first.json", tmp_path / "second.json"])
+    assert out == tmp_path / "first.png"
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("first.png", "first-dark.png"))
+    memory, speed = dilation_figure.memory_and_speed(first)(figures.LIGHT).axes
     assert [line.get_label() for line in memory.lines] == ["block", "lean", "none"]
     assert list(memory.lines[0].get_xdata()) == [16, 512] and list(memory.lines[0].get_ydata()) == [3, 2]
-    crosses = [[list(at) for at in found.get_offsets()] for found in memory.collections if len(found.get_offsets())]
+    crosses = [[list(at) for at in marks.get_offsets()] for marks in memory.collections if len(marks.get_offsets())]
     assert crosses == [[[16, 3], [512, 2]]]
     assert list(speed.lines[0].get_ydata()) == [2, 2] and not len(speed.lines[2].get_xdata())
     labels = [
         line.get_label()
-        for line in dilation_figure.memory_and_speed([*one, *rows_of("lean", dtype="bfloat16")])(figures.LIGHT).axes[0].lines
+        for line in dilation_figure.memory_and_speed([*first, *rows_of("lean", dtype="bfloat16")])(figures.LIGHT).axes[0].lines
     ]
     assert labels == ["block, float32", "lean, float32", "none, float32", "lean, bfloat16"]
 
 
-def test_what_was_planned_alone_has_no_panel_of_speed():
-    """And says for which card."""
+def test_figure_of_plan_only_rows_has_no_panel_of_speed():
+    """The labels name the card."""
     planned = [*rows_of("block"), *rows_of("block", target="h100")]
     for row in planned:
         row["clips_per_second"] = None
@@ -231,14 +231,14 @@ def test_what_was_planned_alone_has_no_panel_of_speed():
     assert [line.get_label() for line in memory.lines] == ["block, here", "block, h100"]
 
 
-def test_a_figure_of_nothing_gets_a_sentence(tmp_path):
+def test_error_for_a_figure_without_rows(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps({"benchmark": "dilation", "rows": list(rows_of("lean", predicted_bytes=None))}))
     with pytest.raises(UserError, match=r"^there is nothing to draw in .*rows\.json: no row was compiled$"):
         dilation_figure.plot([path])
 
 
-def test_a_peak_is_of_what_came_after_the_reset():
+def test_a_peak_is_measured_from_the_reset():
     from genre_jax.bench import resident
 
     before = resident.reset_peak()

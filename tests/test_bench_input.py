@@ -1,4 +1,4 @@
-"""The benchmarks of input and augmentation run, and their rows hold what they promise; no time is asserted."""
+"""The benchmarks of input and augmentation run, and their rows are consistent. No time is asserted."""
 
 import json
 

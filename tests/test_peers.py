@@ -1,4 +1,4 @@
-"""`bench train_step`: what both sides compute, and what is made of their times; no time is asserted."""
+"""`bench train_step`: the computations of both sides, and the summary of their times. No time is asserted."""
 
 import importlib.util
 import json
@@ -19,14 +19,14 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 
 class Runner:
-    """A contestant whose first step takes `first` seconds, the others take the `rest` in turn."""
+    """A contestant whose first step takes `first` seconds, and the next ones the `rest` in turn."""
 
     def __init__(self, rest, first=9.0, losses=(2.0, 1.9)):
-        self.times, self.losses, self.asked = [first, *rest], list(losses), []
+        self.times, self.losses, self.requests = [first, *rest], list(losses), []
 
     def ask(self, method, steps):
         assert method == "run"
-        self.asked.append(steps)
+        self.requests.append(steps)
         seconds = self.times.pop(0) if len(self.times) > 1 else self.times[0]
         return seconds * steps, 2 * seconds * steps, self.losses.pop(0) if self.losses else 1.0
 
@@ -44,17 +44,17 @@ def test_losses_must_agree_before_and_after_an_update():
             rounds.start({"ours": Runner([1.0]), "peer": Runner([2.0], losses=losses)}, ["ours"], 1e-4)
 
 
-def test_one_that_adds_up_coarsely_needs_the_first_loss_alone():
+def test_only_the_first_loss_of_a_coarse_contestant_must_agree():
     field = {"ours": Runner([1.0]), "peer": Runner([2.0], losses=(2.0019, 1.7))}
     assert rounds.start(field, ["ours"], 1e-4, ["peer"])["peer"]["losses"] == [2.0019, 1.7]
     with pytest.raises(UserError, match="peer computes other losses"):
         rounds.start({"ours": Runner([1.0]), "peer": Runner([2.0], losses=(2.0021, 1.9))}, ["ours"], 1e-4, ["peer"])
 
 
-def test_a_peer_that_cannot_run_is_left_out_with_a_sentence(capsys):
+def test_a_peer_that_cannot_run_is_skipped_with_a_message(capsys):
     field = {"ours": Runner([1.0]), "peer": Broken([])}
     assert list(rounds.start(field, ["ours"], 1e-4)) == list(field) == ["ours"]
-    assert "peer is left out: ModuleNotFoundError: No module named 'torch'" in capsys.readouterr().out
+    assert "peer is skipped: ModuleNotFoundError: No module named 'torch'" in capsys.readouterr().out
     with pytest.raises(UserError, match="No module named 'torch'"):
         rounds.start({"ours": Broken([])}, ["ours"], 1e-4)
 
@@ -62,20 +62,20 @@ def test_a_peer_that_cannot_run_is_left_out_with_a_sentence(capsys):
 def test_rounds_alternate_and_time_many_short_steps():
     long, short = Runner([1.0]), Runner([0.1])
     clock, cores = rounds.alternate({"long": long, "short": short}, {"long": {"step_s": 1.0}, "short": {"step_s": 0.1}}, 2)
-    assert long.asked == [1, 1] * 2
-    assert short.asked == [1, 3] * 2  # 0.3 s at least, after one that is not timed
+    assert long.requests == [1, 1] * 2
+    assert short.requests == [1, 3] * 2  # at least 0.3 s, after a step that is not timed
     assert clock["short"] == pytest.approx([0.1, 0.1])
     assert cores["short"] == pytest.approx([0.2, 0.2])
 
 
-def test_ratios_are_paired_by_round_and_to_our_fastest():
+def test_ratios_are_computed_per_round_to_our_fastest():
     times = {"slow": [3.0, 3.0, 6.0], "fast": [1.0, 2.0, 4.0], "peer": [2.0, 2.0, 12.0]}
-    found = rounds.summary(times, times, ["slow", "fast"])
-    assert found["peer"]["core_s"] == found["peer"]["core_times_ours"] == 2
-    assert found["fast"]["times_ours"] == 1
-    assert found["slow"]["times_ours"] == 1.5
-    assert found["peer"]["times_ours"] == 2  # of 2, 1, 3; that of the medians were 1
-    assert (found["peer"]["times_ours_lower"], found["peer"]["times_ours_upper"]) == (1.5, 2.5)
+    rows = rounds.summary(times, times, ["slow", "fast"])
+    assert rows["peer"]["core_s"] == rows["peer"]["core_times_ours"] == 2
+    assert rows["fast"]["times_ours"] == 1
+    assert rows["slow"]["times_ours"] == 1.5
+    assert rows["peer"]["times_ours"] == 2  # the median of 2, 1, 3; the ratio of the medians is 1
+    assert (rows["peer"]["times_ours_lower"], rows["peer"]["times_ours_upper"]) == (1.5, 2.5)
     assert rounds.summary({"ours": [2.0]}, {"ours": [2.0]}, ["ours"])["ours"]["upper_s"] == 2
 
 
@@ -84,7 +84,7 @@ class Counter:
     def __init__(self, start):
         self.value = start
     def run(self, steps):
-        print("a library's chatter")
+        print("output of a library")
         self.value += steps
         return self.value, 1 / steps
 def build(start):
@@ -96,14 +96,14 @@ def versions():
 
 @pytest.fixture
 def side(tmp_path, monkeypatch):
-    """Its module lies where the shell's PYTHONPATH says."""
+    """A `Side` whose module is in a folder of the shell's PYTHONPATH."""
     (tmp_path / "counting.py").write_text(SIDE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with contestants.Side("counting", sys.executable) as side:
         yield side
 
 
-def test_the_other_side_keeps_its_contestants_and_tells_its_errors(side):
+def test_the_other_side_keeps_its_contestants_and_reports_its_errors(side):
     counter = side.build(5)["counter"]
     assert [counter.ask("run", 2), counter.ask("run", 1)] == [[7, 0.5], [8, 1.0]]
     assert side.versions() == {"counter": "1"}
@@ -111,11 +111,11 @@ def test_the_other_side_keeps_its_contestants_and_tells_its_errors(side):
         counter.ask("run", 0)
     assert counter.ask("run", 1) == [9, 1.0]
     side.process.kill()
-    with pytest.raises(UserError, match="the other interpreter ended on 'run'"):
+    with pytest.raises(UserError, match="the other interpreter ended during 'run'"):
         counter.ask("run", 1)
 
 
-def test_a_module_that_cannot_be_imported_is_a_sentence():
+def test_error_for_a_module_that_cannot_be_imported():
     with contestants.Side("no_such_side", sys.executable) as side, pytest.raises(UserError, match="No module named 'no_such"):
         side.build()
 
@@ -128,7 +128,7 @@ def test_a_module_that_cannot_be_imported_is_a_sentence():
     ],
 )
 def test_every_variable_has_torchs_name_and_shape(model, shape, options):
-    """golden/torch.npz has PyTorch's own names, of all variables but the frozen stem's."""
+    """golden/torch.npz has PyTorch's names of all variables except those of the frozen stem."""
     net = models.build(model, num_classes=5, **options)
     variables = jax.tree.map(lambda like: np.zeros(like.shape), models.abstract_variables(net, shape))
     arrays = torch_names.torch_arrays(variables, network_cases.CASES[model].rename)
@@ -139,7 +139,7 @@ def test_every_variable_has_torchs_name_and_shape(model, shape, options):
     assert {name: arrays[name].shape for name in statistics} == statistics
 
 
-def test_kernels_are_turned_and_blocks_unstacked():
+def test_kernels_are_transposed_and_blocks_unstacked():
     kernel = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     blocks = torch_names.torch_arrays({"params": {"decoder0": {"conv2": {"kernel": kernel}}}}, torch_names.bytenet)
     np.testing.assert_array_equal(blocks["decoder.0.1.conv2.weight"], kernel[1].transpose(2, 1, 0))
@@ -148,7 +148,7 @@ def test_kernels_are_turned_and_blocks_unstacked():
 
 
 def test_a_dry_run_of_our_side_alone(tmp_path):
-    """The step is a run's own: AMSGrad on the loss of the whole batch; what the peer needs is written down."""
+    """The step is a run's step, AMSGrad on the loss of the whole batch, and the peer's problem is complete."""
     (step,) = network_cases.build("bytenet", [{}], "float32", True, {"batch": 3}).values()
     problem = step.problem(str(tmp_path / "problem.npz"))
     losses = [step.run(1)[-1] for _ in range(3)]
@@ -159,10 +159,10 @@ def test_a_dry_run_of_our_side_alone(tmp_path):
         assert sum(file[key].size for key in file if key.startswith("weights/")) == step.work()["parameters"]
 
 
-def test_work_is_that_of_the_products_and_of_a_card_that_is_known(monkeypatch):
+def test_work_counts_products_and_knows_the_card(monkeypatch):
     (step,) = network_cases.build("burrows_mlp", [{}], "bfloat16", True, {}).values()
-    first, second, last = 80 * 256, 256 * 256, 256 * 8  # the first has no gradient by its input
-    # And the loss takes the labels' class weights twice.
+    first, second, last = 80 * 256, 256 * 256, 256 * 8  # the first layer needs no gradient by its input
+    # The loss also multiplies the labels by the class weights, twice.
     work = {"parameters": 88_584, "flops": 2 * 4 * (2 * first + 3 * second + 3 * last + 2 * 8), "card_flops_a_second": None}
     assert step.work() == work
     monkeypatch.setitem(cards.CARDS, jax.devices()[0].device_kind, cards.CARDS["NVIDIA H200"])
@@ -186,17 +186,17 @@ def test_both_sides_compute_the_same(tmp_path, name):
 
 
 class Here:
-    """A contestant of this process, asked as those of others are."""
+    """A contestant in this process with the interface of a remote one."""
 
     def __init__(self, step):
         self.step = step
 
-    def ask(self, method, *words):
-        return getattr(self.step, method)(*words)
+    def ask(self, method, *arguments):
+        return getattr(self.step, method)(*arguments)
 
 
 def assert_same_losses(name, tmp_path, peer_networks):
-    """By the benchmark's own rule, the peer with and without computing its blocks again."""
+    """The losses agree by the benchmark's rule, with and without recomputation in the peer."""
     (ours,) = network_cases.build(name, [{}], "float32", True, {}).values()
     path = str(tmp_path / "problem.npz")
     problem = ours.problem(path)
@@ -234,8 +234,8 @@ WRONG = {
     + ", ".join(sorted(network_cases.CASES)),
     "--dtype=float16": "unknown dtype 'float16' (did you mean 'bfloat16'?): choose one of bfloat16, float32",
     "--malloc=us": "unknown --malloc 'us' (did you mean 'ours'?): choose one of both, neither, ours",
-    "--shape=100": "--shape must be positive numbers, for one of --networks, and was given '100'",
-    "--ours=remat": "--ours must be KEY=VALUE,… as in 'remat=block,backend=lax', and was given 'remat'",
+    "--shape=100": "--shape needs exactly one network in --networks, not 2",
+    "--ours=remat": "--ours must be KEY=VALUE,… as in 'remat=block,backend=lax', not 'remat'",
     "--rounds=0": "--rounds must be at least 1 and --batch at least 0, not 0 and 0",
 }
 CHECK = """
@@ -253,7 +253,7 @@ for flag in sys.argv[1:]:
 """
 
 
-def test_wrong_flags_get_a_sentence():
+def test_errors_for_illegal_flags():
     command = [sys.executable, "-c", CHECK, *WRONG, "--rounds=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     out, _ = finish(subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))

@@ -1,4 +1,4 @@
-"""What a step needs and what fits: bytes and FLOPs against what is known, the planner's answers against direct compilation."""
+"""Memory and FLOPs of a training step against known values, and the planner's answers against direct compilation."""
 
 import functools
 import json
@@ -30,17 +30,17 @@ BARE_FLAGS = ("--config.model.strides=[]", "--config.model.decoder_sets=0")
 
 def test_flops_count_loops_by_their_length():
     w, x = jnp.ones((8, 8)), jnp.ones((4, 8))
-    one = 2 * 4 * 8 * 8
+    product = 2 * 4 * 8 * 8
 
     def scanned(wrap, w, x):
         return jax.lax.scan(wrap(lambda c, _: (jnp.tanh(c @ w), None)), x, None, length=10)[0].sum()
 
     plain, remat = (functools.partial(scanned, wrap) for wrap in (lambda f: f, jax.checkpoint))
-    assert flops(plain, w, x) == 10 * one
-    assert flops(jax.grad(plain, (0, 1)), w, x) == 30 * one
-    assert flops(jax.jit(jax.grad(remat, (0, 1))), w, x) == 40 * one  # the forward pass twice
-    assert flops(lambda w, x: jax.lax.fori_loop(0, 7, lambda i, c: c @ w, x), w, x) == 7 * one
-    assert flops(lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), w, x) == 2 * one
+    assert flops(plain, w, x) == 10 * product
+    assert flops(jax.grad(plain, (0, 1)), w, x) == 30 * product
+    assert flops(jax.jit(jax.grad(remat, (0, 1))), w, x) == 40 * product  # the forward pass twice
+    assert flops(lambda w, x: jax.lax.fori_loop(0, 7, lambda i, c: c @ w, x), w, x) == 7 * product
+    assert flops(lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), w, x) == 2 * product
 
 
 def test_flops_of_convolutions():
@@ -50,9 +50,9 @@ def test_flops_of_convolutions():
         y = jax.lax.conv_general_dilated(x, kernel, (2,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC"))
         return y.sum()
 
-    one = 2 * (2 * 50 * 16) * (3 * 8)
-    assert flops(strided, x, kernel) == one
-    assert flops(jax.grad(strided, (0, 1)), x, kernel) == 3 * one
+    forward = 2 * (2 * 50 * 16) * (3 * 8)
+    assert flops(strided, x, kernel) == forward
+    assert flops(jax.grad(strided, (0, 1)), x, kernel) == 3 * forward
 
     def depthwise(x):
         return jax.lax.conv_general_dilated(
@@ -63,7 +63,7 @@ def test_flops_of_convolutions():
 
 
 def test_recomputation_costs_flops(tones):
-    """`none` computes nothing twice, and shapes serve as well as arrays."""
+    """`none` computes nothing twice."""
     planner = memory.Planner(
         small_config(tones, devices=1, model__max_dilation=8, model__strides=[], model__dropout=0.0), 4, limit=1e9
     )
@@ -80,7 +80,7 @@ def test_predicted_bytes_are_temporaries_arguments_and_what_outputs_add():
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1000,), (512, 256))]
     needs = memory.Needs.of(step.lower(*shapes).compile())
     assert needs.argument_bytes == 4 * (1000 + 512 * 256)
-    assert needs.aliased_bytes == 4000  # the donated state is written over
+    assert needs.aliased_bytes == 4000  # the output overwrites the donated state
     assert 4004 <= needs.output_bytes <= 4100
     assert needs.temp_bytes >= 4 * 512 * 256
     assert needs.predicted_bytes == needs.temp_bytes + needs.argument_bytes + needs.output_bytes - 4000
@@ -88,7 +88,7 @@ def test_predicted_bytes_are_temporaries_arguments_and_what_outputs_add():
 
 @pytest.mark.parametrize("model", ["bytenet", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_shapes_are_those_of_the_run(tones, model):
-    """Lowering for shapes alone is lowering for the run's own arrays."""
+    """`Run.shapes` has the shapes and types of the run's arrays."""
     run = Run(small_config(tones, model, ema=0.9, **(BARE if model == "bytenet" else {}) | {"devices": 2}))
     real = (run.initial_state(), run.constants, run.program.devices.shard(run.batches(0)))
     described = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree) for tree in (real, run.program.shapes())]
@@ -103,10 +103,12 @@ def test_sizes_are_read(text, size):
 
 
 @pytest.mark.parametrize("text", ["24", "GB", "24 gigabytes", "-1GB", "0GB", "1.2.3GB"])
-def test_bad_sizes_get_a_sentence(text):
+def test_errors_for_illegal_sizes(text):
     with pytest.raises(UserError) as error:
         memory.parse_bytes(text, "--memory")
-    assert str(error.value) == f"--memory must be a number and one of MB, MiB, GB, GiB, as in '24GiB', and was given {text!r}"
+    assert (
+        str(error.value) == f"--memory must be a number above 0 with a unit (MB, MiB, GB, GiB), such as '24GiB', not {text!r}"
+    )
 
 
 def test_what_counts_as_running_out():
@@ -132,7 +134,7 @@ def test_classes_come_from_the_passport_or_are_known(tones):
     assert memory.count_classes(config) == 4
     config.data.data_dir = "nowhere"
     with pytest.raises(
-        UserError, match=r"^data set 'tones' is not in 'nowhere': say how many classes it has, as in --classes=10$"
+        UserError, match=r"^data set 'tones' is not in 'nowhere': give its number of classes, as in --classes=10$"
     ):
         memory.count_classes(config)
     from genre_jax.datasets import DATASETS, audioset, gtzan, synthetic
@@ -160,42 +162,42 @@ def test_classes_come_from_the_passport_or_are_known(tones):
         (lambda n: 100 + 7 * n + 5 * (n % 3), 1000, 4),  # padding of buffers
         (lambda n: 100 + n**1.3, 1000, 8),
         (lambda n: 100 + 900 * (n // 8), 5000, 3),  # flat, then a step
-        (lambda n: math.inf if n > 37 else 5 * n, 1e6, 64),  # the compiler refuses before the limit is reached
+        (lambda n: math.inf if n > 37 else 5 * n, 1e6, 64),  # the compiler fails below the limit
         (lambda n: 7 * n, 1e9, 2),
     ],
 )
-def test_largest_is_the_last_that_fits(size, limit, start):
-    asked = []
-    n = memory.largest(lambda n: asked.append(n) or size(n), limit, start)
+def test_largest_fits_and_the_next_does_not(size, limit, start):
+    evaluated = []
+    n = memory.largest(lambda n: evaluated.append(n) or size(n), limit, start)
     assert size(n) <= limit < size(n + 1)
-    assert {n, n + 1} <= set(asked) and len(asked) == len(set(asked)) <= 25
+    assert {n, n + 1} <= set(evaluated) and len(evaluated) == len(set(evaluated)) <= 25
 
 
 @pytest.mark.parametrize(
     ("size", "limit", "start"),
     [
-        (lambda n: n / 2000 + 30 * (n > 72_345), 64, 128),  # leaps where no line foretells it, as SwishNet's
+        (lambda n: n / 2000 + 30 * (n > 72_345), 64, 128),  # a jump that no secant predicts, as SwishNet has
         (lambda n: n / 2000 + 30 * (n > 127_000), 64, 128),
         (lambda n: 100 + n**1.3, 1e6, 8),
     ],
 )
-def test_largest_of_thousands_is_so_to_a_hundredth(size, limit, start):
-    asked = []
-    n = memory.largest(lambda n: asked.append(n) or size(n), limit, start)
-    beyond = min(m for m in asked if m > n)
+def test_largest_of_thousands_is_exact_to_one_percent(size, limit, start):
+    evaluated = []
+    n = memory.largest(lambda n: evaluated.append(n) or size(n), limit, start)
+    beyond = min(m for m in evaluated if m > n)
     assert size(n) <= limit < size(beyond) and beyond <= n * 1.01
-    assert n in asked and len(asked) == len(set(asked)) <= 17
+    assert n in evaluated and len(evaluated) == len(set(evaluated)) <= 17
 
 
-def test_largest_of_a_straight_line_asks_four_times_and_of_none_twice():
-    asked = []
-    assert memory.largest(lambda n: asked.append(n) or 100 + 7 * n, 1000, 16) == 128
-    assert asked == [1, 16, 128, 129]
+def test_largest_of_a_linear_size_needs_four_evaluations():
+    evaluated = []
+    assert memory.largest(lambda n: evaluated.append(n) or 100 + 7 * n, 1000, 16) == 128
+    assert evaluated == [1, 16, 128, 129]
     assert memory.largest(lambda n: 2000 + n, 1000, 16) == 0
 
 
 def test_the_largest_batch_fits_and_one_more_does_not(tones):
-    """Against compilations that the planner did not make."""
+    """The planner's answer agrees with direct compilation."""
     config = small_config(tones, **BARE)
     planner = memory.Planner(config, 4, limit=20e6)
     batch = planner.largest("none")
@@ -210,12 +212,12 @@ def test_the_largest_batch_fits_and_one_more_does_not(tones):
     assert planner.bytes("none", batch) == compiled(batch) <= 20e6 < compiled(batch + 1)
 
 
-# Policy → MB, MB for each clip that is held at a time, FLOPs.
+# Policy → MB, MB per clip of a micro-batch, FLOPs.
 MADE_UP = {"none": (100, 100, 3), "block": (100, 40, 4), "tree": (100, 30, 6), "lean": (100, 20, 5), None: (50, 80, 3)}
 
 
 class Linear(memory.Planner):
-    """A planner of made-up needs, which sums of gradients raise by 10 MB."""
+    """A planner with made-up needs; gradient accumulation adds 10 MB."""
 
     def bytes(self, policy, batch, accumulate=1):
         base, slope, _ = MADE_UP[policy]
@@ -234,19 +236,19 @@ REMAT = "--config.model.remat="
 @pytest.mark.parametrize(
     ("megabytes", "flags", "sentence"),
     [
-        (2000, (f"{REMAT}none",), f"use {REMAT}none: 16 clips a device take 1,700 MB of 2,000 MB with remat=none"),
-        (800, (), "leave it as it is: 16 clips a device take 740 MB of 800 MB with remat=block"),
-        # lean is cheaper than tree, which would fit too
-        (600, (f"{REMAT}lean",), f"use {REMAT}lean: 16 clips a device take 420 MB of 600 MB with remat=lean"),
+        (2000, (f"{REMAT}none",), f"use {REMAT}none: 16 clips per device take 1,700 MB of 2,000 MB with remat=none"),
+        (800, (), "keep the config as it is: 16 clips per device take 740 MB of 800 MB with remat=block"),
+        # tree would also fit, but lean is cheaper
+        (600, (f"{REMAT}lean",), f"use {REMAT}lean: 16 clips per device take 420 MB of 600 MB with remat=lean"),
         (400, (f"{REMAT}none", "--config.train.accumulate=8"),
-         f"use {REMAT}none --config.train.accumulate=8: 16 clips a device in micro-batches of 2 take 310 MB of 400 MB with "
+         f"use {REMAT}none --config.train.accumulate=8: 16 clips per device in micro-batches of 2 take 310 MB of 400 MB with "
          "remat=none"),
         (155, ("--config.train.accumulate=16",),
-         "use --config.train.accumulate=16: 16 clips a device in micro-batches of 1 take 150 MB of 155 MB with remat=block"),
-        # room for a clip, not for the sum of gradients beside it
+         "use --config.train.accumulate=16: 16 clips per device in micro-batches of 1 take 150 MB of 155 MB with remat=block"),
+        # one clip fits, but not with the accumulated gradients
         (125, (f"{REMAT}lean", "--config.train.batch_size=1"),
-         f"use {REMAT}lean --config.train.batch_size=1: 1 clips a device take 120 MB of 125 MB with remat=lean"),
-        (90, None, "nothing fits 90 MB: one clip takes 120 MB with remat=lean; shorten data.samples or take a smaller model"),
+         f"use {REMAT}lean --config.train.batch_size=1: 1 clips per device take 120 MB of 125 MB with remat=lean"),
+        (90, None, "no settings fit 90 MB: one clip takes 120 MB with remat=lean; reduce data.samples or the size of the model"),
     ],
 )  # fmt: skip
 def test_advice(tones, megabytes, flags, sentence):
@@ -254,7 +256,7 @@ def test_advice(tones, megabytes, flags, sentence):
     assert Linear(config, 4, megabytes * 1e6).advise() == (flags, sentence)
 
 
-def test_advice_counts_every_device_and_the_configs_own_micro_batches(tones):
+def test_advice_counts_every_device_and_the_micro_batches_of_the_config(tones):
     config = small_config(tones, devices=4, train__batch_size=32, train__accumulate=2, model__remat="none")
     assert Linear(config, 4, 520e6).advise().flags == ()
     flags = (f"{REMAT}lean", "--config.train.accumulate=1", "--config.train.batch_size=4")
@@ -264,14 +266,14 @@ def test_advice_counts_every_device_and_the_configs_own_micro_batches(tones):
 def test_a_model_without_policies_gets_micro_batches(tones):
     config = small_config(tones, "resnet", devices=1, train__batch_size=16)
     assert memory.Planner(config, 4, limit=1e9).policies == [None]
-    sentence = "use --config.train.accumulate=4: 16 clips a device in micro-batches of 4 take 380 MB of 400 MB"
+    sentence = "use --config.train.accumulate=4: 16 clips per device in micro-batches of 4 take 380 MB of 400 MB"
     assert Linear(config, 4, 400e6).advise() == (("--config.train.accumulate=4",), sentence)
 
 
-def test_a_policy_that_cannot_be_is_left_out(tones, capsys, monkeypatch):
+def test_an_unsupported_policy_is_skipped(tones, capsys, monkeypatch):
     monkeypatch.setattr(memory, "REMAT", ("tree", "none", "elsewhere"))
     assert Linear(small_config(tones, devices=1), 4, 1e9).policies == ["none", "tree"]
-    assert "remat=elsewhere is left out: not on this device" in capsys.readouterr().out
+    assert "remat=elsewhere is skipped: not on this device" in capsys.readouterr().out
     monkeypatch.setattr(memory, "REMAT", ("elsewhere",))
     with pytest.raises(UserError, match=r"^not on this device$"):
         Linear(small_config(tones, devices=1), 4, 1e9).advise()
@@ -281,7 +283,7 @@ def test_a_policy_that_cannot_be_is_left_out(tones, capsys, monkeypatch):
 
 
 def run_script(script: str, *arguments: str) -> subprocess.Popen:
-    """A command after something in it was replaced: `script` with `arguments` in sys.argv."""
+    """Run `script`, which patches a command and starts it, with `arguments` in sys.argv."""
     script = f"import sys; sys.argv = {['command', *arguments]!r}\n{script}"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", script]
@@ -303,7 +305,7 @@ def check_plan(tones, path, process, policies):
 
 
 def test_plan_prints_rows_and_advice(tones, tmp_path):
-    """Of one policy, to compile less; without what is no part of training."""
+    """One policy, to compile less. The optional libraries cannot be imported."""
     path = tmp_path / "plan.json"
     script = f"""{HIDE}
 from genre_jax import console
@@ -332,8 +334,8 @@ def test_plan_of_a_model_without_policies(tones, tmp_path):
     ("arguments", "sentence"),
     [
         ([], "error: --config is missing: give a config file, such as --config=configs/bytenet.py\n"),
-        (["--config=configs/bytenet.py", "--memory=24"], "error: --memory must be a number and one of MB, MiB, GB, GiB, as in "
-         "'24GiB', and was given '24'\n"),
+        (["--config=configs/bytenet.py", "--memory=24"], "error: --memory must be a number above 0 with a unit "
+         "(MB, MiB, GB, GiB), such as '24GiB', not '24'\n"),
     ],
 )  # fmt: skip
 def test_plan_errors_are_one_sentence(arguments, sentence):
@@ -351,26 +353,26 @@ RUN_MAIN = "console.run(main.main, console.parse_flags)"
 
 
 def test_main_advises_when_memory_runs_out(tones):
-    """The refusal is XLA's own; what the settings need is made up, so that nothing has to be compiled."""
+    """The error is XLA's own. The needs of the settings are made up, therefore nothing is compiled."""
     needs = "memory.Planner.bytes = lambda self, policy, batch, parts=1: 1e6 * (9 if policy == 'none' else 5) * batch / parts\n"
     arguments = (f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}")
     _, err = finish(run_script(MAIN_OUT_OF_MEMORY + needs + RUN_MAIN, *arguments), code=1)
     assert err == (
         "error: out of memory (Out of memory allocating 4398046511104 bytes.): use --config.model.remat=block: "
-        "8 clips a device take 40 MB of 72 MB with remat=block\n"
+        "8 clips per device take 40 MB of 72 MB with remat=block\n"
     )
 
 
 @pytest.mark.slow
 def test_main_advises_what_fits(tones):
-    """The same with a planner that compiles: the advice needs less than what ran out."""
+    """The same with the real planner: the advice needs less memory than the run that failed."""
     arguments = (f"--config={ROOT}/tests/small_run.py:bytenet", f"--config.data.data_dir={tones}", *BARE_FLAGS)
     out, err = finish(run_script(MAIN_OUT_OF_MEMORY + RUN_MAIN, *arguments), code=1)
-    assert "use --config.train.accumulate=2: 8 clips a device in micro-batches of 4 take" in err
+    assert "use --config.train.accumulate=2: 8 clips per device in micro-batches of 4 take" in err
     assert "compiled remat=none batch 8" in out
 
 
-def test_dry_run_and_training_tell_of_dead_blocks(tones, capsys):
+def test_dry_run_reports_dead_blocks(tones, capsys):
     from genre_jax import dry_run
 
     config = small_config(

@@ -1,4 +1,4 @@
-"""Benchmarks, each run as `python -m genre_jax.bench NAME`: medians of repeated runs, as a table and as JSON."""
+"""Benchmarks, run as `python -m genre_jax.bench NAME`. They print and write medians of repeated runs."""
 
 BENCHMARKS = {
     "augment": "genre_jax.bench.augment",

@@ -8,7 +8,7 @@ from genre_jax.bench import BENCHMARKS
 
 
 def main() -> None:
-    """Hand over to the benchmark that the first argument names."""
+    """Run the benchmark that the first argument names."""
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in BENCHMARKS:
         console.fail(console.unknown("benchmark", name, BENCHMARKS))

@@ -1,8 +1,8 @@
-"""Time and memory of `prepare --check` with its leak audit, by number of clips: `python -m genre_jax.bench audit`.
+"""Time and memory of the leak audit of `prepare --check`: `python -m genre_jax.bench audit [--clips=N] [--json=FILE]`.
 
-The clips are ten-second synthetic tracks at 16 kHz, each rendered once and played at ten speeds 7 % apart, so that no two
-sound alike and ten thousand are soon made. Into the test split go copies of some of them, begun up to 4 s later, at another
-level and under noise at 10 dB; how many of these pairs are found, and how many others, is told beside the seconds.
+The clips are synthetic ten-second tracks at 16 kHz. Each track is rendered once and played at ten speeds 7 % apart, which
+makes ten thousand different clips quickly. The test split gets copies of some clips. A copy starts up to 4 s later, has
+another level, and has noise at an SNR of 10 dB. The benchmark prints how many copies the audit finds, and how many other pairs.
 """
 
 import multiprocessing
@@ -20,6 +20,7 @@ from absl import flags
 
 from genre_jax.atomic import write_json
 from genre_jax.bench import resident
+from genre_jax.bench.record import write_record
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.datasets.synthetic import music
@@ -27,36 +28,34 @@ from genre_jax.logbook import environment
 from genre_jax.prepare import audit, tfrecord
 from genre_jax.prepare.workers import cores
 
-CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), copies not counted.")
-COPIES = flags.DEFINE_integer("copies", 20, "Copies planted in the test split.")
-JSON = flags.DEFINE_string("json", None, "Write the figures to this file too.")
+CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), without the copies.")
+COPIES = flags.DEFINE_integer("copies", 20, "Copies that are added to the test split.")
 
 RATE, SECONDS, SPEEDS = 16_000, 10, 10
 LATEST, SNR_DB = 4.0, 10.0
 
 
 def main(argv: list[str]) -> None:
-    """Make the data set, check it, and tell what it took."""
+    """Make the data set, audit it, and print time and memory."""
     del argv
     with tempfile.TemporaryDirectory() as data_dir:
         folder = locate.directory(data_dir, "audit", RATE)
         originals = _write(folder)
         row = _measure(folder, originals)
-    if JSON.value:
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), {"benchmark": "audit", "environment": environment(), "row": row})
+    write_record({"benchmark": "audit", "environment": environment(), "row": row})
 
 
 def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
+    """Audit the data set in `folder`, print the results and return them as a row."""
     resident.reset_peak()
     processes, splits = cores(), ["train", "test"]
     clock, busy = [time.perf_counter()], [_core_seconds()]
     clips = audit.read(folder, splits, processes)
     clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
-    found, used = audit.pairs(clips, splits, processes)
+    pairs, used = audit.pairs(clips, splits, processes)
     clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
     (listening, comparing), (listening_cores, comparing_cores) = np.diff(clock).tolist(), np.diff(busy).tolist()
-    right = {pair.stays.name for pair in found if originals.get(pair.stays.name) == pair.goes.name}
+    right = {pair.stays.name for pair in pairs if originals.get(pair.stays.name) == pair.goes.name}
     row = {
         "clips": len(clips),
         "workers": processes,
@@ -68,28 +67,28 @@ def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
         "hashes_used": used,
         "planted": len(originals),
         "found": len(right),
-        "other_pairs": [(p.stays.name, p.goes.name, p.agreement, p.expected) for p in found if p.stays.name not in right],
+        "other_pairs": [(p.stays.name, p.goes.name, p.agreement, p.expected) for p in pairs if p.stays.name not in right],
         "peak_mb": round(resident.peak() / 1e6),
         "peak_of_a_worker_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
         "load_average": os.getloadavg()[0],
     }
-    say(f"{len(clips):,} clips, {row['hashes']:,} hashes: {listening:.0f} s of listening, {comparing:.0f} s of comparing")
-    say(f"seconds of all processes on a core: {listening_cores:.0f} of listening, {comparing_cores:.0f} of comparing")
+    say(f"{len(clips):,} clips, {row['hashes']:,} hashes: {listening:.0f} s to fingerprint, {comparing:.0f} s to compare")
+    say(f"CPU time of all processes: {listening_cores:.0f} s to fingerprint, {comparing_cores:.0f} s to compare")
     say(
         f"{row['workers']} cores, load {row['load_average']:.1f}; {row['peak_mb']:,} MB, "
         f"{row['peak_of_a_worker_mb']:,} MB in a worker"
     )
-    say(f"{len(right)} of {len(originals)} planted pairs found, {len(found) - len(right)} others")
+    say(f"{len(right)} of {len(originals)} copies found, {len(pairs) - len(right)} other pairs")
     return row
 
 
 def _core_seconds() -> float:
-    """Seconds that this process and its ended workers were on a core, which other load changes little."""
+    """Return the CPU seconds of this process and its ended workers, which other load on the machine changes little."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _write(folder: Path) -> dict[str, str]:
-    """The data set; returns name of each copy → name of its original."""
+    """Write the data set; return the name of each copy → the name of its original."""
     chosen = np.random.default_rng(0).choice(CLIPS.value, COPIES.value, replace=False)
     copies: dict[int, tfrecord.Clip] = {}
 
@@ -113,7 +112,7 @@ def _write(folder: Path) -> dict[str, str]:
 
 
 def _play(track: int) -> list[np.ndarray]:
-    """A track at every speed, int16 (RATE * SECONDS,) each."""
+    """Return a track at every speed, each as int16 of shape (RATE * SECONDS,)."""
     genre = music.GENRES[track % len(music.GENRES)]
     whole = music.render(genre, track // len(music.GENRES), sample_rate=RATE, seconds=1.5 * SECONDS)
     speeds = 2 ** (np.arange(SPEEDS) / SPEEDS - 0.5)
@@ -122,6 +121,7 @@ def _play(track: int) -> list[np.ndarray]:
 
 
 def _copy(pcm: np.ndarray, number: int) -> np.ndarray:
+    """Return a later, quieter and noisier copy of a clip; `number` is the random seed."""
     rng = np.random.default_rng(number)
     late = pcm[int(rng.uniform(0, LATEST) * RATE) :].astype(np.float64)
     noise = rng.standard_normal(len(late)) * np.std(late) * 10 ** (-SNR_DB / 20)

@@ -1,11 +1,10 @@
-"""What augmentation costs, alone and within a training step: `python -m genre_jax.bench augment [--config=FILE:preset]`.
+"""Cost of the augmentations, alone and in a training step: `python -m genre_jax.bench augment [--config=FILE:preset]`.
 
-Each augmentation is switched on by itself in front of the config's front end, and all of them in its whole step; times go by
-turns with those of the same program without any. Core time is that of all threads together.
+The benchmark times the config's front end with each augmentation and with all of them, and the whole training step with all
+of them. Every round also times the same program without augmentation. Core time is the CPU time of all threads.
 """
 
 import functools
-import json
 import os
 import statistics
 import tempfile
@@ -22,17 +21,17 @@ from genre_jax import config as configs
 from genre_jax import parallel, run, train
 from genre_jax.atomic import write_json
 from genre_jax.augment import validate
+from genre_jax.bench.record import write_record
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.logbook import environment
 from genre_jax.prepare import tfrecord
 
-CONFIG = flags.DEFINE_string("config", "configs/resnet34_spectrogram.py:single", "Whose front end and step are timed.")
-BATCH = flags.DEFINE_integer("batch", 8, "Clips a step.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Runs of each program; medians are shown.")
-NOISES = flags.DEFINE_integer("noises", 100, "Recordings of 5 s in the noise bank.")
-STEP = flags.DEFINE_bool("step", True, "Also time the step, whose compilation takes a while.")
-JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
+CONFIG = flags.DEFINE_string("config", "configs/resnet34_spectrogram.py:single", "Config whose front end and step are timed.")
+BATCH = flags.DEFINE_integer("batch", 8, "Clips per step.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each program; the table shows medians.")
+NOISES = flags.DEFINE_integer("noises", 100, "Number of 5 s recordings in the noise bank.")
+STEP = flags.DEFINE_bool("step", True, "Also time the training step, which takes long to compile.")
 
 CLASSES = 10
 CASES: dict[str, dict[str, Any]] = {
@@ -56,19 +55,18 @@ def main(argv: list[str]) -> None:
         plain = configs.load(CONFIG.value, {"data.name": "synthetic", "data.data_dir": data_dir})
         plain.train.batch_size = BATCH.value
         _write(Path(data_dir), plain.data.sample_rate)
-        each = {name: _changed(plain, changes) for name, changes in CASES.items()}
+        single = {name: _changed(plain, changes) for name, changes in CASES.items()}
         everything = {"all": _changed(plain, functools.reduce(lambda a, b: a | b, CASES.values()))}
-        say(f"{'':<24}{'ms a clip':>12}{'core ms':>12}{'ms more':>12}{'core ms more':>14}{'times plain':>14}")
-        rows = _rows("inputs", {"none": plain} | each | everything, _inputs)
+        say(f"{'':<24}{'ms per clip':>12}{'core ms':>12}{'ms more':>12}{'core ms more':>14}{'times plain':>14}")
+        rows = _rows("inputs", {"none": plain} | single | everything, _inputs)
         if STEP.value:
             rows += _rows("step", {"none": plain} | everything, _step)
-    if JSON.value:
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        about = {"benchmark": "augment", "config": CONFIG.value, "batch": BATCH.value, "cpus": os.cpu_count()}
-        write_json(Path(JSON.value), about | {"environment": environment(), "rows": rows})
+    settings = {"benchmark": "augment", "config": CONFIG.value, "batch": BATCH.value, "cpus": os.cpu_count()}
+    write_record(settings | {"environment": environment(), "rows": rows})
 
 
 def _changed(plain: Any, changes: dict[str, Any]) -> Any:
+    """Return a copy of the config `plain` with `changes`."""
     config = configs.from_json(configs.to_json(plain))
     for key, value in changes.items():
         configs.override(config, key, value)
@@ -77,7 +75,7 @@ def _changed(plain: Any, changes: dict[str, Any]) -> Any:
 
 
 def _problem(config: Any) -> tuple[run.Program, Any, Any]:
-    """A config's program on one device, its constants, and a batch of noise."""
+    """Return a config's program on one device, its constants, and a batch of noise."""
     program = run.Program(config, parallel.Devices(1), CLASSES, 1000)
     rng, count = np.random.default_rng(0), config.train.batch_size
     number = np.arange(count, dtype=np.int32)
@@ -94,7 +92,7 @@ def _problem(config: Any) -> tuple[run.Program, Any, Any]:
 
 
 def _inputs(config: Any) -> Callable[[], Any]:
-    """What the network learns from: gain cap, augmentation, front end."""
+    """Return a function that computes the network's input: gain cap, augmentation, front end."""
     program, constants, batch = _problem(config)
     state = program.state_of({"params": {}, "batch_stats": {}, "frontend": {}})  # no network is called
 
@@ -107,10 +105,11 @@ def _inputs(config: Any) -> Callable[[], Any]:
 
 
 def _step(config: Any) -> Callable[[], Any]:
+    """Return a function that runs one training step."""
     program, constants, batch = _problem(config)
     rng = np.random.default_rng(2)
     shapes = jax.eval_shape(program.init)
-    variables = jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype(x.dtype), shapes)  # compiles nothing
+    variables = jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype(x.dtype), shapes)  # without a compilation
     states = [program.devices.replicate(program.state_of(variables))]
 
     def step():
@@ -121,7 +120,7 @@ def _step(config: Any) -> Callable[[], Any]:
 
 
 def _rows(what: str, cases: dict[str, Any], program_of: Callable[[Any], Callable[[], Any]]) -> list[dict[str, Any]]:
-    """Rows of medians over rounds in which all programs run by turns; the first, in which they compile, is left out."""
+    """Run all programs in turn for several rounds, print and return medians. The first round compiles and does not count."""
     programs = {name: program_of(config) for name, config in cases.items()}
     clock: dict[str, list[float]] = {name: [] for name in cases}
     cores: dict[str, list[float]] = {name: [] for name in cases}
@@ -146,10 +145,10 @@ def _rows(what: str, cases: dict[str, Any], program_of: Callable[[Any], Callable
 
 
 def _write(data_dir: Path, rate: int) -> None:
-    """The noise bank as a data set."""
+    """Write the noise bank as a data set."""
     folder = locate.directory(data_dir, "noises", rate)
     noise = np.random.default_rng(1).integers(-9000, 9000, 5 * rate).astype(np.int16)
     clips = (tfrecord.Clip(f"{i:04d}", f"{i:04d}", (0,), np.roll(noise, 17 * i), 0.3) for i in range(NOISES.value))
     tfrecord.write_shards(folder, "noises", "train", clips)
     passport = {"name": "noises", "sample_rate": rate, "labels": ["noise"], "splits": {"train": {}}}
-    (folder / "passport.json").write_text(json.dumps(passport))
+    write_json(folder / "passport.json", passport)

@@ -1,4 +1,4 @@
-"""What accelerators can do at most, from their makers' data sheets: dense products, without sparsity."""
+"""Peak rates of accelerators from their data sheets, for dense products (without sparsity)."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ HOPPER = {"bfloat16": 989e12, "tensorfloat32": 494e12, "float32": 67e12}
 
 
 class Card(NamedTuple):
-    """Bytes a second of its memory, and FLOP/s by type of number."""
+    """Memory bandwidth in bytes per second, and peak FLOP/s per number type."""
 
     bytes_a_second: float
     flops_a_second: dict[str, float]
@@ -18,5 +18,5 @@ CARDS = {"NVIDIA H100 80GB HBM3": Card(3.35e12, HOPPER), "NVIDIA H200": Card(4.8
 
 
 def card() -> Card | None:
-    """That of the first device; None where it is not listed, as CPUs are not."""
+    """Return the card of the first device, or None if it is not listed (a CPU, for example)."""
     return CARDS.get(jax.devices()[0].device_kind)

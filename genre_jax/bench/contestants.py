@@ -1,4 +1,7 @@
-"""What the benchmarks time: calls in this process, or contestants in another interpreter that are asked over a pipe."""
+"""Contestants, the programs that a benchmark compares: calls in this process, or objects in another interpreter.
+
+The other interpreter runs `serve.py` and answers over a pipe.
+"""
 
 import importlib
 import json
@@ -17,27 +20,32 @@ from genre_jax.console import UserError
 
 
 class Local:
-    """A call in this process; `turn` makes of its result what is compared: an array, frames before bins."""
+    """A contestant in this process.
 
-    def __init__(self, call: Callable[[], Any], turn: Callable[[Any], np.ndarray] = np.asarray):
-        self.call, self.turn = call, turn
+    Args:
+      call: the function that is timed.
+      convert: converts the result of `call` to the array that is compared (frames before bins).
+    """
+
+    def __init__(self, call: Callable[[], Any], convert: Callable[[Any], np.ndarray] = np.asarray):
+        self.call, self.convert = call, convert
 
     def seconds(self) -> float:
-        """Time of a second call after a first: its own threads and cache by then, not another's."""
+        """Return the time of the second of two calls; the first one warms up threads and caches."""
         self.call()
         started = time.perf_counter()
         self.call()
         return time.perf_counter() - started
 
     def output(self) -> np.ndarray:
-        return self.turn(self.call())
+        return self.convert(self.call())
 
     def save(self, path: str) -> None:
-        """Write the output where another process reads it."""
+        """Write the output to a file for another process."""
         np.save(path, self.output())
 
     def peak_mb(self) -> float | None:
-        """Most resident memory that one call adds, its output included; None where Linux's /proc cannot tell."""
+        """Return the peak resident memory in MB that one call adds, including its output; None without Linux's /proc."""
         try:
             before = resident.reset_peak()
             self.call()
@@ -47,17 +55,17 @@ class Local:
 
 
 class Remote:
-    """A contestant in another interpreter, which has the methods that are asked for."""
+    """A contestant in another interpreter, whose methods are called through its `Side`."""
 
     def __init__(self, side: "Side", label: str):
         self.side, self.label = side, label
 
-    def ask(self, method: str, *words: Any) -> Any:
-        """The answer of one of its methods; words and answer are JSON."""
-        return self.side.ask(method, self.label, *words)
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the contestant; arguments and answer must be JSON."""
+        return self.side.ask(method, self.label, *arguments)
 
-    def seconds(self, *words: Any) -> float:
-        return self.ask("seconds", *words)
+    def seconds(self) -> float:
+        return self.ask("seconds")
 
     def peak_mb(self) -> float | None:
         return self.ask("peak_mb")
@@ -70,27 +78,29 @@ class Remote:
 
 
 class Side:
-    """The contestants of a module with `build` and `versions` (`serve.py`): here, or in the interpreter `python`.
+    """The contestants of one module, in this process or in another interpreter.
 
     Args:
-      flag: the flag that `python` came from.
-      environment: variables for the other interpreter beside this process's own.
+      module: dotted name of a module with the functions `build` and `versions` (see `serve.py`).
+      python: the other interpreter; None or "" means this process.
+      flag: the flag that sets `python`, for the error message.
+      environment: environment variables for the other interpreter, in addition to those of this process.
 
-    Its questions raise `UserError` with what the other side says when it fails.
+    Methods raise `UserError` with the other side's message if a request fails there.
     """
 
     def __init__(self, module: str, python: str | None, flag: str = "--peer_python", environment: dict[str, str] | None = None):
         self.module, self.process = module, None
         if python:
-            here, known = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
-            paths = {"PYTHONPATH": os.pathsep.join([here, known] if known else [here])}
+            root, inherited = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
+            paths = {"PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])}
             try:
                 self.process = subprocess.Popen(
                     [python, "-W", "ignore", "-m", "genre_jax.bench.serve", module],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | paths | (environment or {}),
                 )  # fmt: skip
             except OSError as error:
-                raise UserError(f"{flag} must be an interpreter that starts, and was given {python!r}: {error}") from error
+                raise UserError(f"{flag} must be a Python interpreter, but {python!r} does not start: {error}") from error
 
     def __enter__(self) -> "Side":
         return self
@@ -98,30 +108,30 @@ class Side:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def ask(self, *words: Any) -> Any:
-        """The other side's answer to one question."""
+    def ask(self, *request: Any) -> Any:
+        """Send one request to the other side and return its answer; see `serve.answer` for the requests."""
         assert self.process and self.process.stdin and self.process.stdout
         try:
-            self.process.stdin.write(json.dumps(words) + "\n")
+            self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it ended before; there is nothing to read either
+            pass  # the other side has ended; the read below finds no line
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(f"the other interpreter ended on {words[0]!r}; what it said stands above")
+            raise UserError(f"the other interpreter ended during {request[0]!r}; its output is above")
         reply = json.loads(line)
         if "error" in reply:
             raise UserError(reply["error"])
         return reply["answer"]
 
-    def build(self, *words: Any) -> dict[str, Any]:
-        """Label → contestant, as the module's `build(*words)` has them."""
+    def build(self, *arguments: Any) -> dict[str, Any]:
+        """Return label → contestant from the module's `build(*arguments)`."""
         if self.process:
-            return {label: Remote(self, label) for label in self.ask("build", *words)}
-        return importlib.import_module(self.module).build(*words)
+            return {label: Remote(self, label) for label in self.ask("build", *arguments)}
+        return importlib.import_module(self.module).build(*arguments)
 
     def versions(self) -> dict[str, str]:
-        """Package → version."""
+        """Return package → version, from the module's `versions()`."""
         return self.ask("versions") if self.process else importlib.import_module(self.module).versions()
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
-"""What depth of dilation costs ByteNet in bytes and seconds: `python -m genre_jax.bench dilation --json=FILE`.
+"""Memory and time of ByteNet's training step by dilation: `python -m genre_jax.bench dilation --json=FILE`.
 
-Every combination of the lists given is a row: one full training step (configs/bytenet.py's loss and AMSGrad, 67 classes, random
-int16 audio) in a fresh process, compiled ahead and then timed. Running out of memory is a row too. With `--target=h100` XLA
-plans for a card that need not be here, and nothing is run. `--plot=FILE.json[,FILE…]` draws rows that are there.
+Every combination of the values of the list flags is a row. A row is one full training step (the loss and AMSGrad of
+configs/bytenet.py, 67 classes, random int16 audio), compiled and then timed in a fresh process. A step that runs out of memory
+is a row, too. With `--target=h100` XLA compiles for a card that is not in this machine, and nothing runs.
+`--plot=FILE.json[,FILE…]` draws the rows of earlier runs instead.
 
-The bytes are XLA's plan for one device; predicted = temp + arguments + outputs - aliased, all of what a step needs. Measured
-is the device's own peak, or on a CPU the peak of resident memory of the process during the steps, interpreter and compiler
-in it. FLOPs are those of matrix products, loops counted by their length.
+The bytes are XLA's plan for one device. "predicted" is temporaries + arguments + outputs - aliased outputs. "measured" is the
+peak that the device reports; on a CPU it is the peak of the process's resident memory during the steps, including the
+interpreter and the compiler. FLOPs are those of matrix products and convolutions; a loop counts as often as it runs.
 """
 
 import csv
@@ -24,27 +25,26 @@ from typing import Any
 from absl import flags
 
 from genre_jax import console
-from genre_jax.atomic import write_json
+from genre_jax.bench.record import write_record
 from genre_jax.console import UserError
 
-# This process must not touch JAX: a GPU's memory belongs to the point that is measured.
+# This process must not load JAX, because the process that is measured needs all of a GPU's memory.
 
 DILATIONS = flags.DEFINE_list("max_dilation", ["16", "512"], "Largest dilations.")
-REMAT = flags.DEFINE_list("remat", ["none", "block", "lean"], "Policies, of the config key model.remat.")
-BACKENDS = flags.DEFINE_list("backend", ["auto"], "Backends of the dilated convolution, of model.backend.")
-DTYPES = flags.DEFINE_list("dtype", ["float32"], "Types of the network's compute.")
-SECONDS = flags.DEFINE_list("seconds", ["3.584"], "Lengths of a clip at 16 kHz.")
-BATCHES = flags.DEFINE_list("batch", ["1"], "Clips a step.")
-MICRO_BATCH = flags.DEFINE_integer("micro_batch", 0, "Clips at a time, gradients accumulated; 0 = all at once.", lower_bound=0)
-TIME_SHARDS = flags.DEFINE_integer("time_shards", 1, "Devices that share a clip along time.", lower_bound=1)
+REMAT = flags.DEFINE_list("remat", ["none", "block", "lean"], "Policies of the config key model.remat.")
+BACKENDS = flags.DEFINE_list("backend", ["auto"], "Backends of the config key model.backend.")
+DTYPES = flags.DEFINE_list("dtype", ["float32"], "Number types of the network.")
+SECONDS = flags.DEFINE_list("seconds", ["3.584"], "Lengths of a clip in seconds, at 16 kHz.")
+BATCHES = flags.DEFINE_list("batch", ["1"], "Batch sizes, in clips.")
+MICRO_BATCH = flags.DEFINE_integer("micro_batch", 0, "Clips per micro-batch; 0 means no micro-batches.", lower_bound=0)
+TIME_SHARDS = flags.DEFINE_integer("time_shards", 1, "Devices that split a clip along time.", lower_bound=1)
 WIDTH = flags.DEFINE_integer("width", 112, "Half-width of the blocks.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of a row, of which the median is shown.", lower_bound=1)
-PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "Compile and run nothing: shapes that this machine could not hold.")
-TARGET = flags.DEFINE_string("target", None, "Compile for a card that need not be here, such as h100; needs --plan_only.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "A tiny network on an eighth of a second: the same rows in seconds.")
-JSON = flags.DEFINE_string("json", None, "Write the rows to this file, one by one as they come.")
-CSV = flags.DEFINE_string("csv", None, "Write them to this file too.")
-PLOT = flags.DEFINE_list("plot", None, "JSON files to draw; the figure lies beside the first.")
+STEPS = flags.DEFINE_integer("steps", 3, "Timed steps per row; the table shows their median.", lower_bound=1)
+PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "Only compile; shapes may be too large for this machine.")
+TARGET = flags.DEFINE_string("target", None, "Compile for an absent card, such as h100; needs --plan_only.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Use a tiny network and clips of 0.128 s; takes seconds.")
+CSV = flags.DEFINE_string("csv", None, "Also write the rows to this CSV file.")
+PLOT = flags.DEFINE_list("plot", None, "JSON files to draw; the figure is written beside the first.")
 
 KEYS = (
     "target", "max_dilation", "remat", "backend", "dtype", "seconds", "batch", "micro_batch", "time_shards", "temp_bytes",
@@ -53,7 +53,7 @@ KEYS = (
     "step_seconds", "clips_per_second", "flops", "status",
 )  # fmt: skip
 
-# Key → title, width and text of a column of the table.
+# Key → title, width and formatter of a column of the table.
 COLUMNS: dict[str, tuple[str, int, Callable[[Any], str]]] = {
     "max_dilation": ("dilation", 8, str),
     "remat": ("remat", 9, str),
@@ -73,29 +73,30 @@ COLUMNS: dict[str, tuple[str, int, Callable[[Any], str]]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Measure and print every row, or draw files of them."""
+    """Measure and print every row, or draw the rows of JSON files."""
     if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}: the values of a list follow each other as in --max_dilation=16,512")
+        raise UserError(f"unknown argument {argv[1]!r}: separate the values of a list by commas, as in --max_dilation=16,512")
     if PLOT.value:
         from genre_jax.bench import dilation_figure
 
         console.say(f"wrote {dilation_figure.plot([Path(file) for file in PLOT.value])}")
         return
-    chosen = points()
+    settings = points()
     rows: list[dict[str, Any]] = []
     record: dict[str, Any] = {"benchmark": "dilation", "dry_run": DRY_RUN.value, "width": WIDTH.value, "steps": STEPS.value}
-    code, words = _child("check", chosen, record.update)
+    code, words = _child("check", settings, record.update)
     if code:
         raise UserError(words.removeprefix("error: "))
-    record["environment"]["command"] = " ".join(sys.orig_argv[1:])  # not the child's
+    record["environment"]["command"] = " ".join(sys.orig_argv[1:])  # instead of the child's
     console.say("".join(f"{title:>{width}}" for title, width, _ in COLUMNS.values()))
-    for point in chosen:
+    for point in settings:
         rows.append(measure(point))
-        _write(record | {"rows": rows})
+        write_record(record | {"rows": rows})
+        _write_csv(rows)
 
 
 def points() -> list[dict[str, Any]]:
-    """What each row asks for: the product of the lists given."""
+    """Return the settings of each row: the product of the list flags. Raise `UserError` for illegal flags."""
     lists = {
         "max_dilation": _numbers(DILATIONS, int),
         "dtype": DTYPES.value,
@@ -108,27 +109,28 @@ def points() -> list[dict[str, Any]]:
     shared |= {"plan_only": PLAN_ONLY.value, "dry_run": DRY_RUN.value, "target": TARGET.value or ""}
     if TARGET.value and not PLAN_ONLY.value:
         raise UserError(f"--target={TARGET.value} needs --plan_only: what is compiled for a card that is not here cannot run")
-    found = [dict(zip(lists, values, strict=True)) | shared for values in itertools.product(*lists.values())]
-    for point in found:
+    combinations = [dict(zip(lists, values, strict=True)) | shared for values in itertools.product(*lists.values())]
+    for point in combinations:
         point["micro_batch"] = MICRO_BATCH.value or point["batch"]
         if point["batch"] % point["micro_batch"]:
             raise UserError(f"--micro_batch must divide each --batch, and {MICRO_BATCH.value} does not divide {point['batch']}")
-    return found
+    return combinations
 
 
 def _numbers(flag: flags.FlagHolder, kind: type) -> list[Any]:
+    """Return the values of a list flag as positive numbers of type `kind`."""
     try:
         values = [kind(text) for text in flag.value]
     except ValueError:
         values = []
     if not values or not all(0 < value < float("inf") for value in values):
         what = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--{flag.name} must be {what} above 0, separated by commas, and was given {','.join(flag.value)!r}")
+        raise UserError(f"--{flag.name} must be {what} above 0, separated by commas, not {','.join(flag.value)!r}")
     return values
 
 
 def measure(point: dict[str, Any]) -> dict[str, Any]:
-    """The row of a point; its line of the table grows as the values come."""
+    """Measure a point in a child process and return its row. The line of the table is printed as the values arrive."""
     row: dict[str, Any] = dict.fromkeys(KEYS)
     row |= {key: value for key, value in point.items() if key in KEYS and key != "backend"}
     waiting = list(COLUMNS)
@@ -143,16 +145,16 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
 
     code, words = _child("measure", point, update)
     if not row["status"]:
-        killed = code == -signal.SIGKILL  # which is the system's answer where memory runs out
+        killed = code == -signal.SIGKILL  # Linux kills a process if memory runs out
         update({"status": "out of memory" if killed or "bad_alloc" in words else f"failed: {words or f'exit status {code}'}"})
     sys.stdout.write("\n")
     return row
 
 
-def _child(task: str, given: Any, update: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
-    """Run `dilation_point`; `update` gets what it prints. Returns its exit status and the last line of its errors."""
-    command = [sys.executable, "-m", "genre_jax.bench.dilation_point", task, json.dumps(given)]
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ  # or a GPU's peak would be all of it
+def _child(task: str, argument: Any, update: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
+    """Run `dilation_point` and call `update` with each object that it prints; return its exit status and last error line."""
+    command = [sys.executable, "-m", "genre_jax.bench.dilation_point", task, json.dumps(argument)]
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ  # with it, the peak of a GPU would be all its memory
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as child,
@@ -166,13 +168,12 @@ def _child(task: str, given: Any, update: Callable[[dict[str, Any]], None]) -> t
     return code, words[-1] if words else ""
 
 
-def _write(record: dict[str, Any]) -> None:
-    for path in (Path(file) for file in (JSON.value, CSV.value) if file):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if JSON.value:
-        write_json(Path(JSON.value), record)
+def _write_csv(rows: list[dict[str, Any]]) -> None:
+    """Write the rows to the file that `--csv` names."""
     if CSV.value:
-        with Path(CSV.value).open("w", newline="") as file:
+        path = Path(CSV.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, KEYS)
             writer.writeheader()
-            writer.writerows(record["rows"])
+            writer.writerows(rows)

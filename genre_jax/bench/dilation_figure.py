@@ -1,4 +1,4 @@
-"""The figure of `bench dilation`: memory and speed against the largest dilation, one line a policy."""
+"""The figure of `bench dilation`: memory and speed against the largest dilation, with one line per policy."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from genre_jax.console import UserError
 from genre_jax.report import figures
 
-# What tells lines apart, beside the policy, where a file holds more than one value of it.
+# Keys that distinguish lines of the same policy if the rows have several values of them.
 VARIED = ("target", "backend", "dtype", "seconds", "batch", "micro_batch", "time_shards")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 
 
 def plot(paths: list[Path]) -> Path:
-    """Draw the rows of these files into one figure beside the first (light, and dark with "-dark"); returns its path."""
+    """Draw the rows of all files into one figure beside the first file; return the path of the light version."""
     rows: list[dict[str, Any]] = []
     for path in paths:
         try:
@@ -23,7 +23,7 @@ def plot(paths: list[Path]) -> Path:
             if record["benchmark"] != "dilation":
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"--plot must be JSON files that this benchmark wrote, and {str(path)!r} is none") from error
+            raise UserError(f"--plot must name JSON files that this benchmark wrote; {str(path)!r} is not one") from error
         rows += record["rows"]
     rows = [row for row in rows if row["predicted_bytes"] is not None]
     if not rows:
@@ -34,7 +34,7 @@ def plot(paths: list[Path]) -> Path:
 
 
 def _lines(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Label → rows of a line by dilation; a row measured again takes the place of the earlier one."""
+    """Return label → rows of a line, sorted by dilation; of two rows with equal settings the later one counts."""
     varied = [key for key in VARIED if len({row.get(key) for row in rows}) > 1]
     if "batch" in varied and all(row["micro_batch"] == row["batch"] for row in rows):
         varied.remove("micro_batch")
@@ -43,17 +43,17 @@ def _lines(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in rows:
         label = ", ".join([row["remat"], *(units.get(key, "{}").format(row.get(key) or "here") for key in varied)])
         lines.setdefault(label, {})[row["max_dilation"]] = row
-    return {label: [by[dilation] for dilation in sorted(by)] for label, by in lines.items()}
+    return {label: [line[dilation] for dilation in sorted(line)] for label, line in lines.items()}
 
 
 def memory_and_speed(rows: list[dict[str, Any]]) -> figures.Draw:
-    """Predicted bytes and, where measured, clips a second against the largest dilation; a cross where memory ran out."""
+    """Return a figure of predicted bytes and, if measured, clips per second. A cross marks a row that ran out of memory."""
     lines = _lines(rows)
     dilations = sorted({row["max_dilation"] for row in rows})
     policies = list(dict.fromkeys(row["remat"] for row in rows))
-    panels: dict[str, tuple[str, float]] = {"memory a device (GB)": ("predicted_bytes", 1e9)}
-    if any(row["clips_per_second"] is not None for row in rows):  # else all was planned alone
-        panels["clips a second"] = ("clips_per_second", 1)
+    panels: dict[str, tuple[str, float]] = {"memory per device (GB)": ("predicted_bytes", 1e9)}
+    if any(row["clips_per_second"] is not None for row in rows):  # not with --plan_only
+        panels["clips per second"] = ("clips_per_second", 1)
     short = any(row["status"] == "out of memory" for row in rows)
 
     def draw(theme: figures.Theme) -> Figure:
@@ -65,8 +65,8 @@ def memory_and_speed(rows: list[dict[str, Any]]) -> figures.Draw:
                 policy = policies.index(line[0]["remat"])
                 number = drawn[line[0]["remat"]] = drawn.get(line[0]["remat"], -1) + 1
                 style = {"color": theme.colours[policy % 6], "linestyle": figures.STYLES[number % 4], "linewidth": 1.8}
-                known = [row for row in line if row[key] is not None]
-                x, y = [row["max_dilation"] for row in known], [row[key] / unit for row in known]
+                measured = [row for row in line if row[key] is not None]
+                x, y = [row["max_dilation"] for row in measured], [row[key] / unit for row in measured]
                 axes.plot(x, y, marker=MARKERS[policy % 6], markersize=5, label=label, **style)
                 lost = [row for row in line if row["status"] == "out of memory"]
                 at = [(row[key] or 0) / unit for row in lost]

@@ -1,7 +1,7 @@
-"""One point of `bench dilation`, in a process of its own, so that its memory and its compilation are its own.
+"""One point of `bench dilation`, in a separate process whose memory and compilation belong to this point alone.
 
-`python -m genre_jax.bench.dilation_point measure '{"max_dilation": 512, …}'` prints one line of JSON whenever it knows more
-of the row; `check` takes a list of points, refuses what cannot be with a sentence, and prints the environment.
+`python -m genre_jax.bench.dilation_point measure '{"max_dilation": 512, …}'` prints a line of JSON for each new part of the
+row. `check` takes a list of points, ends with an error if a point is illegal, and prints the environment.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from genre_jax.planning.flops import flops
 
 SAMPLE_RATE, CLASSES = 16_000, 67
 
-# What `--dry_run` makes of the network.
+# The network of `--dry_run`.
 TINY: dict[str, Any] = {"width": 4, "strides": [16], "decoder_sets": 1}
 
 
 def config_of(point: dict[str, Any]) -> ConfigDict:
-    """The config of a point: loss, optimiser, schedule and augmentation of configs/bytenet.py."""
+    """Return the config of a point, with the loss, optimiser, schedule and augmentation of configs/bytenet.py."""
     config = configs.base("dilation")
     config.dtype, config.devices = point["dtype"], point["time_shards"]
     config.data.update(sample_rate=SAMPLE_RATE, samples=round(point["seconds"] * SAMPLE_RATE), labels="first")
@@ -48,28 +48,28 @@ def config_of(point: dict[str, Any]) -> ConfigDict:
 
 
 def check(points: list[dict[str, Any]]) -> None:
-    """Raise `UserError` for a point that cannot be; print the environment, which all points share."""
+    """Raise `UserError` if a point is illegal; print the environment, which all points share."""
     for point in points:
         config_of(point)
     print_update({"environment": environment()})
 
 
 def measure(point: dict[str, Any], update: Callable[[dict[str, Any]], None]) -> None:
-    """Compile a point's training step and, unless `plan_only`, time it; `update` gets the row's values as they are known."""
+    """Compile a point's training step, and time it unless `plan_only` is set. Pass each new part of the row to `update`."""
     config = config_of(point)
     program = run.Program(config, run.devices_of(config), CLASSES, clips=point["batch"])
     update({"backend": resolve_backend(config.model.backend)})
     shapes = program.shapes()
-    seen = program.reach()
-    assert seen
+    reach = program.reach()
+    assert reach
     parameters = memory.tree_bytes(shapes[0].params)
     update(
         {
             "gradient_bytes": parameters,  # a gradient has the shape and type of its parameter
             "parameter_bytes": parameters,
             "optimizer_bytes": memory.tree_bytes(shapes[0].opt_state),
-            "receptive_field_samples": seen[0].receptive_field,
-            "effective_field_samples": seen[0].effective_field,
+            "receptive_field_samples": reach[0].receptive_field,
+            "effective_field_samples": reach[0].effective_field,
             "flops": flops(program.train_step, *shapes),
         }
     )
@@ -90,7 +90,7 @@ def measure(point: dict[str, Any], update: Callable[[dict[str, Any]], None]) -> 
 
 
 def _run(program: run.Program, compiled: Any, steps: int) -> dict[str, Any]:
-    """Time and memory of the compiled step on random weights and audio."""
+    """Run the compiled step on random weights and audio; return its time and memory."""
     state = program.devices.replicate(random_state(program))
     constants = program.devices.replicate(program.constants_of(np.ones(CLASSES)))
     batch = random_batch(program)
@@ -102,13 +102,13 @@ def _run(program: run.Program, compiled: Any, steps: int) -> dict[str, Any]:
         state, metrics = compiled(state, constants, batch)
         jax.block_until_ready((state, metrics))
         times.append(time.perf_counter() - started)
-    seconds = statistics.median(times[1:])  # the first warms up
+    seconds = statistics.median(times[1:])  # the first step warms up
     size = program.config.train.batch_size
     return {"measured_bytes": _peak(), "step_seconds": seconds, "clips_per_second": size / seconds}
 
 
 def random_state(program: run.Program) -> train.TrainState:
-    """A state whose weights NumPy drew: compiling the network's own initialisers takes longer than the step does."""
+    """Return a state with random weights from NumPy, because the network's initialisers take long to compile."""
     rng = np.random.default_rng(0)
     shapes = program.shapes()[0]
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -116,7 +116,7 @@ def random_state(program: run.Program) -> train.TrainState:
 
 
 def random_batch(program: run.Program) -> dict[str, np.ndarray]:
-    """A batch of noise as the devices take it, each clip with one random label."""
+    """Return a batch of noise in the layout of the devices; each clip has one random label."""
     rng = np.random.default_rng(0)
     batch = {key: np.zeros(shape.shape, shape.dtype) for key, shape in program.shapes()[2].items()}
     batch["audio"] = rng.integers(-9000, 9000, batch["audio"].shape, np.int16)
@@ -127,7 +127,7 @@ def random_batch(program: run.Program) -> dict[str, np.ndarray]:
 
 
 def _peak() -> int | None:
-    """The device's peak bytes where it counts them; else the process's, where the system does."""
+    """Return the peak bytes of the device, or of the process if the device does not count, or None if neither is known."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"]
@@ -137,25 +137,25 @@ def _peak() -> int | None:
 
 
 def print_update(values: dict[str, Any]) -> None:
-    """Values as a line of JSON."""
+    """Print values as a line of JSON."""
     console.say(json.dumps(values))
 
 
 def main(argv: list[str]) -> None:
-    """`check` or `measure` what the second argument says."""
-    task, given = argv[1], json.loads(argv[2])
-    with contextlib.suppress(OSError):  # where the system runs out, this process goes first, not its parent
+    """Run the task `check` or `measure` (first argument) on the JSON of the second argument."""
+    task, argument = argv[1], json.loads(argv[2])
+    with contextlib.suppress(OSError):  # if memory runs out, Linux kills this process and not its parent
         Path("/proc/self/oom_score_adj").write_text("1000")
-    jax.config.update("jax_enable_compilation_cache", False)  # or it would tell no time, or another's
-    first = given[0] if task == "check" else given
+    jax.config.update("jax_enable_compilation_cache", False)  # it would falsify the compile time
+    first = argument[0] if task == "check" else argument
     jax.config.update("jax_num_cpu_devices", first["time_shards"])
     jax.config.update("jax_enable_x64", first["dtype"] == "float64")
     if first["target"]:
         targets.use(first["target"], first["time_shards"])
     if task == "check":
-        check(given)
+        check(argument)
     else:
-        measure(given, print_update)
+        measure(argument, print_update)
 
 
 if __name__ == "__main__":

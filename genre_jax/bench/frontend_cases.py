@@ -1,4 +1,4 @@
-"""What `bench frontends` measures: cases as this library computes them, with what peers need to compute the same."""
+"""The cases of `bench frontends`: our functions, and the options with which the peers compute the same."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,9 +12,16 @@ from genre_jax import frontends
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`clips` signals of `seconds` at `sr` Hz through `ours(y, engine)`.
+    """A front end on a batch of signals.
 
-    `options` are librosa's arguments; `int16` starts from PCM on the device; `accelerator` cases are not for CPUs.
+    Attributes:
+      title: name of the case in the table.
+      clips, seconds, sr: number of signals, their length in seconds, and their sample rate in Hz.
+      ours: this library's function of (signals, STFT engine).
+      options: the arguments of librosa's function.
+      engines: STFT engines to time; ("",) if the front end has none.
+      int16: whether the signals are int16 on the device, and the conversion to float32 is timed, too.
+      accelerator: whether the case is too large for a CPU.
     """
 
     title: str
@@ -64,7 +71,7 @@ CASES = {
 
 
 def signal(name: str, seconds: float) -> np.ndarray:
-    """The case's waveforms `(clips, samples)`, float32 noise, rounded to 16 bits where the case starts there."""
+    """Return the case's waveforms `(clips, samples)`: float32 noise, rounded to 16 bits if the case is `int16`."""
     case = CASES[name]
     y = np.random.default_rng(0).normal(0, 0.1, (case.clips, round(seconds * case.sr))).astype(np.float32)
     return np.round(y * 32768).astype(np.int16).astype(np.float32) / 32768 if case.int16 else y

@@ -1,6 +1,6 @@
-"""The peers of `bench frontends`: the same cases in librosa, torch, torchaudio and nnAudio, where they are importable.
+"""The peers of `bench frontends`: the same cases in librosa, torch, torchaudio and nnAudio, as far as they are installed.
 
-Each is a call without arguments that returns the library's own array, bins before frames.
+Each peer is a function without arguments that returns the library's array, bins before frames.
 """
 
 import importlib.util
@@ -17,24 +17,24 @@ from genre_jax.bench.frontend_cases import CASES, Case, signal
 
 
 def versions() -> dict[str, str]:
-    """Package → version of the peers."""
+    """Return package → version of the peers."""
     return logbook.versions(("librosa", "torch", "torchaudio", "nnAudio"))
 
 
 def build(name: str, seconds: float) -> dict[str, Local]:
-    """Library → contestant, for the case called `name` with clips of `seconds`."""
+    """Return library → contestant for the case called `name` with clips of `seconds`."""
     case, y = CASES[name], signal(name, seconds)
     kind = name.split("_1024")[0]
-    found: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Callable[[], Any]] = {}
     if importlib.util.find_spec("librosa") and not case.accelerator:
-        found |= _librosa(kind, case, y)
+        calls |= _librosa(kind, case, y)
     if importlib.util.find_spec("torch"):
-        found |= _torch(kind, case, y)
-    return {label: Local(call, _frames_first) for label, call in found.items()}
+        calls |= _torch(kind, case, y)
+    return {label: Local(call, _frames_first) for label, call in calls.items()}
 
 
 def _frames_first(value: Any) -> np.ndarray:
-    """A peer's result as a NumPy array, frames before bins as ours."""
+    """Convert a peer's result to a NumPy array with frames before bins, as ours."""
     value = value.cpu().numpy() if hasattr(value, "cpu") else value
     return np.swapaxes(np.asarray(value), -1, -2)
 
@@ -54,7 +54,7 @@ def _librosa(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any
 
 
 def _torch(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """torch.stft and what follows it by hand; torchaudio's and nnAudio's modules."""
+    """Return functions that use torch.stft and matrix products, torchaudio's module, and nnAudio's modules."""
     import torch
 
     from genre_jax.frontends.mel import mel_filterbank
@@ -62,8 +62,8 @@ def _torch(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]
     torch.set_num_threads(os.cpu_count() or 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = case.options
-    fed = torch.from_numpy(np.round(y * 32768).astype(np.int16) if case.int16 else y).to(device)
-    found: dict[str, Callable[[Any], Any]] = {}
+    signals = torch.from_numpy(np.round(y * 32768).astype(np.int16) if case.int16 else y).to(device)
+    functions: dict[str, Callable[[Any], Any]] = {}
     if kind in ("log_mel", "stft", "mfcc"):
         n_fft, hop = options["n_fft"], options["hop_length"]
         window = torch.hann_window(n_fft, device=device)
@@ -73,7 +73,7 @@ def _torch(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]
             return torch.stft(x, n_fft, hop, window=window, pad_mode=pad, return_complex=True)
 
         if kind == "stft":
-            found["torch.stft"] = spectrum
+            functions["torch.stft"] = spectrum
         else:
             filters = mel_filterbank(sr=case.sr, n_fft=n_fft, n_mels=options["n_mels"]).T.astype(np.float32)
             matrix = torch.from_numpy(filters.copy()).to(device)
@@ -82,29 +82,29 @@ def _torch(kind: str, case: Case, y: np.ndarray) -> dict[str, Callable[[], Any]]
                 z = spectrum(x)
                 return 10 * torch.log10(torch.clamp(matrix @ (z.real**2 + z.imag**2), min=1e-10))
 
-            found["torch.stft"] = log_mel
+            functions["torch.stft"] = log_mel
             if kind == "mfcc":
                 angle = np.pi / options["n_mels"] * np.outer(np.arange(options["n_mfcc"]), np.arange(options["n_mels"]) + 0.5)
                 cosines = np.cos(angle) * np.sqrt(2 / options["n_mels"])
                 cosines[0] /= np.sqrt(2)
                 transform = torch.from_numpy(cosines.astype(np.float32)).to(device)
-                found["torch.stft"] = lambda x: transform @ log_mel(x)
+                functions["torch.stft"] = lambda x: transform @ log_mel(x)
             if kind == "log_mel" and importlib.util.find_spec("torchaudio"):
-                found["torchaudio"] = _torchaudio(case, device)
+                functions["torchaudio"] = _torchaudio(case, device)
     if kind.startswith("cqt") and importlib.util.find_spec("nnAudio"):
-        found |= _nnaudio(case, device)
+        functions |= _nnaudio(case, device)
 
     def timed(function):
         def run():
             with torch.no_grad():
-                out = function(fed.float() / 32768 if case.int16 else fed)
+                out = function(signals.float() / 32768 if case.int16 else signals)
             if device == "cuda":
                 torch.cuda.synchronize()
             return out
 
         return run
 
-    return {label: timed(function) for label, function in found.items()}
+    return {label: timed(function) for label, function in functions.items()}
 
 
 def _torchaudio(case: Case, device: str) -> Callable[[Any], Any]:

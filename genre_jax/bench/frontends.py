@@ -1,16 +1,16 @@
-"""Front ends against their peers in one run: `python -m genre_jax.bench frontends [--json=FILE]`, `--plot=FILE.json` draws.
+"""Front ends against other libraries: `python -m genre_jax.bench frontends [--json=FILE]`; `--plot=FILE.json` draws a figure.
 
-Each case is timed in turn with this library (both STFT engines), librosa, torch.stft, torchaudio and nnAudio, where they are
-importable, here or in the interpreter `--peer_python`; rounds are interleaved, so that a busy machine is busy for all.
+The benchmark times each case with this library (both STFT engines), librosa, torch.stft, torchaudio and nnAudio, as far as they
+are installed in this interpreter or in `--peer_python`. All of them run in turn in every round, so that other load on the
+machine slows all of them. Only JAX and NumPy are required.
 
-Errors are relative to the peak of this library's float64 result on the CPU, which the tests pin to librosa and to the
-definition. "peak MB" is the resident memory that one call adds; "memory ×" is input, output and temporaries of the compiled
-program over input and output. Runs with JAX and NumPy alone.
+"error" is relative to the peak of this library's float64 result on the CPU, which the tests compare with librosa and with the
+definition. "peak MB" is the resident memory that one call adds. "memory ×" is the memory of the compiled program (input, output
+and temporaries) divided by that of input and output.
 """
 
 import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -22,23 +22,22 @@ import numpy as np
 from absl import flags
 
 from genre_jax import frontends
-from genre_jax.atomic import write_json
 from genre_jax.bench import cards
 from genre_jax.bench.contestants import Local, Remote, Side
 from genre_jax.bench.frontend_cases import CASES, Case, signal
+from genre_jax.bench.record import write_record
 from genre_jax.console import UserError, say, unknown
 from genre_jax.logbook import environment
 
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Interleaved rounds; the median is shown.")
-ONLY = flags.DEFINE_list("cases", [], f"Cases to run, of {', '.join(CASES)}; all but those of an accelerator by default.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Clips of a tenth the length and two rounds: the same rows in seconds.")
-PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter that has the peers, where this one has them not.")
-JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
-PLOT = flags.DEFINE_string("plot", None, "Draw the figure of this JSON file beside it, and measure nothing.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds; the table shows medians over them.")
+ONLY = flags.DEFINE_list("cases", [], f"Cases, of {', '.join(CASES)}; default: all that suit the device.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Use clips of a tenth of the length and two rounds; takes seconds.")
+PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Python interpreter that has the other libraries; default: this one.")
+PLOT = flags.DEFINE_string("plot", None, "Measure nothing, and draw a figure of this JSON file beside it.")
 
 
 def main(argv: list[str]) -> None:
-    """Measure and print every row, or draw a file of them."""
+    """Measure and print every row, or draw the rows of a JSON file."""
     del argv
     if PLOT.value:
         say(f"wrote {plot(Path(PLOT.value))}")
@@ -51,16 +50,14 @@ def main(argv: list[str]) -> None:
     peers = Side("genre_jax.bench.frontend_peers", PEER_PYTHON.value)
     rows = [row for name in chosen for row in measure(name, CASES[name], peers)]
     compilation = {} if ONLY.value else compile_all()
-    if JSON.value:
-        machine = {"cpus": os.cpu_count(), "platform": platform.platform()} | environment(**peers.versions())
-        record = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows}
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), record | {"compile_s": compilation})
+    machine = {"cpus": os.cpu_count()} | environment(**peers.versions())
+    record = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows}
+    write_record(record | {"compile_s": compilation})
     peers.close()
 
 
 def measure(name: str, case: Case, peers: Side) -> list[dict[str, Any]]:
-    """Time, compare and print all contestants of a case."""
+    """Time and compare all contestants of a case; print and return their rows."""
     seconds = case.seconds / (10 if DRY_RUN.value else 1)
     y = signal(name, seconds)
     reference = _reference(case, y)
@@ -103,34 +100,34 @@ def measure(name: str, case: Case, peers: Side) -> list[dict[str, Any]]:
 
 
 def compile_all() -> dict[str, float]:
-    """Seconds to compile each front end that a config can name, for four clips of 3 s; printed and returned."""
+    """Print and return the seconds that each front end of a config takes to compile, for four clips of 3 s."""
     say("\ncompilation of every front end, 4 × 3 s:")
-    found = {}
+    seconds = {}
     for name in frontends.FRONTENDS:
         front = frontends.build(name, 22_050)
         lowered = jax.jit(lambda y, front=front: front.init_with_output(jax.random.key(0), y)[0]).lower(jnp.zeros((4, 66_150)))
         started = time.perf_counter()
         lowered.compile()
-        found[name] = time.perf_counter() - started
-        say(f"{name:<20}{found[name]:>8.2f} s")
-    return found
+        seconds[name] = time.perf_counter() - started
+        say(f"{name:<20}{seconds[name]:>8.2f} s")
+    return seconds
 
 
 def _reference(case: Case, y: np.ndarray) -> np.ndarray:
-    """The case's output for its first clips in float64 on the CPU."""
+    """Return the case's output for its first four clips in float64 on the CPU."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         return np.asarray(case.ours(jnp.asarray(y[:4], jnp.float64), "fft"))
 
 
 def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Local, dict[str, Any]]:
-    """A timed call of this library, and what its compilation says."""
-    fed = jax.device_put(np.round(y * 32768).astype(np.int16) if case.int16 else y)
+    """Return a contestant of this library, and the time and memory of its compilation."""
+    signals = jax.device_put(np.round(y * 32768).astype(np.int16) if case.int16 else y)
 
     @jax.jit
     def function(y):
         return case.ours(y.astype(jnp.float32) / 32768 if case.int16 else y, engine)
 
-    lowered = function.lower(fed)
+    lowered = function.lower(signals)
     started = time.perf_counter()
     compiled = lowered.compile()
     facts: dict[str, Any] = {"compile_s": time.perf_counter() - started}
@@ -140,34 +137,34 @@ def _ours(case: Case, engine: str, y: np.ndarray) -> tuple[Local, dict[str, Any]
     facts["memory_times_in_and_out"] = (memory.temp_size_in_bytes + in_and_out) / in_and_out
 
     def run():
-        return jax.block_until_ready(compiled(fed))
+        return jax.block_until_ready(compiled(signals))
 
     if jax.default_backend() != "cpu":
         seconds = statistics.median(Local(run).seconds() for _ in range(5))
         cost = compiled.cost_analysis() or {}
         moved, flops = in_and_out / seconds, cost.get("flops", 0.0) / seconds
-        known = cards.card()
-        limits = (known.bytes_a_second, known.flops_a_second["float32"]) if known else None
+        card = cards.card()
+        limits = (card.bytes_a_second, card.flops_a_second["float32"]) if card else None
         facts |= {"bytes_a_second": moved, "flops_a_second": flops, "limits": limits}
     return Local(run), facts
 
 
 def _error(output: np.ndarray, reference: np.ndarray) -> float:
-    """Largest error relative to the peak of the reference, on its clips and the frames that both have."""
+    """Return the largest error relative to the peak of the reference, over its clips and the frames that both have."""
     frames = min(output.shape[1], reference.shape[1])
     difference = output[: len(reference), :frames] - reference[:, :frames]
     return float(np.abs(difference).max() / np.abs(reference).max())
 
 
 def plot(path: Path) -> Path:
-    """Bars of each library's time over ours, a panel a case; returns the PNG's path."""
+    """Draw each library's time relative to ours as bars, one panel per case; return the path of the PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     if not path.is_file():
-        raise UserError(f"--plot must be a JSON file that this benchmark wrote, and {str(path)!r} is none")
+        raise UserError(f"--plot must name a JSON file that this benchmark wrote; {str(path)!r} is not one")
     rows = json.loads(path.read_text())["rows"]
     cases = list(dict.fromkeys(row["case"] for row in rows))
     figure, axes = pyplot.subplots(1, len(cases), figsize=(4.4 * len(cases), 3.2), squeeze=False, layout="constrained")
@@ -176,7 +173,7 @@ def plot(path: Path) -> Path:
         colours = ["#1b6ca8" if "genre_jax" in row["library"] else "#b8b8b8" for row in shown]
         bars = axis.barh([row["library"] for row in shown], [row["times_ours"] for row in shown], color=colours)
         axis.bar_label(bars, [f" {row['median_s'] * 1e3:,.1f} ms" for row in shown], fontsize=8)
-        axis.set(title=case, xlabel="time over ours", xlim=(0, 1.35 * max(row["times_ours"] for row in shown)))
+        axis.set(title=case, xlabel="time relative to ours", xlim=(0, 1.35 * max(row["times_ours"] for row in shown)))
         axis.axvline(1, color="black", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
     out = path.with_suffix(".png")

@@ -1,9 +1,8 @@
-"""What SwishNet's paper prints of its networks, here: the fastest milliseconds of a clip at batch 1, and the file's size.
+"""Latency and file size of the networks in SwishNet's paper: `python -m genre_jax.bench latency [--json=FILE]`.
 
-    python -m genre_jax.bench latency [--frames=50,100,200] [--json=FILE]
-
-The networks read features of 0.5, 1 and 2 s (the front end is not timed, as in the paper), weights are random. The file is
-that of `genre_jax.save_pretrained`. The paper's column was measured on another machine (i7-8700K): shown, not a target.
+The latency is the shortest time of one clip at batch size 1. The networks have random weights and read features of 0.5, 1 and
+2 s; the front end is not timed, as in the paper. The file is that of `genre_jax.save_pretrained`. The columns "printed" are
+the paper's values, measured on another machine (i7-8700K). They are shown for comparison and are not a target.
 """
 
 import platform
@@ -19,12 +18,12 @@ from absl import flags
 
 from genre_jax import config as configs
 from genre_jax import logbook, models
-from genre_jax.atomic import write_json
 from genre_jax.bench.network_cases import random_variables
+from genre_jax.bench.record import write_record
 from genre_jax.console import UserError, say, unknown
 from genre_jax.weights import pretrained
 
-# Network → features a frame; ms a clip of 0.5, 1 and 2 s on the CPU and kB of the file, as arXiv 1812.00149 prints them.
+# Network → features per frame; from arXiv 1812.00149: ms per clip of 0.5, 1 and 2 s on the CPU, and kB of the file.
 PAPER: dict[str, tuple[int, tuple[float, float, float], int]] = {
     "gmm": (60, (1.8, 3.6, 7.2), 370),
     "snn": (60, (0.71, 0.92, 1.52), 717),
@@ -34,11 +33,10 @@ PAPER: dict[str, tuple[int, tuple[float, float, float], int]] = {
 }
 PRINTED = (50, 100, 200)  # frames of the paper's clips
 LABELS = ("music", "speech", "noise")
-SECONDS = 1.0  # of calls, a network and length
+SECONDS = 1.0  # of calls per network and length
 
 NETWORKS = flags.DEFINE_list("networks", list(PAPER), f"Networks, of {', '.join(PAPER)}.")
-FRAMES = flags.DEFINE_list("frames", [str(n) for n in PRINTED], "Frames of a clip, 10 ms each.")
-JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
+FRAMES = flags.DEFINE_list("frames", [str(n) for n in PRINTED], "Numbers of 10 ms frames per clip.")
 
 
 def main(argv: list[str]) -> None:
@@ -48,7 +46,7 @@ def main(argv: list[str]) -> None:
         if name not in PAPER:
             raise unknown("network", name, PAPER)
     if not FRAMES.value or not all(text.isdigit() and int(text) for text in FRAMES.value):
-        raise UserError(f"--frames must be positive numbers, and was given {','.join(FRAMES.value)!r}")
+        raise UserError(f"--frames must be positive whole numbers, separated by commas, not {','.join(FRAMES.value)!r}")
     environment = logbook.environment(processor=platform.processor() or platform.machine())
     record: dict[str, Any] = {"benchmark": "latency", "environment": environment, "rows": []}
     say(
@@ -63,13 +61,11 @@ def main(argv: list[str]) -> None:
             for ms, printed in zip(row["milliseconds"], row["printed_milliseconds"], strict=True)
         )
         say(f"{name:<16}{row['parameters']:>11,}{row['file_bytes'] / 1e3:>9.1f}{row['printed_kb']:>9}{times}")
-    if JSON.value:
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), record)
+    write_record(record)
 
 
 def measure(name: str, frames: list[int]) -> dict[str, Any]:
-    """Milliseconds of one clip's forward pass at each length in `frames`, beside what the paper prints."""
+    """Return the row of a network: ms of one clip's forward pass at each length in `frames`, and the paper's values."""
     features, printed, printed_kb = PAPER[name]
     config = configs.base(name)
     configs.choose(config, "model", name)
@@ -86,15 +82,15 @@ def measure(name: str, frames: list[int]) -> dict[str, Any]:
         shape = (1, count, features, 1) if image else (1, count, features)
         x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
         milliseconds.append(_fastest(lambda x=x: forward(variables, x)) * 1e3)
-    known = dict(zip(PRINTED, printed, strict=True))
+    printed_at = dict(zip(PRINTED, printed, strict=True))
     return {
         "network": name, "parameters": models.count(variables["params"]), "frames": frames, "milliseconds": milliseconds,
-        "printed_milliseconds": [known.get(count) for count in frames], "file_bytes": size, "printed_kb": printed_kb,
+        "printed_milliseconds": [printed_at.get(count) for count in frames], "file_bytes": size, "printed_kb": printed_kb,
     }  # fmt: skip
 
 
 def _fastest(call: Any) -> float:
-    """Seconds of the fastest call in `SECONDS` of them, after a first: others' work on the machine only adds to it."""
+    """Return the seconds of the fastest call within `SECONDS`, after one warm-up. Other load can only make calls slower."""
     jax.block_until_ready(call())
     fastest, ends = float("inf"), time.perf_counter() + SECONDS
     while (started := time.perf_counter()) < ends:

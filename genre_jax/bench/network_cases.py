@@ -1,4 +1,4 @@
-"""What `bench train_step` measures: networks with the inputs of their training step, as this library runs them."""
+"""The cases of `bench train_step`: networks, their inputs, and their training step in this library."""
 
 import dataclasses
 import functools
@@ -23,12 +23,16 @@ LEARNING_RATE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """The model with `options` on `batch` inputs of `shape`, AMSGrad on the cross-entropy over `classes`.
+    """A network and its batch. The training step minimises the cross-entropy with AMSGrad.
 
     Attributes:
-      shape: of one input, as the network reads it (images are height, width, channels).
-      rename: our names of the network's modules → those of its peer in `torch_networks.py`, which has the case's model.
-      small: options and shape of a dry run, which takes seconds.
+      model: name of the network.
+      classes: number of classes.
+      shape: shape of one input of the network (images are height, width, channels).
+      batch: inputs per step.
+      options: options of the network.
+      rename: converts our dotted module name to the module name of the peer in `torch_networks.py`.
+      small: attributes that a dry run replaces, which makes it fast.
     """
 
     model: str
@@ -41,7 +45,7 @@ class Case:
 
 
 def _image(classes: int, rename: Callable[[str], str], **case: Any) -> Case:
-    """A published network for colour images, behind the thesis's stem."""
+    """Return the case of a published network for colour images behind the thesis's stem."""
     usual: dict[str, Any] = {"shape": (224, 224, 1), "batch": 8, "small": {"shape": (64, 64, 1)}}
     return Case(classes=classes, rename=torch_names.behind_stem(rename), **usual | case)
 
@@ -51,7 +55,7 @@ SMALL_BYTENET: dict[str, Any] = {
     "shape": (400, 1),
 }
 BYTENET_512: dict[str, Any] = SMALL_BYTENET | {"options": SMALL_BYTENET["options"] | {"max_dilation": 512}}
-STILL = {"dropout": 0.0}  # masks differ between the libraries, and with them the losses
+STILL = {"dropout": 0.0}  # random masks, and therefore losses, differ between the libraries
 SMALL_HEAD = STILL | {"hidden": 6}
 
 CASES = {
@@ -80,25 +84,25 @@ CASES = {
 
 
 def case_of(name: str, dry_run: bool = False, **changes: Any) -> Case:
-    """The case called `name` with the `changes` that are not empty, small where it is a `dry_run`."""
+    """Return the case called `name`, with the `changes` that are not empty; `dry_run` makes it small."""
     small = CASES[name].small if dry_run else {}
     return dataclasses.replace(CASES[name], **small | {key: value for key, value in changes.items() if value})
 
 
 def versions() -> dict[str, str]:
-    """Package → version, and what else `environment.json` of a run has, but for the command: this is not the user's process."""
+    """Return the values of a run's `environment.json`, without the command because this is not the user's process."""
     return {key: value for key, value in logbook.environment().items() if key != "command"}
 
 
 def build(name: str, variants: list[dict[str, str]], dtype: str, dry_run: bool, changes: dict[str, Any]) -> dict[str, "Step"]:
-    """Label → contestant: the case `name` for each of `variants`, options that change no number."""
+    """Return label → contestant: the case `name` with each of `variants`, which are options that change no number."""
     case = case_of(name, dry_run, **changes)
     labels = (" ".join(["genre_jax", *(f"{key}={value}" for key, value in chosen.items())]) for chosen in variants)
     return {label: Step(case, chosen, dtype) for label, chosen in zip(labels, variants, strict=True)}
 
 
 class Shaped(nn.Module):
-    """In the place of a front end: a network's input `(batch, *shape)` out of waveforms of as many samples."""
+    """A replacement for a front end, which reshapes waveforms to the network's input `(batch, *shape)`."""
 
     shape: tuple[int, ...]
 
@@ -108,7 +112,7 @@ class Shaped(nn.Module):
 
 
 class Step:
-    """A run's own step on one device: `train.train_step`, its state donated, on random int16 inputs."""
+    """The training step of a run (`train.train_step` with a donated state) on one device, with random int16 inputs."""
 
     def __init__(self, case: Case, variant: dict[str, str], dtype: str):
         self.case, self.config = case, _config(case, variant, dtype)
@@ -129,10 +133,10 @@ class Step:
         key = jax.random.key(0)
         constants = {"augment_key": key, "dropout_key": key, "class_weights": np.ones(case.classes)}
         self.state, self.constants = devices.replicate((state, constants))
-        self.batch = jax.device_put(devices.shard(_batch(case)))  # as the peer's inputs: there before the step
+        self.batch = jax.device_put(devices.shard(_batch(case)))  # transferred before the step, as the peer's inputs are
 
     def problem(self, path: str) -> dict[str, Any]:
-        """Write inputs, labels and first weights for the peer, in PyTorch's layout; returns what else it has to know."""
+        """Write inputs, labels and initial weights in PyTorch's layout to a file for the peer; return the case as a dict."""
         inputs = np.asarray(self.batch["audio"]).reshape(self.case.batch, *self.case.shape).astype(np.float32) / 32768
         arrays: Any = {"inputs": inputs, "labels": np.asarray(self.batch["labels"])[0].argmax(-1)}
         for name, value in torch_names.torch_arrays(self.variables, self.case.rename).items():
@@ -143,9 +147,9 @@ class Step:
         return case | {"options": options}
 
     def work(self) -> dict[str, Any]:
-        """Parameters (those of a frozen stem with them), FLOPs of a step's products, and a second's on this card at most.
+        """Return the number of parameters (with those of a frozen stem), FLOPs per step, and the card's peak FLOP/s.
 
-        A card's float32 is that of its matrix units, which take products in it unless told otherwise; None where not known.
+        For float32 the peak is that of TensorFloat-32, which XLA uses for products by default. None means an unknown card.
         """
         card, dtype = cards.card(), self.config.dtype
         return {
@@ -155,7 +159,7 @@ class Step:
         }
 
     def run(self, steps: int) -> tuple[float, float, float]:
-        """Seconds of so many steps, by the clock and on all cores together, and the loss of the last."""
+        """Run `steps` steps; return the clock seconds, the CPU seconds of all threads, and the loss of the last step."""
         started, on_cores = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self.state, metrics = self.step(self.state, self.constants, self.batch)
@@ -164,7 +168,7 @@ class Step:
 
 
 def _config(case: Case, variant: dict[str, str], dtype: str) -> Any:
-    """A run's config with the case's model and AMSGrad."""
+    """Return a run's config with the case's model and AMSGrad."""
     config = configs.base("bench")
     config.dtype, config.data.samples = dtype, math.prod(case.shape)
     configs.choose(config, "model", case.model, **case.options | variant)
@@ -173,10 +177,10 @@ def _config(case: Case, variant: dict[str, str], dtype: str) -> Any:
 
 
 def random_variables(shapes: Any) -> Any:
-    """Random variables of these shapes, without a compilation.
+    """Return random variables of these shapes, without a compilation.
 
-    Biases are small: a fresh ByteNet's norms meet channels whose mean is far above their deviation, and there the losses of
-    float32 differ from those of float64 by 1e-4 and more, in any library.
+    Biases are small. Otherwise the norms of a new ByteNet get channels whose mean is far above their deviation, and in any
+    library the loss in float32 then differs from that in float64 by 1e-4 or more.
     """
     rng = np.random.default_rng(0)
 
@@ -189,7 +193,7 @@ def random_variables(shapes: Any) -> Any:
 
 
 def _batch(case: Case) -> dict[str, np.ndarray]:
-    """A batch of noise and random labels, as the input pipeline gives it."""
+    """Return a batch of noise and random labels in the format of the input pipeline."""
     rng, numbers = np.random.default_rng(0), np.arange(case.batch, dtype=np.int32)
     audio = rng.normal(0, 4000, (case.batch, math.prod(case.shape)))
     return {

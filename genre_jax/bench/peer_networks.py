@@ -1,4 +1,4 @@
-"""The peers of `bench train_step`: the same networks and their training step in PyTorch. This file needs torch alone."""
+"""The peers of `bench train_step`: the same networks and their training step in PyTorch. This file needs only torch."""
 
 import time
 from collections.abc import Callable
@@ -15,10 +15,15 @@ LEARNING_RATE = 1e-4
 
 
 class Peer(NamedTuple):
-    """`make(classes, shape of an input as ours reads it, our model's options) -> network`."""
+    """How to build a peer.
+
+    Attributes:
+      make: function of (classes, shape of an input of our network, options of our network) that returns the peer.
+      channels_first: whether the inputs are transposed from (batch, …, channels) to (batch, channels, …).
+    """
 
     make: Callable[[int, list[int], dict[str, Any]], nn.Module]
-    channels_first: bool = True  # inputs (batch, …, channels) are turned
+    channels_first: bool = True
 
 
 def _bytenet(classes: int, shape: list[int], options: dict[str, Any]) -> nn.Module:
@@ -69,20 +74,20 @@ PEERS = {
 
 
 def versions() -> dict[str, str]:
-    """Package → version, and the threads that torch uses."""
+    """Return package → version, and the number of threads that torch uses."""
     return {"torch": torch.__version__, "torch_threads": str(torch.get_num_threads())}
 
 
 def build(problem: dict[str, Any], path: str, dtype: str, recompute: bool, kinds: list[str]) -> dict[str, "Step"]:
-    """Label → contestant, for a problem as `network_cases.Step.problem` describes it and wrote it to `path`."""
+    """Return label → contestant for the problem that `network_cases.Step.problem` returned and wrote to `path`."""
     problem["options"]["recompute"] = recompute
     return {kind: Step(problem, path, dtype, "channels last" in kind, kind.startswith("torch.compile")) for kind in kinds}
 
 
 class Step:
-    """Forward pass, cross-entropy, backward pass and `Adam(amsgrad=True)`, on the GPU where there is one.
+    """Forward pass, cross-entropy, backward pass and `Adam(amsgrad=True)`, on the GPU if there is one.
 
-    There cuDNN times its algorithms first, and float32 products are the matrix units' own, as XLA has both.
+    On a GPU, cuDNN times its algorithms first, and float32 products use TensorFloat-32. XLA does the same.
     """
 
     def __init__(self, problem: dict[str, Any], path: str, dtype: str, channels_last: bool, compiled: bool):
@@ -105,7 +110,7 @@ class Step:
         self.forward = torch.compile(net) if compiled else net
 
     def run(self, steps: int) -> tuple[float, float, float]:
-        """Seconds of so many steps, by the clock and on all cores together, and the loss of the last."""
+        """Run `steps` steps; return the clock seconds, the CPU seconds of all threads, and the loss of the last step."""
         started, on_cores = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self.optimizer.zero_grad(set_to_none=True)
@@ -119,8 +124,8 @@ class Step:
 
 
 def _load(net: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Put our weights into a network; every variable must get one, with as many numbers."""
+    """Copy our weights into a network; the names must be equal, and the sizes of each array."""
     state = {key: value for key, value in net.state_dict().items() if value.is_floating_point()}
     if state.keys() != weights.keys():
-        raise ValueError(f"only one of the networks has {sorted(state.keys() ^ weights.keys())}")
+        raise ValueError(f"only one of the two networks has the variables {sorted(state.keys() ^ weights.keys())}")
     net.load_state_dict({key: weights[key].reshape(value.shape) for key, value in state.items()}, strict=False)

@@ -1,12 +1,12 @@
-"""How fast `prepare` makes shards of stereo mp3 files: `python -m genre_jax.bench prepare`.
+"""Speed of `prepare` on stereo mp3 files: `python -m genre_jax.bench prepare [--json=FILE]`.
 
-It encodes a few stereo files at 44.1 kHz (noise with the spectrum of music, LAME's default rate), copies them to as many as
-asked for, and times the whole build at 16 kHz: workers' start, decoding, down-mixing, resampling, checksums, shards,
-passport. The factor is seconds of audio a second of clock; processor seconds tell it apart from a machine that was busy.
+The benchmark encodes a few stereo files at 44.1 kHz (noise with the spectrum of music, LAME's default bit rate), copies them
+until there are `--files`, and times the whole build at 16 kHz: start of the workers, decoding, down-mixing, resampling,
+checksums, shards, passport. "factor" is seconds of audio per second of clock time. If the CPU time is much less than the clock
+time times the cores, other load slowed the build.
 """
 
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -15,19 +15,16 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from genre_jax.atomic import write_json
+from genre_jax.bench.record import machine, write_record
 from genre_jax.console import say
 from genre_jax.data import locate
 
-FILES = flags.DEFINE_integer("files", 600, "Files of the temporary folder.")
-SECONDS = flags.DEFINE_list(
-    "seconds", ["10", "240"], "Lengths of a file in seconds, a row each; their total length is the same."
-)
-WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode; by default one per core.")
-JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
+FILES = flags.DEFINE_integer("files", 600, "Number of files of the shortest length.")
+SECONDS = flags.DEFINE_list("seconds", ["10", "240"], "Lengths of a file in seconds; each is a row with the same total length.")
+WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode; default: one per core.")
 
 RATE, FILE_RATE = 16_000, 44_100
-_DISTINCT = 4  # files that are encoded; the others are copies
+_DISTINCT = 4  # number of encoded files; the other files are copies
 
 
 def main(argv: list[str]) -> None:
@@ -35,20 +32,18 @@ def main(argv: list[str]) -> None:
     del argv
     shortest = min(map(float, SECONDS.value))
     rows = []
-    say("".join(f"{title:>10}" for title in ("a file, s", "files", "audio, s", "clock, s", "cpu, s", "clips/s", "factor")))
+    say("".join(f"{title:>10}" for title in ("file, s", "files", "audio, s", "clock, s", "cpu, s", "clips/s", "factor")))
     for seconds in map(float, SECONDS.value):
         rows.append(_measure(seconds, max(_DISTINCT, round(FILES.value * shortest / seconds))))
         row = rows[-1]
         cells = (row[key] for key in ("seconds", "files", "audio_seconds", "clock_seconds", "processor_seconds"))
         say("".join(f"{cell:>10,.1f}" for cell in (*cells, row["clips_per_second"], row["real_time_factor"])))
-    if JSON.value:
-        environment = {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(JSON.value), {"benchmark": "prepare", "environment": environment, "rows": rows})
+    write_record({"benchmark": "prepare", "environment": machine(), "rows": rows})
 
 
 def _measure(seconds: float, files: int) -> dict:
-    from genre_jax.prepare import build  # decoding libraries are not needed by the other benchmarks
+    """Return the row of a build from `files` files of `seconds`."""
+    from genre_jax.prepare import build  # the other benchmarks need no decoding libraries
 
     with tempfile.TemporaryDirectory() as top:
         source = Path(top, "source", "music")
@@ -70,6 +65,7 @@ def _measure(seconds: float, files: int) -> dict:
 
 
 def _write(folder: Path, seconds: float, files: int) -> None:
+    """Write the mp3 files."""
     import soundfile
 
     folder.mkdir(parents=True)

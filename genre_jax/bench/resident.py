@@ -1,4 +1,4 @@
-"""Resident memory of this process, as Linux's /proc counts it; all raise `OSError` elsewhere."""
+"""Resident memory of this process from Linux's /proc; on other systems all functions raise `OSError`."""
 
 import ctypes
 import gc
@@ -6,16 +6,16 @@ from pathlib import Path
 
 
 def reset_peak() -> int:
-    """Give free memory back to the system, forget the peak so far, and return what is resident now, in bytes."""
+    """Return free memory to the system, reset the peak, and return the resident memory in bytes."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     now = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     return now
 
 
 def peak() -> int:
-    """The most that was resident since `reset_peak`, in bytes."""
+    """Return the peak of resident memory since `reset_peak`, in bytes."""
     return _status("VmHWM")
 
 

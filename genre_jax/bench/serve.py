@@ -1,7 +1,7 @@
-"""The other side of `contestants.Side`: `python -m genre_jax.bench.serve MODULE` answers each line it reads with one line.
+"""The server behind `contestants.Side`: `python -m genre_jax.bench.serve MODULE` answers each line of input with one line.
 
-MODULE offers `build(*words) -> {label: contestant}` and `versions() -> {package: version}`. This file needs nothing but
-Python, so that the interpreter of the peers needs no more than the peers do.
+MODULE defines `build(*arguments) -> {label: contestant}` and `versions() -> {package: version}`. This file uses only the
+standard library, so that the peers' interpreter needs no other packages than the peers need.
 """
 
 import importlib
@@ -12,20 +12,20 @@ import traceback
 from typing import Any
 
 
-def answer(module: str, contestants: dict[str, Any], what: str, *words: Any) -> Any:
-    """What `module` or a contestant says to one question: ("build", …), ("versions",) or (method, label, …)."""
-    if what == "versions":
+def answer(module: str, contestants: dict[str, Any], request: str, *arguments: Any) -> Any:
+    """Return the answer to one request: ("build", …) or ("versions",) of `module`, or (method, label, …) of a contestant."""
+    if request == "versions":
         return importlib.import_module(module).versions()
-    if what == "build":
-        built = importlib.import_module(module).build(*words)
+    if request == "build":
+        built = importlib.import_module(module).build(*arguments)
         contestants |= built
         return list(built)
-    label, *rest = words
-    return getattr(contestants[label], what)(*rest)
+    label, *rest = arguments
+    return getattr(contestants[label], request)(*rest)
 
 
 def _sentence(error: Exception) -> str:
-    """What went wrong; users' errors speak for themselves, of others the line of the program is told."""
+    """Return the message of an error; unless it is a `UserError`, add its type and the source line."""
     if type(error).__name__ == "UserError":
         return str(error)
     at = traceback.extract_tb(error.__traceback__)[-1]
@@ -34,9 +34,9 @@ def _sentence(error: Exception) -> str:
 
 
 def main(module: str) -> None:
-    """Serve until the other side closes."""
+    """Answer requests until the other side closes the pipe."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints goes to standard error, not between the answers
+    os.dup2(2, 1)  # prints of libraries go to standard error, not between the answers
     contestants: dict[str, Any] = {}
     for line in sys.stdin:
         try:

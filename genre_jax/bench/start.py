@@ -1,21 +1,23 @@
-"""Seconds from nothing to a first training step, and again from JAX's persistent cache: `python -m genre_jax.bench start`.
+"""Seconds from a process start to the first training step, with and without JAX's compilation cache.
 
-Each start is a process of its own: Python and JAX are loaded, the step of the network's case (`network_cases`) is traced,
-compiled and run once. The first start of a network finds its cache empty, the second reads what the first left there.
-"compile" is the first step less a second one: tracing, lowering and XLA, of which the cache spares XLA alone.
+    python -m genre_jax.bench start [--networks=resnet101] [--json=FILE]
+
+Each start is a new process. It loads Python and JAX, and traces, compiles and runs the step of the network's case
+(`network_cases`) once. The first start of a network has an empty persistent cache, and the second start reads the programs that
+the first one stored. "compile" is the time of the first step minus that of a second step: tracing, lowering and XLA. The cache
+saves only the time in XLA.
 """
 
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from genre_jax.atomic import write_json
 from genre_jax.bench import train_step
 from genre_jax.bench.contestants import Side
+from genre_jax.bench.record import write_record
 from genre_jax.console import say
 
 flags.set_default(train_step.NETWORKS, ["resnet101", "densenet121"])
@@ -39,18 +41,16 @@ def main(argv: list[str]) -> None:
                     f"{name:<17}{kind:<13}{row['start_s']:>8.1f} s{row['first_s']:>12.1f} s{row['first_core_s']:>10.1f}"
                     f"{row['compile_s']:>10.1f} s{row['compile_core_s']:>10.1f}"
                 )
-    if path := train_step.JSON.value:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(path), record)
+    write_record(record)
 
 
 def start(name: str, cache: str) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds of one start, and the versions it ran with; compiled programs are read from and left in the folder `cache`."""
-    began = time.perf_counter()
+    """Return the seconds of one start and the versions of its process; `cache` is the folder of compiled programs."""
+    started = time.perf_counter()
     with Side("genre_jax.bench.network_cases", sys.executable, environment={"JAX_COMPILATION_CACHE_DIR": cache}) as side:
         (step,) = side.build(name, [{}], train_step.DTYPE.value, train_step.DRY_RUN.value, {}).values()
         first, first_core, _ = step.ask("run", 1)
-        whole = time.perf_counter() - began
+        whole = time.perf_counter() - started
         second, second_core, _ = step.ask("run", 1)
         row = {"start_s": whole, "first_s": first, "first_core_s": first_core}
         return row | {"compile_s": first - second, "compile_core_s": first_core - second_core}, side.versions()

@@ -1,7 +1,7 @@
-"""Cards that need not be here: XLA compiles for them on any Linux machine with JAX's CUDA plugin, and says what it plans.
+"""Compilation for cards that are not in this machine. It needs Linux and JAX's CUDA plugin.
 
-The figures are those by which XLA itself describes each card (openxla/xla, xla/backends/gpu/target_config/specs).
-Without the card cuDNN and Triton kernels are not timed, so that XLA takes its first choices.
+The values of each card are from XLA's own descriptions (openxla/xla, xla/backends/gpu/target_config/specs). Without the card,
+XLA cannot time cuDNN and Triton kernels and takes its default kernels.
 """
 
 import os
@@ -11,14 +11,14 @@ import jax
 from jax.experimental import topologies
 
 from genre_jax import parallel
-from genre_jax.console import UserError, unknown
+from genre_jax.console import UserError, pick
 
-# What JAX takes of a GPU's memory unless told otherwise (XLA_PYTHON_CLIENT_MEM_FRACTION), and so the limit of a run there.
+# The share of a GPU's memory that JAX allocates by default (XLA_PYTHON_CLIENT_MEM_FRACTION). It is the limit of a run.
 SHARE = 0.75
 
 
 class Target(NamedTuple):
-    """What XLA must know of a card; sizes in bytes, `lanes` and `shared` of each of its cores (multiprocessors)."""
+    """XLA's description of a card. Sizes are in bytes; `lanes` and `shared` are per core (multiprocessor)."""
 
     name: str
     capability: str
@@ -81,26 +81,23 @@ device_description_str: "{0.name}"
 
 
 def leave_cards_alone() -> None:
-    """Let JAX run on the CPU, and load its CUDA plugin without a driver. To be called before JAX computes anything."""
+    """Run JAX on the CPU, and let it load its CUDA plugin without a driver. Call this before JAX computes anything."""
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # what it kept of a card's program cannot be read without the card
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program of a card cannot be read without the card
 
 
 def use(name: str, count: int = 1) -> int:
-    """Compile for `count` cards from here on, in all of this process; returns the bytes that a run may take of each.
+    """Compile for `count` cards of the target `name` from now on in this process; return the bytes per card that a run may use.
 
-    Raises `UserError` for a name that is not listed, and without JAX's CUDA plugin.
+    Raise `UserError` if the name is not in `TARGETS`, or if JAX's CUDA plugin is not installed.
     """
-    if name not in TARGETS:
-        raise unknown("target", name, TARGETS)
+    target = pick("target", name, TARGETS)
     leave_cards_alone()
-    description = _DESCRIPTION.format(TARGETS[name])
+    description = _DESCRIPTION.format(target)
     try:
         topology = topologies.get_topology_desc(name, "cuda", target_config=description, topology=f"1x1x{count}")
     except RuntimeError as error:
-        raise UserError(
-            f"--target={name} needs JAX's CUDA plugin, which no card has to be there for: pip install '.[cuda]' ({error})"
-        ) from error
+        raise UserError(f"--target={name} needs JAX's CUDA plugin, but no card: pip install '.[cuda]' ({error})") from error
     parallel.compile_for(topology.devices)
-    return int(SHARE * TARGETS[name].memory)
+    return int(SHARE * target.memory)

@@ -1,4 +1,4 @@
-"""What PyTorch calls our networks' variables, and how it lays them out."""
+"""Convert names and layouts of our networks' variables to PyTorch's."""
 
 import re
 from collections.abc import Callable
@@ -15,33 +15,33 @@ LEAVES = layouts.TORCH_LEAVES | GRU
 
 
 def bytenet(module: str) -> str:
-    """Blocks are stacked in one array of ours; `{block}` stands for a block's number."""
+    """Return the peer's name of a ByteNet module; `{block}` stands for a block's number, because our blocks are stacked."""
     module = re.sub(r"(encoder|decoder)(\d+)\.", r"\1.\2.{block}.", module)
     return re.sub(r"reduce(\d+)", r"reduce.\1", module)
 
 
 def behind_stem(rename: Rename) -> Rename:
-    """A network as the third of (stem, instance norm, network), its own modules as `rename` has them."""
+    """Return the names for a network that is the third module of (stem, instance norm, network); `rename` converts its own."""
     return lambda module: "0" if module == "stem" else f"2.{rename(module)}"
 
 
 def torch_name(path: tuple[str, ...], rename: Rename = str) -> str:
-    """PyTorch's name of the variable at (collection, *modules, leaf); `rename` turns our dotted name of its module."""
+    """Return PyTorch's name of the variable at (collection, *modules, leaf); `rename` converts the dotted module name."""
     *modules, leaf = path[1:]
     return ".".join(filter(None, (rename(".".join(modules)), LEAVES.get(leaf, leaf))))
 
 
 def torch_arrays(variables: Any, rename: Rename = str) -> dict[str, np.ndarray]:
-    """PyTorch's name → array of a network's variables: kernels (…, in, out) → (out, in, …), stacked blocks one by one."""
+    """Return PyTorch's name → array for all variables: kernels (…, in, out) → (out, in, …), and one entry per stacked block."""
 
-    def turned(value):
+    def transposed(value):
         return np.moveaxis(value, (-1, -2), (0, 1)) if value.ndim > 1 else value
 
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for path, leaf in flax.traverse_util.flatten_dict(variables).items():
         name, value = torch_name(path, rename), np.asarray(leaf)
         if "{block}" in name:
-            found |= {name.format(block=i): turned(block) for i, block in enumerate(value)}
+            arrays |= {name.format(block=i): transposed(block) for i, block in enumerate(value)}
         else:
-            found[name] = turned(value)
-    return found
+            arrays[name] = transposed(value)
+    return arrays

@@ -1,8 +1,9 @@
-"""The networks in PyTorch, written from `torch.nn` and the sources, not from ours: peers of benchmarks and of golden values.
+"""The networks in PyTorch, as peers for benchmarks and for golden values.
 
-Modules bear our names, weights PyTorch's. Images are `(batch, channels, rows, columns)`; where they become vectors, the order
-is ours, channels last, but in document 000's networks, which flatten channels first. Dropout is left out: both sides run
-without it. This file needs torch alone.
+They are written with `torch.nn` from the publications, independently of our networks. Modules have our names, weights have
+PyTorch's. Images are `(batch, channels, rows, columns)`. They are flattened in our order, channels last, except in document
+000's networks, which flatten channels first. The networks have no dropout, because both sides run without it. This file needs
+only torch.
 """
 
 import sys
@@ -18,7 +19,7 @@ Size = tuple[int, int]
 
 
 def flat(x: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, …) as (batch, … · channels)."""
+    """Flatten (batch, channels, …) to (batch, … · channels)."""
     return x.movedim(1, -1).flatten(1)
 
 
@@ -31,7 +32,7 @@ class ByteNetBlock(nn.Module):
     def __init__(self, d: int, kernel: int, dilation: int, causal: bool):
         super().__init__()
         reach = dilation * (kernel - 1)
-        # What the convolution can pad by itself costs no copy.
+        # Symmetric padding is left to the convolution, because it then needs no copy.
         self.padding = (reach, 0) if causal else (0, reach % 2)
         self.norm1, self.norm2, self.norm3 = (nn.InstanceNorm1d(c, affine=True) for c in (2 * d, d, d))
         self.conv1 = nn.Conv1d(2 * d, d, 1, bias=False)
@@ -45,7 +46,7 @@ class ByteNetBlock(nn.Module):
 
 
 class ByteNet(nn.Module):
-    """Encoder sets with a reduction each, causal decoder sets, the thesis's head; waveforms (batch, 1, `length`)."""
+    """Encoder sets followed by a reduction each, causal decoder sets, and the thesis's head, on (batch, 1, `length`)."""
 
     def __init__(
         self, length: int, classes: int, *, width: int, kernel: int, max_dilation: int, strides: tuple[int, ...],
@@ -88,7 +89,7 @@ class ByteNet(nn.Module):
 
 
 class GruAttention(nn.Module):
-    """Two GRUs over the same frames (batch, frames, bins), Luong's "general" score, channel-major classifier."""
+    """Two GRUs over the same frames (batch, frames, bins), Luong's "general" attention score, channel-major classifier."""
 
     def __init__(self, shape: Sequence[int], classes: int, *, hidden: int, features: int):
         super().__init__()
@@ -111,20 +112,20 @@ class GruAttention(nn.Module):
 
 
 def gated(x: torch.Tensor) -> torch.Tensor:
-    """tanh of the first half of the channels times the sigmoid of the second."""
+    """Return the tanh of the first half of the channels times the sigmoid of the second half."""
     first, second = x.chunk(2, 1)
     return torch.tanh(first) * torch.sigmoid(second)
 
 
 class CausalConv(nn.Conv1d):
-    """Gated convolution over (batch, in, time) that sees no later frame."""
+    """Gated causal convolution over (batch, in, time)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return gated(super().forward(F.pad(x, (self.dilation[0] * (self.kernel_size[0] - 1), 0))))
 
 
 class SeparableConv(nn.Module):
-    """The same with a filter a channel, without bias, and a 1 × 1 convolution after it."""
+    """Gated causal depthwise convolution without bias, followed by a 1×1 convolution."""
 
     def __init__(self, channels: int, features: int, kernel: int):
         super().__init__()
@@ -137,7 +138,7 @@ class SeparableConv(nn.Module):
 
 
 class SwishNet(nn.Module):
-    """Features (batch, bins, frames); the last frame is read."""
+    """SwishNet on features (batch, bins, frames); the classifier reads the last frame."""
 
     def __init__(self, bins: int, classes: int, *, width: int):
         super().__init__()
@@ -163,7 +164,7 @@ class SwishNet(nn.Module):
 
 
 class Dense(nn.Module):
-    """Dense layers "dense1", … with an activation each and the classifier, over the last axis."""
+    """Dense layers "dense1", … with an activation after each, and a classifier, over the last axis."""
 
     def __init__(self, bins: int, hidden: Sequence[int], classes: int, activate: Callable = F.relu):
         super().__init__()
@@ -179,7 +180,7 @@ class Dense(nn.Module):
 
 
 class Snn(Dense):
-    """60-512-256-64-classes on each frame, mean over the frames."""
+    """Dense layers 60-512-256-64-classes on each frame, and the mean over frames."""
 
     def __init__(self, bins: int, hidden: Sequence[int], classes: int):
         super().__init__(bins, hidden, classes, F.selu)
@@ -211,7 +212,7 @@ class MobileNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for name, stride in self.convs:
-            if stride == 2:  # TensorFlow's "same" pads an odd size at both ends, and an even one at the end
+            if stride == 2:  # TensorFlow's "same" pads an odd size at both ends, and an even size only at the end
                 odd = [size % 2 if name == "conv1" else 0 for size in (x.shape[3], x.shape[2])]
                 x = F.pad(x, (odd[0], 1, odd[1], 1))
             x = F.relu6(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
@@ -219,7 +220,7 @@ class MobileNet(nn.Module):
 
 
 class ChoiCnn(nn.Module):
-    """Convolution, ReLU, max pooling by 2, five times; dense layer, classifier."""
+    """`layers` times convolution, ReLU and max pooling by 2; dense layer; classifier."""
 
     def __init__(self, shape: Sequence[int], classes: int, *, layers: int, maps: int, hidden: int):
         super().__init__()
@@ -243,7 +244,7 @@ DEEP = [((10, 23), (21, 10), (2, 2)), ((5, 11), (10, 5), (2, 2)), ((3, 5), (5, 3
 
 
 class Schindler(nn.Module):
-    """Two pipelines; TensorFlow's "same" padding (the odd zero after)."""
+    """Two parallel pipelines of convolutions with TensorFlow's "same" padding (the odd zero at the end)."""
 
     def __init__(self, layers: Sequence[tuple[Size, Size, Size]], size: Size, *, width: int, hidden: int, classes: int):
         super().__init__()
@@ -274,9 +275,10 @@ class Schindler(nn.Module):
 
 
 class FolmerCnn(nn.Module):
-    """Convolution, ReLU, batch norm, max pooling by 2, twice; dense layer, classifier.
+    """Two stages of convolution, ReLU, batch norm and max pooling by 2; dense layer; classifier.
 
-    With `dense_layers` a stage is as many convolutions, each of which reads all before it, and the classifier means of maps.
+    With `dense_layers` > 0 each stage has that many convolutions, and each of them reads the outputs of all before it. With the
+    `head` "pooled" the dense layer reads the mean of each map.
     """
 
     def __init__(
@@ -304,7 +306,7 @@ class FolmerCnn(nn.Module):
 
 
 class FolmerMlp(nn.Module):
-    """All of an image's numbers through dense layers."""
+    """Dense layers on all pixels of an image."""
 
     def __init__(self, shape: Sequence[int], classes: int, *, hidden: Sequence[int]):
         super().__init__()
@@ -315,13 +317,13 @@ class FolmerMlp(nn.Module):
 
 
 class BurrowsConv(nn.Module):
-    """Convolution, ReLU, max pooling by 2, Keras's batch norm; over (batch, channels, time) or images, `sizes` long."""
+    """Blocks of convolution, ReLU, max pooling by 2 and Keras's batch norm, on sequences or images of size `sizes`."""
 
     def __init__(self, channels: int, sizes: Sequence[int], classes: int, *, filters: Sequence[int], kernel: int, hidden: int):
         super().__init__()
-        one = len(sizes) == 1
-        conv, norm = (nn.Conv1d, nn.BatchNorm1d) if one else (nn.Conv2d, nn.BatchNorm2d)
-        self.pool: Callable = F.max_pool1d if one else F.max_pool2d
+        sequence = len(sizes) == 1
+        conv, norm = (nn.Conv1d, nn.BatchNorm1d) if sequence else (nn.Conv2d, nn.BatchNorm2d)
+        self.pool: Callable = F.max_pool1d if sequence else F.max_pool2d
         self.names, cells = [f"block{n}" for n in range(1, len(filters) + 1)], 1
         for name, into, out in zip(self.names, (channels, *filters), filters, strict=False):
             setattr(self, name, nn.ModuleDict({"conv": conv(into, out, kernel), "bn": norm(out, 1e-3)}))
@@ -343,19 +345,22 @@ class BurrowsConv(nn.Module):
 
 
 def import_torchvision() -> Any:
-    """torchvision, also one without its compiled operators (`pip install --no-deps`), two of which it declares at import."""
+    """Import and return torchvision, even if its compiled operators are missing (`pip install --no-deps`).
+
+    At import torchvision needs the declarations of two of them.
+    """
     try:
         import torchvision
     except RuntimeError:
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]  # half imported
+            del sys.modules[name]  # partly imported
         import torchvision
     return torchvision
 
 
 def behind_stem(net: nn.Module, instance_norm: bool = True) -> nn.Module:
-    """A network for colour images behind the thesis's 1×1 convolution, which is not trained; images (batch, 1, ·, ·)."""
+    """Put the thesis's frozen 1×1 convolution before a network for colour images; the result reads (batch, 1, ·, ·)."""
     stem = nn.Conv2d(1, 3, 1).requires_grad_(False)
     return nn.Sequential(stem, nn.InstanceNorm2d(3) if instance_norm else nn.Identity(), net)

@@ -1,18 +1,22 @@
-"""Training steps against PyTorch's in one run: `python -m genre_jax.bench train_step --peer_python=PYTHON [--json=FILE]`.
+"""Training steps against PyTorch's: `python -m genre_jax.bench train_step --peer_python=PYTHON [--json=FILE]`.
 
-Each network's own step (`train.train_step`, AMSGrad) and its peer's, eager and through torch.compile, run in processes of
-their own, ours in this interpreter and the peer's in `--peer_python`. All start from the same weights and inputs, and their
-losses must agree before and after a first update. Networks over images have their peer in both memory layouts: with channels
-last PyTorch's batch norm adds up in float32 (losses are off by 3e-4 over 16 × 224 × 224; with channels first they are those
-of float64), so there the first loss alone is compared, to 1e-3. Then they are timed in turn, each after a step that is not
-timed, so that a busy machine is busy for all; "× ours" is the median over the rounds of a time over ours in the same round.
-"TFLOP/s" are those of the products and convolutions of our step over a time, "of card" their share of what its maker promises.
-"core s" is what a step takes of all cores together, with its ratio: with `--threads=1` others' work hardly changes it, while
-threads that wait for each other on a busy machine spin.
+For each network the contestants are our training step (`train.train_step`, AMSGrad) and the peer, PyTorch's step in eager mode
+and with torch.compile. Our step and the peer run in separate processes, the peer with `--peer_python`. All start from the same
+weights and inputs, and their losses must agree before and after the first update. Networks on images have the peer in both
+memory layouts. With channels last, PyTorch's batch norm adds in float32, and over 16 × 224 × 224 values the loss is off by 3e-4
+(with channels first it equals that of float64). Therefore only its first loss is compared, to 1e-3.
 
-`--ours` takes options of our network that change no number, as `--ours=remat=none --ours=remat=block,backend=lax`: each is a
-contestant, and the fastest is "ours". glibc gives large buffers back at every step and faults them in again at the next,
-which costs either side up to half its time; MALLOC_* variables, as the Makefile has them, stop that: `--malloc` says for whom.
+The contestants run in turn in every round, each after a step that is not timed, so that other load slows all of them. Columns:
+
+- "× ours": a time divided by our time in the same round; the median over rounds.
+- "TFLOP/s": FLOPs of the products and convolutions of our step, divided by the time; "of card": its share of the card's peak.
+- "core s": CPU time of all threads. With `--threads=1` other load hardly changes it. With more threads on a busy machine it
+  includes threads that spin while they wait for each other.
+
+Each `--ours` is a contestant with other options of our network that change no number, for example `--ours=remat=none
+--ours=remat=block,backend=lax`; "ours" is the fastest. glibc returns large buffers to the system after every step, and the page
+faults of the next step can take half of its time. The MALLOC_* variables of the Makefile prevent this; `--malloc` selects the
+sides that get them.
 """
 
 import os
@@ -24,27 +28,26 @@ from typing import Any
 
 from absl import flags
 
-from genre_jax.atomic import write_json
 from genre_jax.bench import rounds
 from genre_jax.bench.contestants import Side
 from genre_jax.bench.network_cases import CASES
+from genre_jax.bench.record import write_record
 from genre_jax.console import UserError, say, unknown
 
 NETWORKS = flags.DEFINE_list("networks", list(CASES), f"Networks, of {', '.join(CASES)}.")
-PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter that has torch, where this one has it not.")
-OURS = flags.DEFINE_multi_string("ours", [""], "Options of our network, KEY=VALUE,…; each --ours is a contestant.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds in turn; medians and quartiles are shown.")
-DTYPE = flags.DEFINE_string("dtype", "float32", "Of the networks' compute: float32, or bfloat16 (the peer's autocast).")
-BATCH = flags.DEFINE_integer("batch", 0, "Inputs a step, where not the case's.")
-SHAPE = flags.DEFINE_list("shape", [], "Shape of an input, as 160000,1 for ten seconds at 16 kHz, where not the case's.")
-RECOMPUTE = flags.DEFINE_bool("recompute", False, "The peer, too, computes ByteNet's blocks again in its backward pass.")
-COMPILED = flags.DEFINE_bool("compiled", True, "Time the peer through torch.compile as well.")
-THREADS = flags.DEFINE_integer("threads", 0, "CPU cores that both sides are bound to; 0: all that this process may use.")
-MALLOC = flags.DEFINE_string("malloc", "both", "Who gets MALLOC_* variables that keep freed memory: both, ours or neither.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Small networks and two rounds: the same rows in seconds.")
-JSON = flags.DEFINE_string("json", None, "Write the rows to this file too.")
+PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Python interpreter that has torch; default: this one.")
+OURS = flags.DEFINE_multi_string("ours", [""], "Options of our network as KEY=VALUE,…; repeat it for more contestants.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds; the table shows medians and quartiles over them.")
+DTYPE = flags.DEFINE_string("dtype", "float32", "Number type of the networks: float32, or bfloat16 (autocast in the peer).")
+BATCH = flags.DEFINE_integer("batch", 0, "Inputs per step; 0 means the case's.")
+SHAPE = flags.DEFINE_list("shape", [], "Shape of an input, such as 160000,1 for 10 s at 16 kHz; default: the case's.")
+RECOMPUTE = flags.DEFINE_bool("recompute", False, "Recompute ByteNet's blocks in the peer's backward pass, too.")
+COMPILED = flags.DEFINE_bool("compiled", True, "Also time the peer with torch.compile.")
+THREADS = flags.DEFINE_integer("threads", 0, "CPU cores to which both sides are bound; 0 means all cores.")
+MALLOC = flags.DEFINE_string("malloc", "both", "Side that gets the MALLOC_* variables: both, ours or neither.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Use small networks and two rounds; takes seconds.")
 
-# Freed memory stays with the process, however much it is (the Makefile's, but for buffers of over 1 GB too).
+# They keep freed memory in the process. Unlike the Makefile's, they apply to buffers over 1 GB, too.
 MALLOC_VARIABLES = {
     "MALLOC_TOP_PAD_": "268435456",
     "MALLOC_MMAP_MAX_": "0",
@@ -52,7 +55,7 @@ MALLOC_VARIABLES = {
     "MALLOC_ARENA_MAX": "1",
 }
 TUNED = {"both": ("genre_jax", "peer"), "ours": ("genre_jax",), "neither": ()}
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of losses, relative
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # largest relative difference of losses
 
 
 def main(argv: list[str]) -> None:
@@ -61,32 +64,32 @@ def main(argv: list[str]) -> None:
     changes, variants = check_flags()
     cores = bind(THREADS.value)
     variables = _variables(cores)
-    for side, chosen in variables.items():
-        say(f"{side}: {cores} CPU cores, " + " ".join(f"{key}={value}" for key, value in chosen.items()))
+    for side, values in variables.items():
+        say(f"{side}: {cores} CPU cores, " + " ".join(f"{key}={value}" for key, value in values.items()))
     record: dict[str, Any] = {"benchmark": "train_step", "dry_run": DRY_RUN.value, "dtype": DTYPE.value}
     record["recompute"] = RECOMPUTE.value
     record |= {"environment": environment(cores), "variables": variables, "rows": []}
     failed = []
     for name in NETWORKS.value:
         with (
-            Side("genre_jax.bench.network_cases", sys.executable, environment=variables["genre_jax"]) as ours,
-            Side("genre_jax.bench.peer_networks", PEER_PYTHON.value or sys.executable, environment=variables["peer"]) as theirs,
+            Side("genre_jax.bench.network_cases", sys.executable, environment=variables["genre_jax"]) as our_side,
+            Side(
+                "genre_jax.bench.peer_networks", PEER_PYTHON.value or sys.executable, environment=variables["peer"]
+            ) as peer_side,
         ):
             try:
-                measure(name, ours.build(name, variants, DTYPE.value, DRY_RUN.value, changes), theirs, record)
+                measure(name, our_side.build(name, variants, DTYPE.value, DRY_RUN.value, changes), peer_side, record)
             except UserError as error:
-                say(f"{name} is left out: {error}")
+                say(f"{name} is skipped: {error}")
                 failed.append(name)
-            record["environment"] |= ours.versions()
-        if JSON.value:
-            Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-            write_json(Path(JSON.value), record)
+            record["environment"] |= our_side.versions()
+        write_record(record)
     if failed:
-        raise UserError(f"{len(failed)} of {len(NETWORKS.value)} networks were left out, as said above: {', '.join(failed)}")
+        raise UserError(f"{len(failed)} of {len(NETWORKS.value)} networks were skipped (see above): {', '.join(failed)}")
 
 
 def check_flags() -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """What the flags change of the cases, and our variants; raises `UserError` for values that are not legal."""
+    """Return the changes to the cases, and the variants of our network. Raise `UserError` for illegal flags."""
     for name in NETWORKS.value:
         if name not in CASES:
             raise unknown("network", name, CASES)
@@ -96,71 +99,74 @@ def check_flags() -> tuple[dict[str, Any], list[dict[str, str]]]:
         raise unknown("--malloc", MALLOC.value, TUNED)
     if ROUNDS.value < 1 or BATCH.value < 0:
         raise UserError(f"--rounds must be at least 1 and --batch at least 0, not {ROUNDS.value} and {BATCH.value}")
-    if SHAPE.value and not (len(NETWORKS.value) == 1 and all(n.isdigit() and int(n) for n in SHAPE.value)):
-        raise UserError(f"--shape must be positive numbers, for one of --networks, and was given {','.join(SHAPE.value)!r}")
+    if SHAPE.value and len(NETWORKS.value) != 1:
+        raise UserError(f"--shape needs exactly one network in --networks, not {len(NETWORKS.value)}")
+    if not all(size.isdigit() and int(size) for size in SHAPE.value):
+        raise UserError(f"--shape must be positive whole numbers, separated by commas, not {','.join(SHAPE.value)!r}")
     return {"batch": BATCH.value, "shape": tuple(map(int, SHAPE.value))}, [_variant(text) for text in OURS.value]
 
 
 def _variant(text: str) -> dict[str, str]:
-    """Options out of KEY=VALUE,…"""
+    """Return the options in a text KEY=VALUE,…"""
     pairs = [part.partition("=") for part in filter(None, text.split(","))]
     if not all(equals and value for _, equals, value in pairs):
-        raise UserError(f"--ours must be KEY=VALUE,… as in 'remat=block,backend=lax', and was given {text!r}")
+        raise UserError(f"--ours must be KEY=VALUE,… as in 'remat=block,backend=lax', not {text!r}")
     return {key: value for key, _, value in pairs}
 
 
 def bind(threads: int) -> int:
-    """Bind this process, and those it starts, to so many cores; how many it has then."""
+    """Bind this process and its children to `threads` cores, or to all cores if it is 0; return the number of cores."""
     if not hasattr(os, "sched_getaffinity"):
         if threads:
-            raise UserError(f"--threads needs Linux, and was given {threads}")
+            raise UserError(f"--threads={threads} needs Linux")
         return os.cpu_count() or 1
-    free = sorted(os.sched_getaffinity(0))
-    if not 0 <= threads <= len(free):
-        raise UserError(f"--threads must lie in 0 … {len(free)}, the cores of this process, and was given {threads}")
+    usable = sorted(os.sched_getaffinity(0))
+    if not 0 <= threads <= len(usable):
+        raise UserError(f"--threads must be between 0 and {len(usable)}, the cores of this process, not {threads}")
     if threads:
-        os.sched_setaffinity(0, free[:threads])
-    return threads or len(free)
+        os.sched_setaffinity(0, usable[:threads])
+    return threads or len(usable)
 
 
 def _variables(cores: int) -> dict[str, dict[str, str]]:
-    """Side → environment variables of its process."""
+    """Return side → environment variables of its process, and remove MALLOC_* variables from this process."""
     for key in [key for key in os.environ if key.startswith("MALLOC_")]:
-        del os.environ[key]  # of a shell or `make`
-    # JAX would else take most of a GPU's memory before the peer starts.
+        del os.environ[key]  # set by a shell or `make`
+    # Otherwise JAX allocates most of a GPU's memory before the peer starts.
     shared = {"OMP_NUM_THREADS": str(cores), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {side: shared | (MALLOC_VARIABLES if side in TUNED[MALLOC.value] else {}) for side in ("genre_jax", "peer")}
 
 
 def environment(cores: int) -> dict[str, Any]:
-    """What the rows were measured with, before the contestants add their versions."""
+    """Return the environment of the record; the contestants add their versions later."""
     return {"cpus": cores, "platform": platform.platform(), "command": " ".join(sys.orig_argv[1:])}
 
 
-def measure(name: str, contestants: dict[str, Any], theirs: Side, record: dict[str, Any]) -> None:
-    """Bring in the peers, compare, time and print all contestants of one network; `record` gets rows and versions."""
-    own, first = list(contestants), next(iter(contestants.values()))
+def measure(name: str, contestants: dict[str, Any], peer_side: Side, record: dict[str, Any]) -> None:
+    """Build the peers, compare, time and print all contestants of a network; add rows and versions to `record`."""
+    ours, first = list(contestants), next(iter(contestants.values()))
     kinds = ["PyTorch", *(["torch.compile"] if COMPILED.value else [])]
     coarse: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "problem.npz"))
         problem = first.ask("problem", path)
-        if len(problem["shape"]) == 3:  # images; the other layout checks that the networks are the same
+        if len(problem["shape"]) == 3:  # images; the layout with channels first checks that the networks are equal
             coarse = [f"{kind}, channels last" for kind in kinds]
             kinds = ["PyTorch", *coarse]
         try:
-            contestants |= theirs.build(problem, path, DTYPE.value, RECOMPUTE.value, kinds)
-            record["environment"] |= theirs.versions()
+            contestants |= peer_side.build(problem, path, DTYPE.value, RECOMPUTE.value, kinds)
+            record["environment"] |= peer_side.versions()
         except UserError as error:
             say(f"{name}: no peer, {error}")
     batch, shape, work = problem["batch"], tuple(problem["shape"]), first.ask("work")
     flops, limit = work["flops"], work["card_flops_a_second"]
-    say(f"\n{name}: {work['parameters']:,} parameters, {batch} inputs {shape} a step, {flops / 1e9:,.1f} GFLOP, {DTYPE.value}")
-    facts = rounds.start(contestants, own, TOLERANCE[DTYPE.value], coarse)
+    sizes = f"{work['parameters']:,} parameters, {batch} inputs {shape} per step, {flops / 1e9:,.1f} GFLOP"
+    say(f"\n{name}: {sizes}, {DTYPE.value}")
+    facts = rounds.start(contestants, ours, TOLERANCE[DTYPE.value], coarse)
     clock, cores = rounds.alternate(contestants, facts, 2 if DRY_RUN.value else ROUNDS.value)
     titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'TFLOP/s':>9}{'of card':>9}"
     say(f"{'':<28}{titles}{'core s':>9}{'× ours':>9}{'compile':>10}")
-    for label, row in rounds.summary(clock, cores, own).items():
+    for label, row in rounds.summary(clock, cores, ours).items():
         row |= {"network": name, "library": label, "batch": batch, "shape": shape} | work | facts[label]
         row |= {"inputs_per_second": batch / row["median_s"], "seconds": clock[label]}
         row["flops_a_second"] = flops / row["median_s"]

@@ -1,1 +1,1 @@
-"""What a training step costs, before it runs: memory, FLOPs, and the fastest backend."""
+"""Predict what a training step costs before it runs: memory, FLOPs, and the fastest convolution backend."""

@@ -1,7 +1,8 @@
-"""Which backend computes ByteNet's dilated convolutions fastest here: a short timing, kept with the run.
+"""Choose the backend that computes ByteNet's dilated convolutions fastest on this machine.
 
-`model.backend=timed` asks for it. `main` times the backends before it builds the network, and goes on as if the fastest had
-been named. A run that is resumed keeps what it began with: backends differ in the last digits.
+With `model.backend=timed`, `main` times the backends before it builds the network, and then continues as if the config had
+named the fastest backend. The result is stored in the workdir, and a resumed run reads it there, because the outputs of the
+backends differ in their last digits.
 """
 
 import functools
@@ -27,9 +28,10 @@ PASSES = ("forward", "input_gradient", "weight_gradient")
 
 
 def programs(backend: str, dilation: int, furthest: int, steps: int, taps: int) -> dict[str, Callable]:
-    """Pass → jitted function of (x, kernel, dy), of a centred convolution that keeps the `steps` of `x`.
+    """Return for each pass a jitted function of (x, kernel, dy): a centred convolution that keeps the length `steps` of `x`.
 
-    `shift` gets its dilation when it runs, one of up to `furthest`, as a scan over blocks gives it.
+    `shift` receives its dilation (at most `furthest`) as a traced argument, as it does in the network's scan over blocks. The
+    other backends compile it in.
     """
 
     def convolve(at, x, kernel):
@@ -37,65 +39,69 @@ def programs(backend: str, dilation: int, furthest: int, steps: int, taps: int) 
         padding = same_padding(at, taps, causal=False)
         return dilated_conv(x, kernel, at, padding, backend=backend, span=(-before, after), length=steps)
 
-    def own(function):
+    def jitted(function):
         if backend == "shift":
             return functools.partial(jax.jit(function), jnp.asarray(dilation, jnp.int32))
         return jax.jit(functools.partial(function, dilation))
 
     return {
-        "forward": own(lambda at, x, kernel, dy: convolve(at, x, kernel)),
-        "input_gradient": own(lambda at, x, kernel, dy: jax.vjp(lambda x: convolve(at, x, kernel), x)[1](dy)[0]),
-        "weight_gradient": own(lambda at, x, kernel, dy: jax.vjp(lambda kernel: convolve(at, x, kernel), kernel)[1](dy)[0]),
+        "forward": jitted(lambda at, x, kernel, dy: convolve(at, x, kernel)),
+        "input_gradient": jitted(lambda at, x, kernel, dy: jax.vjp(lambda x: convolve(at, x, kernel), x)[1](dy)[0]),
+        "weight_gradient": jitted(lambda at, x, kernel, dy: jax.vjp(lambda kernel: convolve(at, x, kernel), kernel)[1](dy)[0]),
     }
 
 
 def seconds(
     dilations: tuple[int, ...], batch: int, steps: int, width: int, taps: int, dtype: Any, repeats: int = 5
 ) -> Iterator[dict[str, Any]]:
-    """A row for each dilation and pass: {"dilation", "pass", backend: median seconds of `repeats` calls, in turn}."""
+    """Yield a row for each dilation and pass: {"dilation", "pass", backend: median seconds of `repeats` calls}.
+
+    The backends are called in turn, so that other load on the machine slows all of them.
+    """
     rng = np.random.default_rng(0)
     x, dy = (jnp.asarray(rng.normal(size=(batch, steps, width)), dtype) for _ in range(2))
     kernel = jnp.asarray(rng.normal(size=(taps, width, width)), dtype)
     for dilation in dilations:
-        made = {backend: programs(backend, dilation, max(dilations), steps, taps) for backend in BACKENDS}
+        passes = {backend: programs(backend, dilation, max(dilations), steps, taps) for backend in BACKENDS}
         for name in PASSES:
-            taken: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
+            times: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
             for repeat in range(repeats + 1):
                 for backend in BACKENDS:
                     started = time.perf_counter()
-                    jax.block_until_ready(made[backend][name](x, kernel, dy))
+                    jax.block_until_ready(passes[backend][name](x, kernel, dy))
                     if repeat:  # the first call compiles
-                        taken[backend].append(time.perf_counter() - started)
-            yield {"dilation": dilation, "pass": name} | {b: statistics.median(values) for b, values in taken.items()}
+                        times[backend].append(time.perf_counter() - started)
+            yield {"dilation": dilation, "pass": name} | {b: statistics.median(values) for b, values in times.items()}
 
 
 def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
-    """The config with the fastest backend in the place of "timed"; `backends.json` of the workdir, if one is given, keeps it.
+    """Return the config with `model.backend` "timed" replaced by the fastest backend; other configs return unchanged.
 
-    Timed at the network's longest sequence and the clips that a device gets at a time, over its smallest, middle and largest
-    dilation there: the sum over passes counts. All hosts take what the first one found.
+    The backends are timed on the network's longest sequence, with as many clips as a device processes at a time, at the
+    smallest, the middle and the largest dilation there. The backend with the smallest sum over dilations and passes wins. All
+    hosts use the result of the first host. If `workdir` is given, its `backends.json` stores the result.
     """
     if config.model.get("backend") != "timed":
         return config
     path = workdir / "backends.json" if workdir else None
     if path and path.exists():
         fastest = json.loads(path.read_text())["fastest"]
-        say(f"backend of the dilated convolutions: {fastest}, as timed when {workdir} began")
+        say(f"backend of the dilated convolutions: {fastest}, from the timing in {path}")
     else:
         devices = run.devices_of(config)
         clips = config.train.batch_size // (len(devices.all) // devices.time_shards) // config.train.accumulate
         reach = run.Program(config, devices, 2, config.train.batch_size).reach()
-        assert reach is not None, "every network with a backend knows its reach"
-        longest = max(reach[0].sets, key=lambda one: one.length)
-        few = sorted({longest.dilations[at] for at in (0, len(longest.dilations) // 2, -1)})
-        say(f"timing the backends of the dilated convolution, {clips} × {longest.length} steps, dilations {few}")
+        assert reach is not None, "every network with a backend has a reach"
+        longest = max(reach[0].sets, key=lambda block_set: block_set.length)
+        sample = sorted({longest.dilations[at] for at in (0, len(longest.dilations) // 2, -1)})
+        say(f"timing the backends of the dilated convolution on {clips} × {longest.length} steps, dilations {sample}")
         model = config.model
         dtype = jnp.dtype(config.dtype)
-        rows = list(seconds(tuple(few), max(clips, 1), longest.length, model.width, model.kernel, dtype))
+        rows = list(seconds(tuple(sample), max(clips, 1), longest.length, model.width, model.kernel, dtype))
         totals = {backend: sum(row[backend] for row in rows) for backend in BACKENDS}
-        found = multihost_utils.broadcast_one_to_all(np.argmin(list(totals.values())))
-        fastest = BACKENDS[int(found)]
-        say(", ".join(f"{backend} {total * 1e3:.1f} ms" for backend, total in totals.items()) + f": {fastest} is taken")
+        winner = multihost_utils.broadcast_one_to_all(np.argmin(list(totals.values())))
+        fastest = BACKENDS[int(winner)]
+        say(", ".join(f"{backend} {total * 1e3:.1f} ms" for backend, total in totals.items()) + f": {fastest} is fastest")
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             device = jax.devices()[0].device_kind

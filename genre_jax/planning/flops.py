@@ -1,4 +1,4 @@
-"""Floating-point operations of a program, counted from its jaxpr."""
+"""Count the floating-point operations of a program from its jaxpr."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def flops(function: Callable, *arguments: Any) -> int:
-    """Operations of the matrix products and convolutions of one call on one device: two for each multiply-add.
+    """Return the operations of all matrix products and convolutions in one call on one device, two for each multiply-add.
 
-    XLA's `cost_analysis` counts the body of a loop once, however often it runs; this counts a scan by its length, so that
-    scanned and unrolled programs compare. Of a `cond` the costliest branch counts, and a `while` of unknown length as one
-    turn. `arguments` may be shapes.
+    XLA's `cost_analysis` counts the body of a loop only once. This function multiplies the body of a scan by its length, so
+    that the counts of scanned and unrolled programs can be compared. A `cond` counts as its most expensive branch, and a
+    `while` of unknown length as one iteration. `arguments` may be shapes.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -31,7 +31,7 @@ def _equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         numbers, kernel = params["dimension_numbers"].rhs_spec, equation.invars[1].aval.shape
         products = kernel[numbers[1]] * math.prod(kernel[axis] for axis in numbers[2:])
-        # An input dilated by n has one value in n; the rest are zeros, which a convolution skips.
+        # Of an input dilated by n only every n-th value is not zero, and a convolution skips the zeros.
         return 2 * math.prod(equation.outvars[0].aval.shape) * products // math.prod(params["lhs_dilation"])
     inner = [_count(jaxpr) for jaxpr in _inside(params.values())]
     if name == "cond":
@@ -40,7 +40,7 @@ def _equation(equation: Any) -> int:
 
 
 def _inside(values: Any) -> Iterator[Jaxpr]:
-    """The programs among an equation's parameters."""
+    """Yield the jaxprs among an equation's parameters."""
     for value in values:
         if isinstance(value, ClosedJaxpr):
             yield value.jaxpr
