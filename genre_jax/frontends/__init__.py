@@ -9,6 +9,7 @@ from typing import Any
 
 from genre_jax import console
 from genre_jax.frontends import published
+from genre_jax.frontends.base import Frontend, Waveform
 from genre_jax.frontends.compression import amplitude_to_db, log_offset, pcen, power_to_db
 from genre_jax.frontends.conditioning import equalise_loudness, log_mmse, silence_mask
 from genre_jax.frontends.cqt import cqt, vqt
@@ -30,7 +31,6 @@ from genre_jax.frontends.mfcc import delta, fbank_htk, lfcc, linear_filterbank, 
 from genre_jax.frontends.modules import (
     Cqt,
     Descriptors,
-    Frontend,
     Lfcc,
     LogMel,
     LogMelHtk,
@@ -40,7 +40,6 @@ from genre_jax.frontends.modules import (
     MfccHtk,
     Spectrogram,
     Vqt,
-    Waveform,
 )
 from genre_jax.frontends.scaling import mean_max, min_max, peak_normalise, resize, standardise, z_score
 from genre_jax.frontends.stft import istft, magphase, spectrogram, stft
@@ -132,6 +131,4 @@ FRONTENDS: dict[str, Callable[..., Frontend]] = {
 
 def build(name: str, sr: float, **options: Any) -> Frontend:
     """The front end `name` at `sr` Hz, a Flax module to be called on waveforms `(batch, samples)`. Raises UserError."""
-    if name not in FRONTENDS:
-        raise console.unknown("frontend", name, FRONTENDS)
-    return FRONTENDS[name](sr=sr, **options)
+    return console.pick("frontend", name, FRONTENDS)(sr=sr, **options)

@@ -11,7 +11,8 @@ import numpy as np
 
 from genre_jax.console import UserError
 from genre_jax.frontends.descriptors import frame_power
-from genre_jax.frontends.stft import as_float, at_least, fft_window, overlap_add, positive_power
+from genre_jax.frontends.scaling import as_float, positive_power
+from genre_jax.frontends.stft import at_least, fft_window, overlap_add
 from genre_jax.frontends.stft import frame as cut
 
 # |X|² under which a noise estimate counts as this: 20 dB below what rounding to int16 gives a frame of 20 ms at 16 kHz.

@@ -14,7 +14,8 @@ import numpy as np
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.frontends.stft import PAD_MODES, as_float, fft_window, in_chunks
+from genre_jax.frontends.scaling import as_float
+from genre_jax.frontends.stft import PAD_MODES, fft_window, in_chunks
 
 C1 = 440.0 * 2 ** (-45 / 12)
 # Glasberg and Moore's equivalent rectangular bandwidth is 24.7 + 0.108 f Hz (Hearing Research 47, 1990).

@@ -16,7 +16,8 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
 from genre_jax.frontends.mel import filtered_spectrogram
-from genre_jax.frontends.stft import as_float, at_least, frame, lengths, pad_center, positive_power, spectrogram
+from genre_jax.frontends.scaling import as_float, positive_power
+from genre_jax.frontends.stft import at_least, frame, lengths, pad_center, spectrogram
 
 
 def _magnitude(y: jax.Array, n_fft: int, hop_length: int, options: dict[str, Any], power: float = 1.0) -> jax.Array:
@@ -369,10 +370,9 @@ def summarise(features: jax.Array, *, statistics: tuple[str, ...] = ("mean", "st
     moments (no correction for bias). Over constant features std, skew and kurtosis are 0 (scipy.stats has NaN for the last
     two), and so is the gradient of std. Raises UserError where there is no frame or a name is none of these.
     """
-    unknown = [name for name in statistics if name not in STATISTICS]
-    if unknown or not statistics:
-        raise console.unknown("statistic", unknown[0] if unknown else "", STATISTICS)
+    # No name at all gets the error that lists the legal ones.
+    functions = [console.pick("statistic", name, STATISTICS) for name in statistics or ("",)]
     features = as_float(features)
     if features.ndim < 2 or features.shape[-2] < 1:
         raise UserError(f"features must have the shape (..., frames, bins) with a frame at least, and have {features.shape}")
-    return jnp.concatenate([STATISTICS[name](features) for name in statistics], axis=-1)
+    return jnp.concatenate([function(features) for function in functions], axis=-1)

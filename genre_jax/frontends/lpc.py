@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre_jax.console import UserError
-from genre_jax.frontends.stft import as_float, fft_window, frame, in_chunks, pad_center
+from genre_jax.frontends.scaling import as_float
+from genre_jax.frontends.stft import fft_window, frame, in_chunks, pad_center
 
 
 def linear_prediction(frames: jax.Array, *, order: int) -> tuple[jax.Array, jax.Array]:

@@ -13,7 +13,8 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
 from genre_jax.frontends.mel import check_band, filtered_spectrogram, finished, hz_to_mel, mel_spectrogram, mel_to_hz
-from genre_jax.frontends.stft import as_float, fft_window, frame, in_chunks, lengths
+from genre_jax.frontends.scaling import as_float
+from genre_jax.frontends.stft import fft_window, frame, in_chunks, lengths
 
 DELTA_MODES = {"interp": "", "nearest": "edge", "mirror": "reflect", "constant": "constant", "wrap": "wrap"}
 # The windows of mfcc_htk are symmetric, as in HTK; those of stft are periodic.
@@ -206,10 +207,8 @@ def fbank_htk(
     win_length, hop_length = lengths(n_fft, win_length, hop_length)
     if not isinstance(window, str):
         window = fft_window(window, win_length, win_length)
-    elif window in HTK_WINDOWS:
-        window = HTK_WINDOWS[window](win_length)
     else:
-        raise console.unknown("window", window, HTK_WINDOWS)
+        window = console.pick("window", window, HTK_WINDOWS)(win_length)
     filters = mel_filterbank_htk(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
     y = as_float(y)
     _check_samples(y, 1)
@@ -280,8 +279,7 @@ def delta(data: jax.Array, *, width: int = 9, order: int = 1, mode: str = "inter
 
     Raises UserError where an argument is out of range.
     """
-    if mode not in DELTA_MODES:
-        raise console.unknown("mode", mode, DELTA_MODES)
+    padding = console.pick("mode", mode, DELTA_MODES)
     if width < 3 or width % 2 == 0:
         raise UserError(f"width must be an odd number of at least 3 frames, and was given {width}")
     if not 1 <= order < width:
@@ -293,7 +291,7 @@ def delta(data: jax.Array, *, width: int = 9, order: int = 1, mode: str = "inter
         raise UserError(f"delta needs {needed}, and was given {frames}")
     ends = [(0, 0)] * (series.ndim - 1) + [(width // 2, width // 2)]
     if mode != "interp":
-        series = jnp.pad(series, ends, mode=DELTA_MODES[mode])
+        series = jnp.pad(series, ends, mode=padding)
     weights = _slope(width, order).astype(series.dtype)
     slopes = jnp.einsum("...tw,w->...t", frame(series, width, 1), weights, precision=jax.lax.Precision.HIGHEST)
     # A polynomial of degree `order` has one and the same `order`-th derivative everywhere: the ends repeat it.

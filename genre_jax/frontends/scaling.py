@@ -6,7 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre_jax.frontends.stft import as_float, positive_power
+from genre_jax.console import UserError
+
+
+def as_float(y: jax.Array) -> jax.Array:
+    """`y` in float32, or in float64 when given float64. Raises UserError for any other kind of signal."""
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise UserError(
+            f"a front end needs a real waveform of floats in [-1, 1], and was given {y.dtype}: divide int16 by 32768, "
+            "take the real part of a complex one"
+        )
+    return y.astype(jnp.promote_types(y.dtype, jnp.float32))
+
+
+def positive_power(x: jax.Array, exponent: float) -> jax.Array:
+    """x^exponent for x ≥ 0, with gradient 0 at 0."""
+    if exponent == 1:
+        return x
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** exponent)
 
 
 def peak_normalise(y: jax.Array) -> jax.Array:

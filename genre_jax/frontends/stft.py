@@ -10,6 +10,7 @@ import numpy as np
 
 from genre_jax import console, parallel
 from genre_jax.console import UserError
+from genre_jax.frontends.scaling import as_float, positive_power
 
 PAD_MODES = ("constant", "reflect", "edge")
 ENGINES = ("auto", "fft", "matmul")
@@ -17,16 +18,6 @@ ENGINES = ("auto", "fft", "matmul")
 MEASURED_ENGINE = {"cpu": "fft"}
 # Samples of signal whose frames and spectra exist at once; more clips go through in turn (fastest on two cores, ~10 MB).
 CHUNK_SAMPLES = {"cpu": 1 << 20, "gpu": 1 << 26, "tpu": 1 << 26}
-
-
-def as_float(y: jax.Array) -> jax.Array:
-    """`y` in float32, or in float64 when given float64. Raises UserError for any other kind of signal."""
-    if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise UserError(
-            f"a front end needs a real waveform of floats in [-1, 1], and was given {y.dtype}: divide int16 by 32768, "
-            "take the real part of a complex one"
-        )
-    return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
 @functools.lru_cache
@@ -68,7 +59,7 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.A
     `function` treats each clip alone. Bounds the memory of what it makes on the way, and keeps that in cache on a CPU.
     """
     clips = y.reshape(-1, y.shape[-1])
-    limit = CHUNK_SAMPLES.get(parallel.platform(), CHUNK_SAMPLES["cpu"])
+    limit = parallel.by_platform(CHUNK_SAMPLES, CHUNK_SAMPLES["cpu"])
     if clips.size <= limit or len(clips) == 1:
         return function(y)
     out = jax.lax.map(function, clips, batch_size=max(1, limit // clips.shape[-1]))
@@ -107,7 +98,7 @@ def resolve_engine(engine: str) -> str:
     """The engine that `engine` stands for on this machine: "fft" or "matmul"."""
     if engine not in ENGINES:
         raise console.unknown("engine", engine, ENGINES)
-    return MEASURED_ENGINE.get(parallel.platform(), "fft") if engine == "auto" else engine
+    return parallel.by_platform(MEASURED_ENGINE, "fft") if engine == "auto" else engine
 
 
 def _framed(y, n_fft, hop_length, win_length, window, center, pad_mode) -> tuple[jax.Array, np.ndarray]:
@@ -188,14 +179,6 @@ def spectrogram(
         return positive_power(real**2 + imag**2, power / 2)
 
     return in_chunks(of, y)
-
-
-def positive_power(x: jax.Array, exponent: float) -> jax.Array:
-    """x^exponent for x ≥ 0, with gradient 0 at 0."""
-    if exponent == 1:
-        return x
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** exponent)
 
 
 def at_least(x: jax.Array, low: float | jax.Array) -> jax.Array:
