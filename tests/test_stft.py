@@ -161,7 +161,7 @@ def test_nan_and_inf_stay_in_the_frames_they_touch(center):
         (lambda y: frontends.stft(y.astype(jnp.int16)), "needs a real waveform of floats .* was given int16"),
         (lambda y: frontends.stft(y.astype(jnp.complex64)), "needs a real waveform of floats .* was given complex64"),
         (lambda y: frontends.spectrogram(y, power=0), "power must be positive, and was given 0"),
-        (lambda y: frontends.istft(frontends.stft(y, n_fft=64), n_fft=66), "n_fft = 66 has 34 bins, and 33 were given"),
+        (lambda y: frontends.istft(frontends.stft(y, n_fft=64), n_fft=66), "must have 34 bins for n_fft = 66, and has 33"),
     ],
 )  # fmt: skip
 def test_bad_arguments_get_a_sentence(call, sentence):

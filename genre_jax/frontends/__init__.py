@@ -1,7 +1,8 @@
-"""Front ends: from waveforms `(..., samples)` to what a network reads, in jnp, jittable and differentiable.
+"""Front ends: from waveforms `(..., samples)` to the features `(..., frames, bins)` that a network reads.
 
-The functions carry librosa's argument names and defaults, and give `(..., frames, bins)`: **librosa has bins first**.
-`FRONTENDS` holds the modules that a config can name; their fields are its options.
+The functions use jax.numpy: they can be compiled and differentiated. They have librosa's argument names and defaults.
+**librosa returns bins first**, `(..., bins, frames)`. `FRONTENDS` maps the names that a config can use to Flax modules; the
+fields of a module are its options in the config.
 """
 
 from collections.abc import Callable
@@ -130,5 +131,13 @@ FRONTENDS: dict[str, Callable[..., Frontend]] = {
 
 
 def build(name: str, sr: float, **options: Any) -> Frontend:
-    """The front end `name` at `sr` Hz, a Flax module to be called on waveforms `(batch, samples)`. Raises UserError."""
+    """Create a front end: a Flax module from waveforms `(batch, samples)` to features `(batch, frames, bins)`.
+
+    Args:
+      name: str, a key of `FRONTENDS`.
+      sr: float, sample rate of the waveforms in Hz.
+      options: fields of the module, such as `n_fft`.
+
+    Raises `UserError` if the name is unknown or the options contradict each other.
+    """
     return console.pick("frontend", name, FRONTENDS)(sr=sr, **options)

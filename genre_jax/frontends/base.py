@@ -1,4 +1,8 @@
-"""The base class of all front ends, and `Waveform`, the simplest of them. Front ends are Flax modules; fields are options."""
+"""The base class of all front ends, and `Waveform`, the simplest front end.
+
+A front end is a Flax module from waveforms `(batch, samples)` to the input of a network. Its fields are its options in the
+config. `modules.py` holds the other front ends, `published.py` the front ends of published systems.
+"""
 
 from collections.abc import Callable
 
@@ -23,18 +27,22 @@ SCALES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Frontend(nn.Module, kw_only=True):
-    """What all front ends share.
+    """Conditions waveforms, computes features, scales the features and shapes them for the network.
+
+    Maps `(batch, samples)` → `(batch, frames, bins)`, with `statistics` → `(batch, statistics · bins)`, with `image` →
+    `(batch, bins, frames, 1)`. A subclass implements only `features`.
 
     Attributes:
-      sr: sample rate in Hz.
-      conditioning: names out of "log_mmse" and "equalise_loudness", applied to the waveform in the order given.
-      deltas: append the local slopes of the features up to this order, over 9 frames.
-      scale: "none", "min_max", "mean_max", "z_score" (each clip by itself), or "standardise" (each bin by mean and standard
-        deviation of the training split, which a run fits before its first step and keeps with its weights).
-      statistics: names out of `summarise`: features become their statistics over time `(batch, k · bins)`.
-      frames: crop or zero-pad to this many frames about the centre; 0 leaves them.
-      image: give `(batch, bins, frames, 1)`, rows are bins, columns time.
-      height, width: of the image, bilinearly resized; 0 leaves its size. `align_corners` as PyTorch has it.
+      sr: float > 0, sample rate in Hz.
+      conditioning: tuple of names from `CONDITIONINGS`, applied to the waveform in this order. Default: none.
+      deltas: int ≥ 0. Appends the time derivatives of orders 1 to `deltas` (each over 9 frames) as further bins.
+      scale: str. "none"; "min_max", "mean_max" or "z_score" (statistics of each clip); or "standardise" (mean and standard
+        deviation of each bin over the training split, which a run computes before its first step and saves with the weights).
+      statistics: tuple of names from `descriptors.STATISTICS`. Replaces the frames by these statistics over time.
+      frames: int ≥ 0. Crops or zero-pads both ends of the features to this number of frames. 0 keeps all frames.
+      image: bool. Returns an image of one channel; rows are bins, columns are frames.
+      height, width: int ≥ 0, size in pixels to which the image is resized (bilinear). 0 keeps the size.
+      align_corners: bool. The resize aligns the corner pixels, as `torch.nn.functional.interpolate` does.
     """
 
     sr: float
@@ -50,17 +58,17 @@ class Frontend(nn.Module, kw_only=True):
 
     def __post_init__(self):
         if self.statistics and (self.image or self.frames):
-            raise UserError("statistics leave no frames: image must be false and frames 0 with them")
+            raise UserError(f"with statistics, image must be False and frames must be 0, not {self.image} and {self.frames}")
         if (self.height or self.width) and not self.image:
-            raise UserError(f"height and width are an image's: set image, or leave them 0, not {self.height} and {self.width}")
+            raise UserError(f"without image, height and width must be 0, not {self.height} and {self.width}")
         super().__post_init__()
 
     def features(self, y: jax.Array) -> jax.Array:
-        """Unscaled features `(batch, frames, bins)` of conditioned waveforms."""
+        """Return the unscaled features `(batch, frames, bins)` of conditioned waveforms `(batch, samples)`."""
         raise NotImplementedError
 
     def unscaled(self, waveform: jax.Array) -> jax.Array:
-        """What `scale` is applied to, `(batch, frames, bins)`."""
+        """Return the features `(batch, frames, bins)` of waveforms `(batch, samples)` before `scale` is applied."""
         for name in self.conditioning:
             waveform = console.pick("conditioning", name, CONDITIONINGS)(waveform, sr=self.sr)
         x = self.features(waveform)
@@ -71,6 +79,7 @@ class Frontend(nn.Module, kw_only=True):
         return _about_centre(x, self.frames) if self.frames else x
 
     def _standardised(self, x: jax.Array) -> jax.Array:
+        """Scale each bin with the saved mean and standard deviation of the training split."""
         mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:], x.dtype)
         std = self.variable("batch_stats", "std", jnp.ones, x.shape[-1:], x.dtype)
         return scaling.standardise(x, mean.value, std.value)
@@ -89,7 +98,7 @@ class Frontend(nn.Module, kw_only=True):
 
 
 def _about_centre(x: jax.Array, frames: int) -> jax.Array:
-    """`x` (batch, frames, bins) cropped or zero-padded at both ends to `frames`."""
+    """Crop or zero-pad `x` (batch, frames, bins) at both ends to `frames` frames."""
     surplus = x.shape[-2] - frames
     if surplus >= 0:
         return x[..., surplus // 2 : surplus // 2 + frames, :]
@@ -97,7 +106,10 @@ def _about_centre(x: jax.Array, frames: int) -> jax.Array:
 
 
 class Waveform(Frontend):
-    """The raw signal `(batch, samples, 1)`, minus its mean, divided by its largest magnitude (document 000's ByteNet)."""
+    """The raw signal minus its mean, divided by its largest magnitude: `(batch, samples)` → `(batch, samples, 1)`.
+
+    Document 000 describes this input for ByteNet.
+    """
 
     def features(self, y):
         return scaling.peak_normalise(y)[..., None]
