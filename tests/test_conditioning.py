@@ -277,7 +277,7 @@ def test_double_precision_goes_through(name):
         (lambda y: conditioning.equalise_loudness(y, sr=SR, floor=0), "floor must be positive, and was given 0"),
         (lambda y: conditioning.equalise_loudness(y[:0], sr=SR), "at least 1 sample, and has 0"),
         (lambda y: conditioning.equalise_loudness(y, sr=SR, window="round"), "window must be a window of .*, and was given 'round'"),
-        (lambda y: conditioning.log_mmse(y, sr=SR), "at least 1920 samples, noise_frames = 6 of 320, and has 1000"),
+        (lambda y: conditioning.log_mmse(y, sr=SR), "at least 1920 samples .noise_frames = 6 of 320 samples., and has 1000"),
         (lambda y: conditioning.log_mmse(y, sr=SR, frame=0), "frame must be at least one sample of sr = 16000 Hz, and was given 0 s"),
         (lambda y: conditioning.log_mmse(y, sr=SR, noise_frames=0), "noise_frames must be at least 1, and was given 0"),
         (lambda y: conditioning.log_mmse(y, sr=SR, alpha=1), r"alpha must lie in \[0, 1\) and smoothing in \[0, 1\], and were given 1, 0.98"),
