@@ -153,7 +153,7 @@ def _equivalent(taps: np.ndarray, centre: int, factor: int, delays: list[int]) -
 
 
 def _level(factor: int, hop_length: int, kernels: list[np.ndarray]) -> Level:
-    """Combine the kernels of all bins, each (delays, odd length), to one matrix. A row of its product is a group of frames."""
+    """Combine the kernels of all bins, each (delays, odd length), into one matrix that computes a group of frames at once."""
     delays, bins = len(kernels[0]), len(kernels)
     side = max(kernel.shape[1] for kernel in kernels) // 2
     hop = hop_length * delays // factor
@@ -199,9 +199,8 @@ def _plan(
 def _correlate(x: jax.Array, start: int, kernel: np.ndarray, hop: int, count: int) -> jax.Array:
     """Return the inner products `(..., count, channels)` of x, from sample `start` + t · `hop`, with `kernel`.
 
-    `kernel` has the shape (samples, channels). Zeros surround x. This method needs no overlapping frames: x is cut into rows of
-    `hop` samples and the kernel into pieces; one matrix product multiplies all rows by all pieces, and a sum along the diagonals
-    follows.
+    `kernel` has the shape (samples, channels). Zeros surround x. This method needs no overlapping frames: it cuts x into rows
+    of `hop` samples and the kernel into pieces, multiplies all rows by all pieces in one matrix product, and adds up diagonals.
     """
     samples, channels = kernel.shape
     pieces = -(-samples // hop)
