@@ -33,7 +33,7 @@ PUBLISHED = {
 }
 
 
-# The published systems are modules of this list with other defaults.
+# Without the published systems, which are modules of this list with other defaults.
 MODULES = [name for name, front in frontends.FRONTENDS.items() if front.__module__ != "genre_jax.frontends.published"]
 
 
@@ -50,7 +50,7 @@ def test_published_systems_have_the_stated_shape(name):
 
 
 def test_raw_waveforms_execute_code_of_two_files_only():
-    """The path of a batch that configs take by default stays short to read."""
+    """The reading path of a batch of raw waveforms stays short."""
     front, files = call("waveform"), set()
     sys.setprofile(lambda frame, event, argument: files.add(Path(frame.f_code.co_filename)))
     try:
@@ -70,7 +70,7 @@ def test_images_before_their_resize_have_the_stated_shape():
     for (name, samples), shape in sizes.items():
         front = call(name, 16_000 if name == "log_mel_image" else 22_050, height=0, width=0)
         assert jax.eval_shape(front, jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape == (1, *shape, 1)
-    for samples, frames in ((20_223, 79), (20_224, 80), (20_479, 80), (20_480, 81)):  # the range the facts give
+    for samples, frames in ((20_223, 79), (20_224, 80), (20_479, 80), (20_480, 81)):  # the range in the facts
         assert (
             jax.eval_shape(call("schindler_log_mel", 22_050), jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape[2]
             == frames
@@ -142,7 +142,7 @@ def test_gradient_is_finite_on_silence_clips_stand_alone_and_nan_stays(name):
 
 @pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
 def test_every_matrix_product_asks_for_the_highest_precision(name):
-    """Default products are TF32 or bfloat16 on GPUs and TPUs, where no test on a CPU sees the digits go."""
+    """The default precision is TF32 or bfloat16 on GPUs and TPUs. No test on a CPU detects the loss."""
     options = {"engine": "matmul"} if "engine" in frontends.FRONTENDS[name].__dataclass_fields__ else {}
     if name == "descriptors":
         options["conditioning"] = ("log_mmse", "equalise_loudness")
@@ -154,7 +154,7 @@ def test_every_matrix_product_asks_for_the_highest_precision(name):
 
 
 def matrix_products(jaxpr):
-    """Dot products and convolutions of a jaxpr and of all that it holds."""
+    """Yield the dot products and convolutions of a jaxpr and of all jaxprs inside it."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation

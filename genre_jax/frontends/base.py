@@ -18,6 +18,7 @@ from genre_jax.frontends.descriptors import summarise
 from genre_jax.frontends.mfcc import delta
 
 CONDITIONINGS: dict[str, Callable[..., jax.Array]] = {"equalise_loudness": equalise_loudness, "log_mmse": log_mmse}
+# Without "standardise", which needs variables of the module.
 SCALES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "none": lambda x: x,
     "min_max": scaling.min_max,
@@ -86,6 +87,7 @@ class Frontend(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, waveform: jax.Array) -> jax.Array:
+        """Return the input of the network for waveforms `(batch, samples)`; the class describes the shape."""
         x = self.unscaled(waveform)
         x = console.pick("scale", self.scale, {**SCALES, "standardise": self._standardised})(x)
         if self.statistics:

@@ -4,7 +4,7 @@ Each value is an inner product of the signal with a filter, a windowed complex t
 decimated signal and a short kernel, the least-squares equivalent of the long filter. The kernel compensates the decimation
 filter, and allows the centre of a frame to lie between two samples of the decimated signal.
 
-The values are those of `librosa.vqt` (sparsity 0) with bins last, with these differences:
+The values are those of `librosa.vqt` (sparsity 0) with bins last. The differences are:
 - librosa mirrors the windows in time. A periodic window is zero only at its start: the difference is 3 % of the largest value.
 - librosa resamples unless hop_length is odd. It mirrors the windows, and applies a `norm` other than 1, at each sample rate.
 - librosa omits the negative frequencies of the wide, low filters of `vqt`.
