@@ -10,8 +10,8 @@ numerator and denominator, so that losses and gradients are those of whole clips
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from genre_jax.console import UserError
 
 AXIS = "devices"
+T = TypeVar("T")
 
 _absent: list[Any] = []
 
@@ -38,6 +39,11 @@ def available() -> list[Any]:
 def platform() -> str:
     """The platform of the devices: "cpu", "gpu" or "tpu"."""
     return available()[0].platform
+
+
+def by_platform(values: Mapping[str, T], default: T) -> T:
+    """Return the value in `values` for the platform of the devices, or `default` if `values` has no entry for it."""
+    return values.get(platform(), default)
 
 
 def sum(tree: Any, axis_name: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""Silence mask, loudness equaliser and log-MMSE against float64 NumPy written from the definitions, and on noisy speech."""
+"""Silence mask, loudness equaliser and log-MMSE against their definitions in float64 NumPy, and on noisy speech."""
 
 import functools
 
@@ -16,7 +16,7 @@ SR = 16000
 
 
 def noisy(decibels, clean, seed=3):
-    """Clean plus white noise at that ratio, 0.2 s of noise alone first; both."""
+    """Return the clean signal and its sum with white noise at an SNR in dB. Both start with 0.2 s without the signal."""
     clean = np.concatenate([np.zeros(SR // 5), clean])
     noise = np.random.default_rng(seed).normal(size=clean.size)
     noise *= np.sqrt(np.mean(clean[SR // 5 :] ** 2) / 10 ** (decibels / 10)) / noise.std()
@@ -25,7 +25,7 @@ def noisy(decibels, clean, seed=3):
 
 @functools.cache
 def syllables():
-    """Harmonic tones of a gliding pitch under an envelope of four syllables a second, 1.1 s and an odd number of samples."""
+    """Return 1.1 s of harmonic tones with a gliding pitch, in four syllables per second; the number of samples is odd."""
     time = np.arange(int(1.1 * SR) + 1) / SR
     pitch = 2 * np.pi * (140 * time + 15 * np.sin(2 * np.pi * time))
     tone = sum(np.sin(k * pitch) / k for k in range(1, 12))
@@ -92,7 +92,7 @@ def equalised_by_definition(y, length, hop, taper, floor=1e-4):
     ("samples", "sr", "frame", "hop", "window"),
     [
         (9001, 16000, 0.25, 0.01, "hann"),
-        (9001, 16000, 0.2, 0.01, "boxcar"),  # the earlier code's frames
+        (9001, 16000, 0.2, 0.01, "boxcar"),  # frames of the author's earlier code
         (9001, 11025, 0.0991, 0.0037, "hann"),  # a hop that does not divide the frame
         (9001, 8000, 0.01, 0.01, "hamming"),
         (300, 16000, 0.25, 0.01, "hann"),  # shorter than a frame
@@ -106,7 +106,7 @@ def test_equaliser_is_the_definition(samples, sr, frame, hop, window):
     taper = {"hann": np.hanning(length + 2)[1:-1], "boxcar": np.ones(length)}.get(window)
     if taper is None:
         taper = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(1, length + 1) / (length + 1))
-    expected = [equalised_by_definition(one, length, round(hop * sr), taper) for one in y]
+    expected = [equalised_by_definition(clip, length, round(hop * sr), taper) for clip in y]
     assert ours.shape == y.shape
     assert signals.worst(ours, np.stack(expected)) < 1e-5
 
@@ -118,7 +118,7 @@ def test_a_step_of_30_db_comes_out_level(frame, window):
     equalise = jax.jit(functools.partial(conditioning.equalise_loudness, sr=SR, frame=frame, window=window))
     ours = np.asarray(equalise(jnp.asarray(y, jnp.float32)))
     level = ours[: 8 * 4000].reshape(8, 4000).std(-1)
-    np.testing.assert_allclose(np.delete(level, [3, 4]), 1, atol=0.03)  # 250 ms each; 3 and 4 meet at the step
+    np.testing.assert_allclose(np.delete(level, [3, 4]), 1, atol=0.03)  # parts of 250 ms; the step is between 3 and 4
 
 
 def test_equalised_signal_does_not_depend_on_the_gain():
@@ -143,7 +143,7 @@ def test_exp1_and_its_gradient():
 
 
 def log_mmse_by_definition(y, sr, noise_frames=6, alpha=0.98, smoothing=0.98, threshold=0.15):
-    """Frame by frame over the whole spectrum; also how near the likelihood ratio comes to its threshold."""
+    """Compute log-MMSE frame by frame over the full spectrum. Also returns the least distance of the ratio to its threshold."""
     length = int(0.02 * sr)
     length += length % 2
     hop = length // 2
@@ -181,7 +181,7 @@ run = jax.jit(conditioning.log_mmse, static_argnames=("sr", "frame", "noise_fram
     [(16000, {}), (11025, {"noise_frames": 4}), (8000, {"alpha": 0.9, "smoothing": 0.8, "threshold": 0.3})],
 )
 def test_log_mmse_is_the_definition(sr, options):
-    """Where no frame's likelihood ratio lies within 1e-5 of the threshold: there float32 may decide the other way."""
+    """Skips clips with a likelihood ratio within 1e-5 of the threshold, because float32 may decide differently there."""
     clips = [noisy(d, syllables(), seed)[1][:15001] for d, seed in ((0, 3), (10, 4))]
     clips += [np.pad(one, (3000, 3000)) + 0.01 * clips[0] for one in signals.signals().values()]
     y = np.stack(clips).astype(np.float32)
@@ -194,7 +194,7 @@ def test_log_mmse_is_the_definition(sr, options):
 
 
 def snr_gain(clean, mixed, decibels):
-    """Ratio of the whole signal's energy to the error's, after minus before, from 0.2 s on."""
+    """Return by how many dB the SNR of the whole signal improves, from 0.2 s on."""
     ours = np.asarray(run(jnp.asarray(mixed, jnp.float32), sr=SR))
     before, after = (np.sum((x - clean)[SR // 5 :] ** 2) for x in (mixed, ours))
     return 10 * np.log10(before / after)
@@ -277,7 +277,7 @@ def test_double_precision_goes_through(name):
         (lambda y: conditioning.equalise_loudness(y, sr=SR, floor=0), "floor must be positive, and was given 0"),
         (lambda y: conditioning.equalise_loudness(y[:0], sr=SR), "at least 1 sample, and has 0"),
         (lambda y: conditioning.equalise_loudness(y, sr=SR, window="round"), "window must be a window of .*, and was given 'round'"),
-        (lambda y: conditioning.log_mmse(y, sr=SR), "at least 1920 samples, noise_frames = 6 of 320, and has 1000"),
+        (lambda y: conditioning.log_mmse(y, sr=SR), "at least 1920 samples .noise_frames = 6 of 320 samples., and has 1000"),
         (lambda y: conditioning.log_mmse(y, sr=SR, frame=0), "frame must be at least one sample of sr = 16000 Hz, and was given 0 s"),
         (lambda y: conditioning.log_mmse(y, sr=SR, noise_frames=0), "noise_frames must be at least 1, and was given 0"),
         (lambda y: conditioning.log_mmse(y, sr=SR, alpha=1), r"alpha must lie in \[0, 1\) and smoothing in \[0, 1\], and were given 1, 0.98"),

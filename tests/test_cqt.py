@@ -1,4 +1,4 @@
-"""CQT and VQT against the definition, inner products in float64, over a grid with odd sizes; against librosa; their errors."""
+"""CQT and VQT against their definition (inner products in float64) over a grid with odd sizes, and against librosa."""
 
 import inspect
 import math
@@ -44,7 +44,7 @@ def filters(
     window="hann",
     scale=True,
 ):
-    """Every filter (float64), and the place of the frame's centre in it."""
+    """Yield each filter in float64 with the index of the frame's centre."""
     step = 2 ** (2 / bins_per_octave)
     alpha = (step - 1) / (step + 1)
     gamma = 24.7 / 0.108 * alpha if gamma is None else gamma
@@ -59,7 +59,7 @@ def filters(
 
 
 def definition(y, *, hop_length=512, pad_mode="constant", turned=False, **options):
-    """Inner products (..., frames, bins); with the windows `turned` round in time, as librosa's come out."""
+    """Compute the inner products (..., frames, bins). `turned` mirrors the windows in time, as librosa does."""
     columns = []
     for taps, before in filters(**options):
         if turned:
@@ -73,13 +73,13 @@ def definition(y, *, hop_length=512, pad_mode="constant", turned=False, **option
 
 
 def transform(y, **options):
-    """`cqt` or `vqt`, whichever the options call for, under one jit."""
+    """Compute `vqt` if the options have a gamma, otherwise `cqt`, under one jit."""
     function = vqt if "gamma" in options else cqt
     return np.asarray(jax.jit(lambda y: function(y, **options))(y))
 
 
 def error(ours, reference):
-    """Largest error of each signal relative to its largest value, over the batch."""
+    """Return the largest error over the batch, relative to the largest value of each signal."""
     assert ours.shape == reference.shape
     peak = np.abs(reference).max((-2, -1))
     return (np.abs(ours - reference).max((-2, -1)) / np.where(peak > 0, peak, 1)).max()
@@ -94,13 +94,13 @@ def of_librosa(y, hop_length=512, **options):
 
 @pytest.mark.parametrize("options", GRID, ids=str)
 def test_equals_the_definition(options):
-    """Everywhere, edges included, although low bins read a decimated signal."""
+    """Holds everywhere, including the edges, although low bins use a decimated signal."""
     y = batch()
     assert error(transform(y, **options), definition(y, **options)) < 5e-4
 
 
 def test_a_kernel_at_the_full_rate_is_exact():
-    """A Hamming window's side lobes do not fall, hence no decimation: float64 shows the rest to be the definition."""
+    """The side lobes of a Hamming window do not decay, therefore nothing is decimated and float64 equals the definition."""
     options = {"sr": 16000, "hop_length": 333, "n_bins": 40, "fmin": 110, "window": "hamming"}
     with jax.enable_x64(True):
         y = jnp.asarray(batch()[:3], jnp.float64)
@@ -120,11 +120,11 @@ NEAR = [
 
 @pytest.mark.parametrize("options", NEAR, ids=str)
 def test_near_librosa(options):
-    """In decibels, cells above -20 dB of the peak; what is between is librosa's resampling and its turned windows.
+    """Compares cells above -20 dB of the peak in decibels. librosa's resampling and mirrored windows cause the differences.
 
-    For a VQT the hop is odd, because librosa then does not resample: at the lowest rates the filters of a large gamma have
-    a few dozen samples, of which turning the windows moves one, and 99 cells in 100 are within 2 dB instead of 0.7.
-    Real clips are kinder than noise, sweep and impulse alone, which need 0.8.
+    The hop of a VQT is odd, because librosa then does not resample. With resampling, 99 % of the cells are within 2 dB instead
+    of 0.7 dB: at the lowest rates the filters of a large gamma have a few dozen samples, and mirrored windows move by one
+    sample. The limit is 0.8 dB without real clips, because noise, sweep and impulse are more difficult.
     """
     differences = []
     for name, y in signals().items():
@@ -140,11 +140,10 @@ def test_near_librosa(options):
 
 @pytest.mark.parametrize(("gamma", "close"), [(0, 3e-4), (None, 1e-2)])
 def test_librosa_turns_the_windows_round(gamma, close):
-    """Where librosa does not resample (odd hop) it is the definition, each window mirrored at the frame's centre.
+    """Without resampling (odd hop), librosa equals the definition with each window mirrored at the centre of the frame.
 
-    Periodic windows have their zero at the start alone, which makes some percent of the peak, in the highest bins. Pinned
-    here, so that the difference stays a known one. With a gamma, low filters are broad enough to hear negative
-    frequencies as well, which librosa leaves out.
+    Periodic windows are zero only at the start. In the highest bins, the difference is a few percent of the peak. With a gamma,
+    low filters are so wide that they include negative frequencies, which librosa omits. This test documents both differences.
     """
     y, options = batch(), {"hop_length": 511, "gamma": gamma}
     theirs = of_librosa(y, **options)
@@ -164,7 +163,7 @@ def test_a_tone_peaks_in_its_own_bin(options):
     ours = np.abs(transform(tones.astype(np.float32), **options))
     middle = ours[:, ours.shape[1] // 2]
     np.testing.assert_array_equal(middle.argmax(-1), np.arange(options["n_bins"]))
-    # A tone of amplitude 1 through a window of sum 1, times the root of the filter's length.
+    # The value of a tone of amplitude 1: a window of sum 1, times the root of the filter's length.
     step = 2 ** (2 / options.get("bins_per_octave", 12))
     lengths = (step + 1) / (step - 1) * sr / cqt_frequencies(**bins)
     np.testing.assert_allclose(middle.max(-1), 0.5 * np.sqrt(lengths), rtol=1e-3)
@@ -197,7 +196,7 @@ def test_leading_axes_batches_and_chunks_do_not_matter(monkeypatch):
 
 
 def test_linear_and_differentiable():
-    """The gradient of a power in float64 against a central difference, and on silence in float32."""
+    """The gradient of a power equals a central difference in float64, and is finite on silence in float32."""
 
     def power(y):
         z = vqt(y, sr=16000, hop_length=300, n_bins=80)
@@ -220,7 +219,7 @@ def test_nan_and_infinity_stay_visible(bad):
 
 
 def test_memory_does_not_grow_with_the_filters():
-    """Half a minute: frames of the longest filter alone would take 59 MB, and all 84 filters' spectra more."""
+    """For 30 s, frames of the longest filter would take 59 MB, and the spectra of all 84 filters would take more."""
     clip = jax.ShapeDtypeStruct((661_500,), jnp.float32)
     statistics = jax.jit(cqt).lower(clip).compile().memory_analysis()
     assert statistics.temp_size_in_bytes < 20e6

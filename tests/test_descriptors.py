@@ -1,9 +1,9 @@
-"""Descriptors against librosa's over a grid with odd sizes, statistics against scipy's, and their edges.
+"""Descriptors against librosa over a grid with odd sizes, statistics against scipy, and edge cases.
 
-Each signal's error is relative to its reference's peak over all its frames; the reference is librosa of the same samples in
-float64. A float32 FFT errs by about 130 dB below a frame's loudest bin, and librosa's FFT is in float64 whatever its input:
-bandwidth, contrast, flatness and roll-off of a pure tone measure that error. They are compared to 1e-4 on signals with noise
-40 dB below full scale, on the bare ones to 1e-4 of their range, and in float64 to 1e-8 on a bare tone.
+The reference is librosa with the same samples in float64. The error of a signal is relative to the peak of its reference over
+all frames. A float32 FFT has an error of about -130 dB relative to the loudest bin of a frame; the FFT of librosa is always in
+float64. Bandwidth, contrast, flatness and roll-off of a pure tone measure that error. Therefore the tolerances are: 1e-4 for
+signals with noise 40 dB below full scale, 1e-4 of the range without this noise, and 1e-8 in float64 for a tone.
 """
 
 import functools
@@ -22,7 +22,7 @@ librosa = pytest.importorskip("librosa")
 stats = pytest.importorskip("scipy.stats")
 
 SR = (8000, 16000, 22050)
-# (n_fft, hop_length, center, pad_mode, sr): every n_fft, every hop with both kinds of ends, every pad mode.
+# (n_fft, hop_length, center, pad_mode, sr)
 GRID = [
     (400, 160, True, "constant", 16000),
     (511, 187, True, "reflect", 22050),
@@ -36,14 +36,14 @@ GRID = [
 
 @functools.cache
 def floored():
-    """The signals on noise 40 dB below full scale; silence stays."""
+    """Return the signals with noise 40 dB below full scale; silence stays."""
     y = signals.batch().copy()
     noise = np.random.default_rng(7).normal(0, 0.01, y.shape).astype(np.float32)
     return y + noise * (np.abs(y).max(-1, keepdims=True) > 0)
 
 
 def ours_of(names, y, options):
-    """One compiled program for several descriptors: name → (signals, frames, k)."""
+    """Compute several descriptors in one compiled program: name → (signals, frames, bins)."""
     run = jax.jit(lambda y: {name: getattr(descriptors, name)(y, **options[name]) for name in names})
     ours = run(y)
     assert all(x.dtype == np.float32 for x in ours.values())
@@ -51,12 +51,12 @@ def ours_of(names, y, options):
 
 
 def theirs(name, y, **options):
-    """librosa's, clip by clip."""
-    return np.stack([getattr(librosa.feature, name)(y=one.astype(np.float64), **options).T for one in y])
+    """Compute a descriptor by librosa, clip by clip."""
+    return np.stack([getattr(librosa.feature, name)(y=clip.astype(np.float64), **options).T for clip in y])
 
 
 def both(name, y, **options):
-    """Ours and librosa's."""
+    """Return our result and that of librosa."""
     ours, reference = ours_of([name], y, {name: options})[name], theirs(name, y, **options)
     assert ours.shape == reference.shape
     return ours, reference
@@ -71,7 +71,7 @@ SHAPES = ("spectral_bandwidth", "spectral_centroid", "spectral_contrast", "spect
 
 @functools.cache
 def shapes(n_fft, hop_length, center, pad_mode, sr):
-    """Name → (ours, librosa's) of the signals on noise and of the bare ones, (2, signals, frames, k) each."""
+    """Return name → (ours, librosa's), both (2, signals, frames, bins): the signals with noise, and without."""
     options = {name: {"sr": sr} | stft_options(n_fft, hop_length, center, pad_mode) for name in SHAPES}
     options["spectral_contrast"]["n_bands"] = 5
     del options["spectral_flatness"]["sr"]
@@ -92,7 +92,7 @@ def test_spectral_shape_equals_librosa(setting, name):
 
 
 def test_rolloff_equals_librosa():
-    """A bin of difference where float32 sums tie with the threshold: in less than 0.1 % of the frames of the whole grid."""
+    """Differs by one bin if a float32 sum ties with the threshold, in less than 0.1 % of the frames of the grid."""
     differing = total = 0
     for setting in GRID:
         ours, reference = shapes(*setting)["spectral_rolloff"]
@@ -106,13 +106,13 @@ def test_rolloff_equals_librosa():
 
 @pytest.mark.parametrize("options", [{"fmin": 150.5, "n_bands": 3}, {"quantile": 0.5}])
 def test_contrast_options_equal_librosa(options):
-    """3e-4: in a band of six octaves the valley of a tone is 90 dB below it, noise or no noise."""
+    """The tolerance is 3e-4, because the valley of a tone in a band of six octaves is 90 dB below the tone."""
     options = {"n_fft": 512, "hop_length": 300} | options
     assert signals.worst(*both("spectral_contrast", floored(), sr=22050, **options)) < 3e-4
 
 
 def test_linear_contrast_equals_librosa():
-    """Relative to the loudest signal: an impulse's contrast is 0."""
+    """The tolerance is relative to the loudest signal, because the contrast of an impulse is 0."""
     options = {"n_fft": 512, "hop_length": 300, "linear": True, "quantile": 0.1}
     assert signals.relative(*both("spectral_contrast", signals.batch(), sr=22050, **options)) < 1e-6
 
@@ -165,7 +165,7 @@ def test_flatness_options_equal_librosa(options):
 
 @pytest.mark.parametrize(("frame_length", "hop_length", "center", "pad_mode", "sr"), GRID)
 def test_rms_and_zero_crossings_equal_librosa(frame_length, hop_length, center, pad_mode, sr):
-    """Crossings are counts of the same float32 signs: equal, but for the division."""
+    """Both count the same float32 signs, therefore only the division can differ."""
     frames = {"frame_length": frame_length, "hop_length": hop_length, "center": center}
     assert signals.worst(*both("rms", signals.batch(), **frames, pad_mode=pad_mode)) < 2e-6
     y = signals.batch().copy()
@@ -206,8 +206,8 @@ def test_any_batch_finite_gradients_and_nan(name):
     for bad in (jnp.nan, jnp.inf, -jnp.inf):
         ours = ~np.isfinite(run(y.at[0, 0, 1500].set(bad)))
         assert ours[0, 0, 5].all() and not ours[1].any()
-        assert not np.isfinite(total(y.at[0, 0, 1500].set(bad)))  # nor does a sum in the same program lose it
-        assert name == "spectral_contrast" or not ours[0, 0, :4].any()  # its floor is the clip's
+        assert not np.isfinite(total(y.at[0, 0, 1500].set(bad)))  # a sum in the same program keeps it
+        assert name == "spectral_contrast" or not ours[0, 0, :4].any()  # its lower limit depends on the clip
 
 
 @pytest.mark.parametrize("signal", ["noise", "tone"])
@@ -223,7 +223,7 @@ def test_double_precision_goes_through(signal):
             extra = {"dtype": np.float64} if name == "rms" else {}
             reference = getattr(librosa.feature, name)(y=y, **tuned[name], **extra).T
         assert ours[name].dtype == np.float64
-        # librosa's chroma filters are float32
+        # The chroma filters of librosa are float32.
         assert signals.relative(ours[name], reference) < (1e-6 if name in ("chroma_stft", "tonnetz") else 1e-8), name
 
 
@@ -275,7 +275,7 @@ def test_statistics_keep_nan():
         (lambda y: descriptors.spectral_contrast(y, n_bands=0), "n_bands must be at least 1, and was given 0"),
         (lambda y: descriptors.spectral_contrast(y, quantile=1.0), r"quantile must lie in \(0, 1\), and was given 1.0"),
         (lambda y: descriptors.spectral_contrast(y, fmin=0), "fmin must be positive, and was given 0"),
-        (lambda y: descriptors.spectral_contrast(y, sr=8000), "must begin below sr / 2 = 4000 Hz, and begins at 6400 Hz: a smaller fmin than 200 Hz or fewer bands than 6"),
+        (lambda y: descriptors.spectral_contrast(y, sr=8000), "must begin below sr / 2 = 4000 Hz, and begins at 6400 Hz: use an fmin below 200 Hz or fewer bands than 6"),
         (lambda y: descriptors.spectral_contrast(y, n_fft=64, fmin=100), "from 0 to 100 Hz is narrower than a bin of n_fft = 64 at 22050 Hz"),
         (lambda y: descriptors.spectral_rolloff(y, roll_percent=85), r"roll_percent must lie in \(0, 1\), and was given 85"),
         (lambda y: descriptors.spectral_flatness(y, amin=0), "amin must be positive, and was given 0"),
@@ -291,7 +291,7 @@ def test_statistics_keep_nan():
         (lambda y: descriptors.rms(y[:100], center=False), "must have at least 2048 samples .*, and has 100"),
         (lambda y: descriptors.zero_crossing_rate(y.astype(jnp.int16)), "was given int16"),
         (lambda y: descriptors.zero_crossing_rate(y, threshold=-1), "threshold must be at least 0, and was given -1"),
-        (lambda y: descriptors.summarise(y), r"must have the shape \(..., frames, bins\) .*, and have \(3000,\)"),
+        (lambda y: descriptors.summarise(y), r"must have the shape \(..., frames, bins\) .*, and have the shape \(3000,\)"),
         (lambda y: descriptors.summarise(y[:, None], statistics=("mean", "medium")), "unknown statistic 'medium' .did you mean 'median'"),
         (lambda y: descriptors.summarise(y[:, None], statistics=()), "unknown statistic '': choose one of"),
     ],

@@ -1,6 +1,8 @@
 """The front ends that a config can name: shapes of the published systems, gradients, precision, dtypes, options."""
 
 import math
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +33,12 @@ PUBLISHED = {
 }
 
 
-# The published systems are modules of this list with other defaults.
-MODULES = [name for name, front in frontends.FRONTENDS.items() if front.__module__ == "genre_jax.frontends.modules"]
+# Without the published systems, which are modules of this list with other defaults.
+MODULES = [name for name, front in frontends.FRONTENDS.items() if front.__module__ != "genre_jax.frontends.published"]
 
 
 def call(name: str, sr: float = 16_000, **options):
-    """The front end as a function, with its statistics fresh."""
+    """Return the front end as a function, with freshly initialised statistics."""
     front = frontends.build(name, sr, **options)
     return lambda y: front.init_with_output(jax.random.key(0), y)[0]
 
@@ -45,6 +47,18 @@ def call(name: str, sr: float = 16_000, **options):
 def test_published_systems_have_the_stated_shape(name):
     sr, samples, shape = PUBLISHED[name]
     assert jax.eval_shape(call(name, sr), jax.ShapeDtypeStruct((2, samples), jnp.float32)).shape == (2, *shape)
+
+
+def test_raw_waveforms_execute_code_of_two_files_only():
+    """The reading path of a batch of raw waveforms stays short."""
+    front, files = call("waveform"), set()
+    sys.setprofile(lambda frame, event, argument: files.add(Path(frame.f_code.co_filename)))
+    try:
+        front(jnp.zeros((1, SAMPLES)))
+    finally:
+        sys.setprofile(None)
+    front_ends = Path(frontends.__file__).parent
+    assert {file.name for file in files if file.parent == front_ends} == {"base.py", "scaling.py"}
 
 
 def test_images_before_their_resize_have_the_stated_shape():
@@ -56,7 +70,7 @@ def test_images_before_their_resize_have_the_stated_shape():
     for (name, samples), shape in sizes.items():
         front = call(name, 16_000 if name == "log_mel_image" else 22_050, height=0, width=0)
         assert jax.eval_shape(front, jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape == (1, *shape, 1)
-    for samples, frames in ((20_223, 79), (20_224, 80), (20_479, 80), (20_480, 81)):  # the range the facts give
+    for samples, frames in ((20_223, 79), (20_224, 80), (20_479, 80), (20_480, 81)):  # the range in the facts
         assert (
             jax.eval_shape(call("schindler_log_mel", 22_050), jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape[2]
             == frames
@@ -128,7 +142,7 @@ def test_gradient_is_finite_on_silence_clips_stand_alone_and_nan_stays(name):
 
 @pytest.mark.parametrize("name", sorted(frontends.FRONTENDS))
 def test_every_matrix_product_asks_for_the_highest_precision(name):
-    """Default products are TF32 or bfloat16 on GPUs and TPUs, where no test on a CPU sees the digits go."""
+    """The default precision is TF32 or bfloat16 on GPUs and TPUs. No test on a CPU detects the loss."""
     options = {"engine": "matmul"} if "engine" in frontends.FRONTENDS[name].__dataclass_fields__ else {}
     if name == "descriptors":
         options["conditioning"] = ("log_mmse", "equalise_loudness")
@@ -140,7 +154,7 @@ def test_every_matrix_product_asks_for_the_highest_precision(name):
 
 
 def matrix_products(jaxpr):
-    """Dot products and convolutions of a jaxpr and of all that it holds."""
+    """Yield the dot products and convolutions of a jaxpr and of all jaxprs inside it."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation
@@ -172,8 +186,8 @@ def test_double_precision_goes_through(name):
         ("log_mel", {"compression": "log"}, "unknown compression 'log': choose one of db, db_below_max, ln, none, pcen"),
         ("log_mel", {"conditioning": ("denoise",)}, "unknown conditioning 'denoise': choose one of equalise_loudness, log_mmse"),
         ("log_mel", {"statistics": ("mode",)}, "unknown statistic 'mode'.*: choose one of kurtosis, max, mean, median, min"),
-        ("log_mel", {"statistics": ("mean",), "image": True}, "statistics leave no frames: image must be false and frames 0"),
-        ("log_mel", {"height": 16}, "height and width are an image's: set image, or leave them 0, not 16 and 0"),
+        ("log_mel", {"statistics": ("mean",), "image": True}, "with statistics, image must be False and frames must be 0, not True and 0"),
+        ("log_mel", {"height": 16}, "without image, height and width must be 0, not 16 and 0"),
         ("descriptors", {"names": ("pitch",)}, "unknown descriptor 'pitch'.*: choose one of chroma_stft, rms, spectral_bandwidth"),
         ("descriptors", {"names": ()}, "unknown descriptor ''"),
     ],

@@ -1,4 +1,4 @@
-"""Front ends against values that librosa gave, kept in golden/frontends.npz: alive where librosa is not installed."""
+"""Front ends against stored values of librosa (golden/frontends.npz). These tests run without librosa."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 from frontend_calls import CALLS, OF_MEL, signal  # noqa: E402
 
-# librosa's CQT is itself 2e-2 of the peak off the definition; its spectral contrast is in dB down to quiet bins.
+# The CQT of librosa differs from the definition by 2e-2 of the peak. Spectral contrast includes quiet bins in dB.
 TOLERANCE = {"cqt": 4e-2, "spectral_contrast": 1e-3, "pcen": 1e-3, "power_to_db": 1e-5}
 
 

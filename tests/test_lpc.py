@@ -28,7 +28,7 @@ def speech() -> dict[str, np.ndarray]:
 
 
 def process(poles, seed):
-    """White noise through a resonance at every pole (and its conjugate)."""
+    """Filter white noise by a resonance at each pole and its conjugate."""
     a = np.poly([*poles, *np.conj(poles)]).real
     return scipy.signal.lfilter([1], a, np.random.default_rng(seed).normal(0, 0.01, SAMPLES)), a
 
@@ -50,7 +50,7 @@ def autocorrelation(x, order):
 
 
 def solved(x, order):
-    """(filter, mean squared error) of one frame by SciPy."""
+    """Return (filter, mean squared error) of a frame, computed by SciPy."""
     r = autocorrelation(x, order)
     a = np.append(1, -scipy.linalg.solve_toeplitz(r[:-1], r[1:]))
     return a, a @ r / len(x)
@@ -83,7 +83,7 @@ def test_a_known_process_is_found():
 
 
 def test_almost_predictable_frames():
-    """Tones: their normal equations lose float64's digits too, and least squares on the frame amid zeros is the authority."""
+    """For tones the normal equations lose digits even in float64. The reference is least squares on the zero-padded frame."""
     time = np.arange(SAMPLES) / 16000
     for y in (np.sin(2 * np.pi * 440 * time), np.sin(2 * np.pi * (50 + 4000 * time) * time)):
         frames = framed(y, "hann").astype(np.float32)[::5]
@@ -99,7 +99,7 @@ def test_almost_predictable_frames():
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(("order", "n_lpcc"), [(12, None), (12, 40), (16, 5), (1, 1), (1, 3)])
 def test_cepstra_equal_those_of_a_long_fft(order, n_lpcc, window):
-    """The Fourier coefficients of log(error / |A|²), over 2¹⁴ frequencies in float64."""
+    """The reference is the Fourier coefficients of log(error / |A|²) over 2¹⁴ frequencies in float64."""
     ours = compiled("lpcc", order=order, n_lpcc=n_lpcc, frame_length=LENGTH, hop_length=HOP, window=window)(BATCH)
     count = order + 1 if n_lpcc is None else n_lpcc
     for name, y, out in zip(SIGNALS, BATCH, ours, strict=True):
@@ -128,7 +128,7 @@ def test_first_cepstral_coefficient_is_the_log_error_power():
     ],
 )
 def test_librosa_takes_burgs_method_which_is_another(name, window, least, most):
-    """Under a Hann window the two agree, on unwindowed frames they do not: known, and no error of either."""
+    """Both methods agree for a Hann window and differ for frames without a window. Neither is an error."""
     librosa = pytest.importorskip("librosa")
     x = framed(SIGNALS[name], window)
     ours, _ = prediction.linear_prediction(jnp.asarray(x, jnp.float32), order=12)

@@ -60,7 +60,7 @@ def relative(ours, reference):
     ],
 )
 def test_mfcc_equals_librosa(sr, n_fft, hop_length, options):
-    """In float32 against librosa in float64: 1e-5 of the peak, and half a hundredth of a dB, of orthonormal coefficients."""
+    """Float32 against librosa in float64: within 1e-5 of the peak, and within 0.005 dB for orthonormal coefficients."""
     ours = jax.jit(lambda y: cepstra.mfcc(y, sr=sr, n_fft=n_fft, hop_length=hop_length, **options))(BATCH)
     theirs = {k: None if v == "none" else v for k, v in options.items()}
     for name, y, out in zip(SIGNALS, BATCH.astype(np.float64), ours, strict=True):
@@ -102,7 +102,7 @@ SPEECH_GRID = [
 
 
 def speech_filters(sr, n_fft, n_mels, fmin, fmax, **_):
-    """The filters from the definition, bin by bin."""
+    """Compute the filters bin by bin from the definition."""
     mels = [2595 * math.log10(1 + f / 700) for f in (fmin, fmax or sr / 2)]
     hertz = 700 * (10 ** (np.linspace(*mels, n_mels + 2) / 2595) - 1)
     edges = [int(edge) for edge in np.floor((n_fft + 1) * hertz / sr)]
@@ -114,7 +114,7 @@ def speech_filters(sr, n_fft, n_mels, fmin, fmax, **_):
 
 
 def speech_features(y, **changes):
-    """MFCC and log filterbank energies of python_speech_features from its definition, in float64, frame by frame."""
+    """Compute MFCC and log energies of python_speech_features frame by frame from the definition, in float64."""
     o = SPEECH | changes
     y = np.append(y[0], y[1:] - o["preemph"] * y[:-1])
     taper = {"boxcar": np.ones, "hamming": np.hamming, "hann": np.hanning}[o["window"]](o["win_length"])
@@ -139,7 +139,7 @@ def speech_features(y, **changes):
 
 @pytest.mark.parametrize("options", SPEECH_GRID, ids=str)
 def test_speech_cepstra_equal_their_definition(options):
-    """2e-4 of the peak for single filters: one whose few bins happen to cancel has lost digits in float32."""
+    """Single filters are within 2e-4 of the peak, because float32 loses digits if the few bins of a filter cancel."""
     ours = jax.jit(lambda y: cepstra.mfcc_htk(y, **options))(BATCH)
     bands = {k: v for k, v in options.items() if k not in ("n_mfcc", "lifter", "use_energy")}
     logs = jax.jit(lambda y: cepstra.log_filterbank_htk(y, **bands))(BATCH)
@@ -172,7 +172,7 @@ def test_speech_frames_are_completed_with_zeros(samples):
 
 
 def test_speech_energies_under_a_window_that_falls_to_zero():
-    """Its logarithms have no such bound: 140 dB below the loudest, a tone's side lobes are rounding in float32."""
+    """Compares energies, not logarithms: 140 dB below the maximum, the side lobes of a tone are rounding errors."""
     bands, energy = jax.jit(functools.partial(cepstra.fbank_htk, window="hann"))(BATCH[:3])
     for y, band, total in zip(BATCH.astype(np.float64), bands, energy, strict=False):
         logs = speech_features(y, window="hann")
@@ -187,7 +187,7 @@ def test_speech_window_can_be_an_array():
 
 
 def lfcc_by_definition(y, sr, n_fft, hop_length, n_lfcc, n_filters, fmin, fmax):
-    """Float64, zero padding, Hann window; the filters by interpolation between their three corners."""
+    """Compute LFCC in float64, with zero padding and a Hann window. Filters are interpolated between their three corners."""
     taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     padded = np.pad(y, n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
@@ -214,7 +214,7 @@ def test_lfcc_equals_its_definition(sr, n_fft, hop_length, n_lfcc, n_filters, fm
 
 @pytest.mark.parametrize("mode", sorted(cepstra.DELTA_MODES))
 def test_delta_equals_librosa(mode):
-    """Relative to the data: the derivatives of one repeated frame are zero."""
+    """The tolerance is relative to the data, because the derivatives of a repeated frame are zero."""
     data = np.random.default_rng(2).normal(0, 1, (2, 37, 5)).astype(np.float32)
     cases = [
         (width, order, frames)
@@ -273,10 +273,10 @@ def test_gradient_is_finite_on_silence_and_one_program_serves_a_batch(name):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", FRONTS)
 def test_a_bad_sample_shows(name, bad):
-    """As NaN where there is a spectrum; the linear ones may give Inf for Inf."""
+    """Functions with a spectrum return NaN. Linear functions may return Inf for Inf."""
     out = np.asarray(COMPILED[name](jnp.asarray(BATCH[0, :3000]).at[1500].set(bad)))
     assert (np.isnan(out) if name not in ("delta", "preemphasis") else ~np.isfinite(out)).any()
-    if name == "mfcc_htk":  # pre-emphasis brings it into sample 1501 as well
+    if name == "mfcc_htk":  # pre-emphasis spreads it to sample 1501
         touched = [160 * t <= 1501 and 160 * t + 400 > 1500 for t in range(len(out))]
         np.testing.assert_array_equal(np.isnan(out).any(-1), touched)
 

@@ -14,7 +14,7 @@ X = RNG.normal(3, 7, (2, 13, 5))
 
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_resize_is_bilinear(align_corners):
-    """Against the definition, point by point in float64 (PyTorch's `interpolate`, no antialias)."""
+    """Equals the definition, point by point in float64: `interpolate` of PyTorch without antialiasing."""
     image = RNG.normal(size=(7, 5))
     for height, width in [(7, 5), (13, 9), (3, 2), (1, 4)]:
         expected = np.empty((height, width))
@@ -41,7 +41,7 @@ def test_peak_normalise():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_scaling_of_each_clip(dtype):
-    """As scikit-learn scales a single column that holds the clip."""
+    """Equals scikit-learn for a clip as a single column."""
     with jax.enable_x64(dtype == np.float64):
         tolerance = 1e-6 if dtype == np.float32 else 1e-13
         x = jnp.asarray(X, dtype)
@@ -54,7 +54,7 @@ def test_scaling_of_each_clip(dtype):
 
 
 def test_statistics_of_a_training_set():
-    """From the moments of clips, scikit-learn's StandardScaler over all frames; a bin that never varies is only shifted."""
+    """The moments of clips give scikit-learn's StandardScaler over all frames. A constant bin is only shifted."""
     x = X.copy()
     x[..., 2] = 4.0
     mean, std = scaling.pooled_statistics(x.mean(1), x.var(1))

@@ -49,7 +49,7 @@ def test_a_window_may_be_an_array():
 
 @functools.partial(jax.jit, static_argnames=("length", "n_fft", "hop_length", "window", "center", "engine"))
 def there_and_back(y, length, **options):
-    """The spectrum and its inverse."""
+    """Return the spectrum of y and the inverse of the spectrum."""
     spectrum = frontends.stft(y, **options)
     return spectrum, frontends.istft(spectrum, length=length, **{k: v for k, v in options.items() if k != "engine"})
 
@@ -70,11 +70,11 @@ def test_istft_equals_librosa_and_inverts(n_fft, center):
 
 
 def test_inverse_reaches_the_ends_and_both_engines():
-    """Centred frames cover the first and the last sample: inversion is whole, to 1e-5 of the peak."""
+    """Centred frames cover the first and the last sample: the inverse equals the signal to 1e-5 of the peak."""
     y = batch()
     for engine, n_fft in itertools.product(("fft", "matmul"), (511, 600)):
         spectrum, back = there_and_back(y, y.shape[-1], n_fft=n_fft, hop_length=150, engine=engine)
-        covered = 150 * (spectrum.shape[-2] - 1) + n_fft // 4  # the tail where the window is almost zero is not to be divided
+        covered = 150 * (spectrum.shape[-2] - 1) + n_fft // 4  # excludes the tail, which is divided by a window near zero
         assert worst(back[:, :covered], y[:, :covered]) < 1e-5
 
 
@@ -161,7 +161,7 @@ def test_nan_and_inf_stay_in_the_frames_they_touch(center):
         (lambda y: frontends.stft(y.astype(jnp.int16)), "needs a real waveform of floats .* was given int16"),
         (lambda y: frontends.stft(y.astype(jnp.complex64)), "needs a real waveform of floats .* was given complex64"),
         (lambda y: frontends.spectrogram(y, power=0), "power must be positive, and was given 0"),
-        (lambda y: frontends.istft(frontends.stft(y, n_fft=64), n_fft=66), "n_fft = 66 has 34 bins, and 33 were given"),
+        (lambda y: frontends.istft(frontends.stft(y, n_fft=64), n_fft=66), "must have 34 bins for n_fft = 66, and has 33"),
     ],
 )  # fmt: skip
 def test_bad_arguments_get_a_sentence(call, sentence):

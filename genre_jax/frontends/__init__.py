@@ -1,7 +1,8 @@
-"""Front ends: from waveforms `(..., samples)` to what a network reads, in jnp, jittable and differentiable.
+"""Front ends: from waveforms `(..., samples)` to the features `(..., frames, bins)` that a network reads.
 
-The functions carry librosa's argument names and defaults, and give `(..., frames, bins)`: **librosa has bins first**.
-`FRONTENDS` holds the modules that a config can name; their fields are its options.
+The functions use jax.numpy: they can be compiled and differentiated. They have librosa's argument names and defaults.
+**librosa returns bins first**, `(..., bins, frames)`. `FRONTENDS` maps the names that a config can use to Flax modules; the
+fields of a module are its options in the config.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from genre_jax import console
 from genre_jax.frontends import published
+from genre_jax.frontends.base import Frontend, Waveform
 from genre_jax.frontends.compression import amplitude_to_db, log_offset, pcen, power_to_db
 from genre_jax.frontends.conditioning import equalise_loudness, log_mmse, silence_mask
 from genre_jax.frontends.cqt import cqt, vqt
@@ -30,7 +32,6 @@ from genre_jax.frontends.mfcc import delta, fbank_htk, lfcc, linear_filterbank, 
 from genre_jax.frontends.modules import (
     Cqt,
     Descriptors,
-    Frontend,
     Lfcc,
     LogMel,
     LogMelHtk,
@@ -40,7 +41,6 @@ from genre_jax.frontends.modules import (
     MfccHtk,
     Spectrogram,
     Vqt,
-    Waveform,
 )
 from genre_jax.frontends.scaling import mean_max, min_max, peak_normalise, resize, standardise, z_score
 from genre_jax.frontends.stft import istft, magphase, spectrogram, stft
@@ -131,7 +131,13 @@ FRONTENDS: dict[str, Callable[..., Frontend]] = {
 
 
 def build(name: str, sr: float, **options: Any) -> Frontend:
-    """The front end `name` at `sr` Hz, a Flax module to be called on waveforms `(batch, samples)`. Raises UserError."""
-    if name not in FRONTENDS:
-        raise console.unknown("frontend", name, FRONTENDS)
-    return FRONTENDS[name](sr=sr, **options)
+    """Create a front end: a Flax module from waveforms `(batch, samples)` to features `(batch, frames, bins)`.
+
+    Args:
+      name: str, a key of `FRONTENDS`.
+      sr: float, sample rate of the waveforms in Hz.
+      options: fields of the module, such as `n_fft`.
+
+    Raises `UserError` if the name is unknown or the options contradict each other.
+    """
+    return console.pick("frontend", name, FRONTENDS)(sr=sr, **options)

@@ -1,4 +1,4 @@
-"""Amplitude compression of spectrograms: decibels, logarithm and per-channel energy normalisation."""
+"""Amplitude compression of spectrograms `(..., frames, bins)`: decibels, logarithm, per-channel energy normalisation."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,15 @@ COMPRESSIONS = ("none", "db", "db_below_max", "ln", "pcen")
 
 
 def compress(x: jax.Array, how: str, *, power: float, top_db: float | None, sr: float, hop_length: int) -> jax.Array:
-    """A spectrogram of |STFT|^`power` compressed as a config names it.
+    """Compress a spectrogram by the method that a config names, `(..., frames, bins)` → same shape.
 
-    `how` is "none", "db" (of 1), "db_below_max" (of the clip), both down to `top_db`, "ln" (of x + 1e-6) or "pcen".
+    Args:
+      x: array (..., frames, bins), |STFT|^power.
+      how: str. "none"; "db" (decibels relative to 1); "db_below_max" (decibels relative to the maximum of the clip);
+        "ln" (natural logarithm of x + 1e-6); "pcen".
+      power: float > 0, exponent of the magnitude in x.
+      top_db: float ≥ 0, range of "db" and "db_below_max" below the maximum of the clip in dB. None means no limit.
+      sr, hop_length: sample rate in Hz and samples from frame to frame, for "pcen".
     """
     if how not in COMPRESSIONS:
         raise console.unknown("compression", how, COMPRESSIONS)
@@ -23,18 +29,22 @@ def compress(x: jax.Array, how: str, *, power: float, top_db: float | None, sr: 
         return power_to_db(s, ref="max" if how == "db_below_max" else 1.0, top_db=top_db)
     if how == "ln":
         return log_offset(x)
-    # librosa's PCEN is for waveforms of ± 2³¹
+    # librosa's PCEN expects waveforms in [-2³¹, 2³¹].
     return x if how == "none" else pcen(x * 2.0 ** (31 * power), sr=sr, hop_length=hop_length)
 
 
 def power_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-10, top_db: float | None = 80.0) -> jax.Array:
-    """Power to decibels, 10 log10(s / ref): `librosa.power_to_db`.
+    """Convert power to decibels, 10 log10(s / ref), `(..., frames, bins)` → same shape.
+
+    Equals `librosa.power_to_db`, except that librosa 0.11 computes `top_db` from the maximum of the batch.
 
     Args:
-      s: (..., frames, bins), power ≥ 0.
-      ref: a power, or "max" for the maximum of each clip (over frames and bins).
-      amin: floor under s and ref, > 0.
-      top_db: floor below each clip's maximum, in dB ≥ 0; None for none. (librosa 0.11 takes the maximum over the batch.)
+      s: array (..., frames, bins), power ≥ 0.
+      ref: float, the power of 0 dB; or "max" for the maximum of each clip over frames and bins.
+      amin: float > 0, lower limit of s and ref.
+      top_db: float ≥ 0, lower limit in dB below the maximum of each clip. None means no limit.
+
+    Raises `UserError` if an argument is out of range.
     """
     if not amin > 0:
         raise UserError(f"amin must be positive, and was given {amin}")
@@ -48,12 +58,15 @@ def power_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-10, to
 
 
 def amplitude_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-5, top_db: float | None = 80.0) -> jax.Array:
-    """Amplitude to decibels, 20 log10(s / ref): `librosa.amplitude_to_db`; arguments as in `power_to_db`, in amplitude."""
+    """Convert amplitude to decibels, 20 log10(s / ref), as `librosa.amplitude_to_db`.
+
+    The arguments are those of `power_to_db`; s, ref and amin are amplitudes.
+    """
     return power_to_db(s**2, ref=ref if isinstance(ref, str) else ref**2, amin=amin**2, top_db=top_db)
 
 
 def log_offset(s: jax.Array, *, offset: float = 1e-6) -> jax.Array:
-    """ln(s + offset): the natural logarithm that Schindler's and the SwishNet line of systems take."""
+    """Return ln(s + offset), offset > 0, the compression of the Schindler and SwishNet systems."""
     if not offset > 0:
         raise UserError(f"offset must be positive, and was given {offset}")
     return jnp.log(s + offset)
@@ -72,16 +85,22 @@ def pcen(
     b: float | None = None,
     max_size: int = 1,
 ) -> jax.Array:
-    """Per-channel energy normalisation of `(..., frames, bins)`: `librosa.pcen` (Wang et al., ICASSP 2017).
+    """Apply per-channel energy normalisation, `(..., frames, bins)` → same shape: `librosa.pcen` with bins last.
 
-    (s / (eps + m)^gain + bias)^power − bias^power, with m the magnitude smoothed over time by a first-order filter.
+    Returns (s / (eps + m)^gain + bias)^power − bias^power. A first-order filter over time smooths s to m (Wang et al., ICASSP
+    2017).
 
     Args:
-      s: magnitude ≥ 0, scaled as librosa has it: waveforms in [-2³¹, 2³¹] before the spectrogram.
-      gain, bias, power: ≥ 0.
-      time_constant: of the smoothing in seconds; or its coefficient `b` in [0, 1] itself (1 smooths nothing).
-      eps: floor under m, > 0.
-      max_size: bins of a maximum filter before the smoothing; 1 for none.
+      s: array (..., frames, bins), magnitude ≥ 0. librosa expects waveforms in [-2³¹, 2³¹] before the spectrogram.
+      sr: float > 0, sample rate in Hz.
+      hop_length: int ≥ 1, samples from frame to frame.
+      gain, bias, power: float ≥ 0.
+      time_constant: float > 0, time constant of the smoothing in seconds.
+      eps: float > 0, offset of m.
+      b: float in [0, 1], coefficient of the smoothing; 1 disables it. Default: computed from `time_constant`.
+      max_size: int ≥ 1, width in bins of a maximum filter before the smoothing. 1 disables the filter.
+
+    Raises `UserError` if an argument is out of range.
     """
     for name, value in {"gain": gain, "bias": bias, "power": power}.items():
         if value < 0:
@@ -105,14 +124,14 @@ def pcen(
 
 
 def _maximum_over_bins(s: jax.Array, size: int) -> jax.Array:
-    """The maximum over `size` neighbouring bins, the window as `scipy.ndimage.maximum_filter1d` places it."""
+    """Return the maximum over `size` neighbouring bins; the window is that of `scipy.ndimage.maximum_filter1d`."""
     window = (1,) * (s.ndim - 1) + (size,)
     padding = [(0, 0)] * (s.ndim - 1) + [(size // 2, (size - 1) // 2)]
     return s if size == 1 else jax.lax.reduce_window(s, -np.inf, jax.lax.max, window, (1,) * s.ndim, padding)
 
 
 def _smooth(s: jax.Array, b: float) -> jax.Array:
-    """m[t] = b s[t] + (1 − b) m[t − 1] over frames, from m[−1] = 1 (the steady state of ones, as librosa starts it)."""
+    """Return m[t] = b s[t] + (1 − b) m[t − 1] over frames, with m[−1] = 1: the initial state of librosa."""
 
     def combine(early, late):
         return early[0] * late[0], early[1] * late[0] + late[1]

@@ -1,6 +1,6 @@
-"""What is done to speech and music before their features: silence found, loudness equalised, noise removed.
+"""Conditioning of waveforms before the features: silence detection, loudness equalisation, noise reduction.
 
-Document 003's front ends (SwishNet) name these steps; `log_mmse` is Ephraim & Malah's estimator (1985).
+The front ends of document 003 (SwishNet) use these steps. The signals keep their shape `(..., samples)`.
 """
 
 import functools
@@ -11,12 +11,13 @@ import numpy as np
 
 from genre_jax.console import UserError
 from genre_jax.frontends.descriptors import frame_power
-from genre_jax.frontends.stft import as_float, at_least, fft_window, overlap_add, positive_power
+from genre_jax.frontends.scaling import as_float, positive_power
+from genre_jax.frontends.stft import at_least, fft_window, overlap_add
 from genre_jax.frontends.stft import frame as cut
 
-# |X|² under which a noise estimate counts as this: 20 dB below what rounding to int16 gives a frame of 20 ms at 16 kHz.
+# Lower limit of a noise power |X|²: 20 dB below the rounding noise of int16 in a frame of 20 ms at 16 kHz.
 NOISE_FLOOR = 1e-10
-# v in exp(E1(v) / 2): a bin 120 dB below the noise; E1 has a pole at 0.
+# Lower limit of v in exp(E1(v) / 2), a bin 120 dB below the noise: E1 has a pole at 0.
 _V_FLOOR = 1e-12
 _MAX_POSTERIOR_SNR = 40.0
 _MIN_PRIOR_SNR = 10**-2.5
@@ -32,18 +33,19 @@ def silence_mask(
     threshold_db: float = 60.0,
     ref: float | str = "max",
 ) -> jax.Array:
-    """1 where a frame's power is less than `threshold_db` below `ref`, else 0: `(..., frames)`, in the signal's dtype.
+    """Detect silent frames, `(..., samples)` → `(..., frames)`: 0 for silence, 1 for other frames, in the dtype of y.
 
-    A mask, and not the signal without its silence, whose length would depend on the data. A frame with NaN or Inf in it is
-    NaN, and with "max" then every frame of its clip. A silent clip is 0 throughout (`librosa.effects.split` keeps it whole).
+    A frame is silent if its power is at least `threshold_db` below `ref`, as in `librosa.effects.split`. There are two
+    differences. The result is a mask, because the length of a signal without its silence depends on the data. A clip of zeros
+    is silent; librosa keeps it. A frame that contains NaN or Inf is NaN; with ref "max", all frames of its clip are NaN.
 
     Args:
-      y: (..., samples).
-      frame_length, hop_length, center, pad_mode: of the frames, as in `rms`.
-      threshold_db: ≥ 0. Document 003 does not state its threshold: 60 is librosa's, as is the decision otherwise.
-      ref: a power (mean square, > 0), or "max" for that of the clip's loudest frame.
+      y: real array (..., samples).
+      frame_length, hop_length, center, pad_mode: as in `descriptors.rms`.
+      threshold_db: float ≥ 0, in dB. Document 003 does not state its value; the default is that of librosa.
+      ref: float > 0, a power (mean square); or "max" for the power of the loudest frame of the clip.
 
-    Raises UserError out of these ranges.
+    Raises `UserError` if an argument is out of range.
     """
     if not threshold_db >= 0:
         raise UserError(f"threshold_db must be at least 0, and was given {threshold_db}")
@@ -59,16 +61,17 @@ def silence_mask(
 
 
 def _samples(name: str, seconds: float, sr: float) -> int:
-    """`seconds` in samples, ≥ 1."""
+    """Convert `seconds` to samples, ≥ 1. An error calls the argument `name`."""
     if not seconds * sr >= 0.5:
         raise UserError(f"{name} must be at least one sample of sr = {sr} Hz, and was given {seconds} s")
     return round(seconds * sr)
 
 
 def _frame_deviation(y: jax.Array, frame_length: int, hop: int) -> jax.Array:
-    """Standard deviation of each frame, `(..., frames)`; what a frame has beyond the signal's end does not count.
+    """Compute the standard deviation of each frame, `(..., samples)` → `(..., frames)`.
 
-    From the means and square sums of pieces of a hop, so that long frames with small hops need not be made.
+    The last frame may be incomplete: samples beyond the end of the signal do not count. The result is computed from means and
+    sums of squares of pieces of a hop. This avoids long overlapping frames.
     """
     samples = y.shape[-1]
     count = 1 + max(0, -(-(samples - frame_length) // hop))
@@ -89,7 +92,7 @@ def _frame_deviation(y: jax.Array, frame_length: int, hop: int) -> jax.Array:
     mean, square = (jnp.concatenate([x[0][..., full], x[1][..., last]], -1) for x in (means, squares))
     size = np.concatenate([sizes[0][full], sizes[1][last]], -1)
     weight = (size / size.sum(-1, keepdims=True)).astype(y.dtype)
-    # As a product: XLA of JAX 0.10.2 gets the sum of products wrong where it makes one program of this and the next lines.
+    # A product, because XLA of JAX 0.10.2 computes a sum of products incorrectly when it fuses it with the next lines.
     average = jnp.einsum("fp,...fp->...f", weight, mean, precision=jax.lax.Precision.HIGHEST)
     offset = mean - average[..., None]
     variance = square.sum(-1) / size.sum(-1).astype(y.dtype) + (weight * jnp.square(offset)).sum(-1)
@@ -99,20 +102,20 @@ def _frame_deviation(y: jax.Array, frame_length: int, hop: int) -> jax.Array:
 def equalise_loudness(
     y: jax.Array, *, sr: float, frame: float = 0.25, hop: float = 0.01, window: str | tuple = "hann", floor: float = 1e-4
 ) -> jax.Array:
-    """The signal with standard deviation 1 throughout, `(..., samples)` like `y`: its level within `frame` is taken away.
+    """Scale a signal to a standard deviation of about 1 at all times, `(..., samples)` → same shape.
 
-    Frames are divided by their own standard deviation, windowed, overlap-added, and divided by the sum of the windows. The
-    last frame may reach over the end; only what it has of the signal counts. Document 003 states 250 ms and no more; its
-    first author's earlier code is `frame=0.2, window="boxcar"`.
+    Divides each frame by its standard deviation, multiplies it by the window, adds the overlapping frames, and divides by the
+    sum of the windows. The last frame may be incomplete: samples beyond the end do not count. Document 003 states only the
+    length of 250 ms. The earlier code of its first author corresponds to `frame=0.2, window="boxcar"`.
 
     Args:
-      y: (..., samples), ≥ 1.
-      sr: sample rate in Hz.
-      frame, hop: in seconds, rounded to samples; hop ≤ frame.
-      window: a positive one of `scipy.signal.get_window`, by name or tuple; symmetric, without the zeros at its ends.
-      floor: > 0; standard deviations below it (-80 dB of full scale) count as it: silence stays silence.
+      y: real array (..., samples), at least 1 sample.
+      sr: float > 0, sample rate in Hz.
+      frame, hop: float, frame length and hop length in seconds, rounded to samples; hop ≤ frame.
+      window: a positive window of `scipy.signal.get_window`, name or tuple; symmetric, without the zeros at its ends.
+      floor: float > 0, lower limit of the standard deviations; it keeps silence silent. The default is -80 dB of full scale.
 
-    Raises UserError out of these ranges.
+    Raises `UserError` if an argument is out of range.
     """
     y = as_float(y)
     length, step = _samples("frame", frame, sr), _samples("hop", hop, sr)
@@ -124,7 +127,7 @@ def equalise_loudness(
         raise UserError("the signal must have at least 1 sample, and has 0")
     gain = 1 / at_least(_frame_deviation(y, length, step), floor)
     count, parts = gain.shape[-1], -(-length // step)
-    # Block b of `step` samples is the sum over j of gain[b - j] · taper[j]: overlap-add as a matrix product.
+    # Overlap-add as a matrix product: block b of `step` samples is the sum over j of gain[b - j] · taper[j].
     taper = np.pad(fft_window(window, length + 1, length + 1)[1:], (0, parts * step - length)).reshape(parts, step)
     at = np.arange(count + parts - 1)[:, None] + np.arange(parts - 1, -1, -1)
     total = np.pad(np.ones(count), parts - 1)[at] @ taper
@@ -136,10 +139,11 @@ def equalise_loudness(
 
 @jax.custom_jvp
 def exp1(x: jax.Array) -> jax.Array:
-    """Exponential integral E1(x) = ∫ₓ^∞ exp(-t) / t dt of x > 0; relative error below 1e-6 in float32, 1e-12 in float64.
+    """Return the exponential integral E1(x) = ∫ₓ^∞ exp(-t) / t dt for x > 0.
 
-    Power series up to 1, continued fraction above (Abramowitz & Stegun 5.1.11 and 5.1.22). `jax.scipy.special.exp1` of 4,000
-    numbers did not end within nine minutes in JAX 0.10.2.
+    The relative error is below 1e-6 in float32 and 1e-12 in float64. Uses a power series up to x = 1 and a continued fraction
+    above (Abramowitz & Stegun 5.1.11 and 5.1.22), because `jax.scipy.special.exp1` of JAX 0.10.2 did not finish 4,000 numbers
+    within nine minutes.
     """
     depth = 100 if x.dtype == jnp.float64 else 24
     small, large = jnp.where(x <= 1, x, 1), jnp.where(x <= 1, 1, x)
@@ -161,13 +165,22 @@ def _exp1_jvp(primals, tangents):
 
 @functools.lru_cache
 def _taper(length: int) -> np.ndarray:
-    """Symmetric Hann window without the zeros at its ends, scaled so that at half overlap it adds up to 1 on average."""
+    """Return a symmetric Hann window without zeros at its ends. At half overlap, the windows add up to 1 on average."""
     taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1, length + 1) / (length + 1))
     return taper * (length // 2) / taper.sum()
 
 
 def _gains(power: jax.Array, noise: jax.Array, weight: np.ndarray, alpha: float, smoothing: float, threshold: float):
-    """Log-MMSE gains `(frames, ..., bins)` of power spectra, with the recursion over frames; `weight` is that of the bins."""
+    """Compute the gains of `log_mmse` by a recursion over frames.
+
+    Args:
+      power: array (frames, ..., bins), power spectra.
+      noise: array (..., bins), the first estimate of the noise power.
+      weight: array (bins,), weights of the bins in the mean of the log likelihood ratio.
+      alpha, smoothing, threshold: as in `log_mmse`.
+
+    Returns gains (frames, ..., bins).
+    """
 
     def step(carry, power):
         noise, before = carry
@@ -194,24 +207,24 @@ def log_mmse(
     smoothing: float = 0.98,
     threshold: float = 0.15,
 ) -> jax.Array:
-    """The signal with stationary noise removed, `(..., samples)`: the log-spectral amplitude estimator of Ephraim & Malah.
+    """Remove stationary noise, `(..., samples)` → same shape: the log-spectral amplitude estimator of Ephraim & Malah.
 
-    IEEE Trans. ASSP 33(2), 1985; decision-directed a-priori SNR (their 1984 paper), at least -25 dB, a-posteriori SNR at most
-    16 dB; noise from the first frames, and followed where the mean log likelihood ratio says that there is noise only, as in
-    Loizou's `logmmse.m`, whose numbers these are. Frames overlap by half: the first half frame fades in, as there; frames go
-    on to the end of the signal, where Loizou's stop short.
+    Source: IEEE Trans. ASSP 33(2), 1985, with the decision-directed a-priori SNR of their 1984 paper and the constants of
+    Loizou's `logmmse.m`. The a-priori SNR is at least -25 dB, the a-posteriori SNR at most 16 dB. The first frames give the
+    noise estimate. Later frames update it if their mean log likelihood ratio indicates pure noise. Frames overlap by half; the
+    first half frame fades in. Unlike in Loizou's code, the frames cover the signal up to its end.
 
     Args:
-      y: (..., samples), at least `noise_frames` frames; they hold noise and nothing else.
-      sr: sample rate in Hz.
-      frame: in seconds, cut to whole samples and made even.
-      noise_frames: frames side by side for the first noise estimate (6 are 120 ms), ≥ 1.
-      alpha: in [0, 1), weight of the frame before in the a-priori SNR.
-      smoothing: in [0, 1], weight of the old noise estimate where it is followed.
-      threshold: of the log likelihood ratio, in nats; below it there is noise only.
+      y: real array (..., samples), at least `noise_frames` frames. These frames must contain only noise.
+      sr: float > 0, sample rate in Hz.
+      frame: float, frame length in seconds, rounded down to samples and up to an even number.
+      noise_frames: int ≥ 1, number of frames without overlap in the first noise estimate. The default is 120 ms.
+      alpha: float in [0, 1), weight of the previous frame in the a-priori SNR.
+      smoothing: float in [0, 1], weight of the old noise estimate in an update.
+      threshold: float, limit of the log likelihood ratio in nats; a lower ratio indicates pure noise.
 
-    A noise power |X|² counts as `NOISE_FLOOR` at least: after digital silence the signal passes as it is, but for a
-    frame of onset. Raises UserError out of these ranges.
+    The noise power |X|² is at least `NOISE_FLOOR`: after digital silence the signal passes unchanged, except one frame at its
+    onset. Raises `UserError` if an argument is out of range.
     """
     y = as_float(y)
     length = int(frame * sr + 1e-9)
@@ -225,8 +238,8 @@ def log_mmse(
     samples, hop = y.shape[-1], length // 2
     if samples < noise_frames * length:
         raise UserError(
-            f"the signal must have at least {noise_frames * length} samples, noise_frames = {noise_frames} of {length}, "
-            f"and has {samples}"
+            f"the signal must have at least {noise_frames * length} samples "
+            f"(noise_frames = {noise_frames} of {length} samples), and has {samples}"
         )
     taper = _taper(length).astype(y.dtype)
     first = jnp.fft.rfft(cut(y[..., : noise_frames * length], length, length) * taper, n=2 * length)
@@ -235,7 +248,7 @@ def log_mmse(
     padded = jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(0, (count + 1) * hop - samples)])
     spectrum = jnp.fft.rfft(cut(padded, length, hop) * taper, n=2 * length)
     power = jnp.moveaxis(jnp.square(spectrum.real) + jnp.square(spectrum.imag), -2, 0)
-    weight = np.full(length + 1, 2.0) / length  # each but the first and last bin stands for two of the whole spectrum
+    weight = np.full(length + 1, 2.0) / length  # all bins except the first and last occur twice in the full spectrum
     weight[[0, -1]] /= 2
     gain = _gains(power, at_least(jnp.square(amplitude), NOISE_FLOOR), weight, alpha, smoothing, threshold)
     frames = jnp.fft.irfft(spectrum * jnp.moveaxis(gain, 0, -2), n=2 * length)[..., :length]

@@ -1,6 +1,8 @@
-"""Spectral and temporal descriptors with librosa's arguments and numbers, and their statistics over time.
+"""Spectral and temporal descriptors, and statistics of features over time.
 
-Each is `librosa.feature.<name>` of a waveform, `(..., frames, k)`: **librosa has k first**. `options` are those of `stft`.
+Each descriptor maps a waveform `(..., samples)` → `(..., frames, bins)`, with the arguments and values of
+`librosa.feature.<name>`; **librosa has bins first**. In all of them `y` is a real array (..., samples), `sr` the sample rate in
+Hz, and `n_fft`, `hop_length` and `options` are the arguments of `stft`.
 """
 
 import functools
@@ -16,22 +18,24 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
 from genre_jax.frontends.mel import filtered_spectrogram
-from genre_jax.frontends.stft import as_float, at_least, frame, lengths, pad_center, positive_power, spectrogram
+from genre_jax.frontends.scaling import as_float, positive_power
+from genre_jax.frontends.stft import at_least, frame, lengths, pad_center, spectrogram
 
 
 def _magnitude(y: jax.Array, n_fft: int, hop_length: int, options: dict[str, Any], power: float = 1.0) -> jax.Array:
+    """Return |STFT|^power, `(..., frames, 1 + n_fft // 2)`."""
     return spectrogram(y, power=power, n_fft=n_fft, hop_length=hop_length, **options)
 
 
 def _hertz(sr: float, n_fft: int) -> np.ndarray:
-    """Centre frequencies of the FFT bins. Raises UserError where sr is not positive."""
+    """Return the centre frequencies of the FFT bins (1 + n_fft // 2,)."""
     if not sr > 0:
         raise UserError(f"sr must be positive, and was given {sr}")
     return np.fft.rfftfreq(n_fft, 1.0 / sr)
 
 
 def _normalise(x: jax.Array, norm: float | None) -> jax.Array:
-    """Each frame over its norm: the maximum (inf) or a p-norm; frames whose norm is below the smallest float stay."""
+    """Divide each frame by its maximum (inf) or its p-norm. Keeps frames whose norm is below the smallest normal float."""
     if norm is None:
         return x
     if not norm > 0:
@@ -56,19 +60,21 @@ def chroma_filterbank(
     norm: float | None = 2.0,
     base_c: bool = True,
 ) -> np.ndarray:
-    """Weights `(1 + n_fft // 2, n_chroma)` of FFT bins in pitch classes, float64: the transpose of `librosa.filters.chroma`.
+    """Return the weights of FFT bins in pitch classes, `(1 + n_fft // 2, n_chroma)` in float64.
+
+    Equals `librosa.filters.chroma`, transposed.
 
     Args:
-      sr: sample rate in Hz.
-      n_fft: FFT length of the spectrogram to be multiplied.
-      n_chroma: pitch classes an octave, ≥ 1; each has a Gaussian of one class's (or one bin's) width.
-      tuning: of A440, in fractions of a pitch class.
-      ctroct: octaves above 27.5 Hz (5 is 880 Hz) that weigh most.
-      octwidth: standard deviation of that Gaussian weight in octaves; None for equal weights.
-      norm: of each bin's weights over the pitch classes; None for none.
-      base_c: the first class is C, else A.
+      sr: float > 0, sample rate in Hz.
+      n_fft: int, FFT length of the spectrogram.
+      n_chroma: int ≥ 1, pitch classes per octave. Each is a Gaussian with the width of a class, or of a bin if that is larger.
+      tuning: float, deviation from A440 in fractions of a pitch class.
+      ctroct: float, octave with the largest weight, in octaves above 27.5 Hz (5: 880 Hz).
+      octwidth: float, standard deviation of this (Gaussian) weight in octaves. None gives all octaves the same weight.
+      norm: float > 0 or inf, order of the norm that scales the weights of each bin to 1. None does not scale.
+      base_c: bool. The first class is C (True) or A (False).
 
-    Raises UserError where n_chroma or sr is not positive.
+    Raises `UserError` if n_chroma or sr is not positive.
     """
     if n_chroma < 1:
         raise UserError(f"n_chroma must be at least 1, and was given {n_chroma}")
@@ -76,7 +82,7 @@ def chroma_filterbank(
         raise UserError(f"sr must be positive, and was given {sr}")
     a0 = 27.5 * 2.0 ** (tuning / n_chroma)
     pitch = n_chroma * np.log2(np.arange(1, n_fft) * sr / n_fft / a0)
-    pitch = np.concatenate([pitch[:1] - 1.5 * n_chroma, pitch])  # librosa puts bin 0 one and a half octaves below bin 1
+    pitch = np.concatenate([pitch[:1] - 1.5 * n_chroma, pitch])  # as librosa: bin 0 lies 1.5 octaves below bin 1
     width = np.append(np.maximum(np.diff(pitch), 1.0), 1.0)
     half = np.round(n_chroma / 2)
     distance = np.remainder(pitch[:, None] - np.arange(n_chroma) + half + 10 * n_chroma, n_chroma) - half
@@ -107,10 +113,15 @@ def chroma_stft(
     base_c: bool = True,
     **options: Any,
 ) -> jax.Array:
-    """Energy in each pitch class, `(..., frames, n_chroma)` in [0, 1] with the default norm: `librosa.feature.chroma_stft`.
+    """Compute the energy of each pitch class, `(..., samples)` → `(..., frames, n_chroma)`: `librosa.feature.chroma_stft`.
 
-    `tuning` is 0 by default, where librosa estimates it from the data. `norm` scales each frame (inf: maximum 1; p > 0: the
-    p-norm 1; None: as it is); silent frames stay 0. The other arguments are those of `chroma_filterbank` and `stft`.
+    `tuning` is 0 by default; librosa estimates it from the data.
+
+    Args:
+      y, sr, n_fft, hop_length, options: see the module.
+      norm: float > 0 or inf, order of the norm that scales each frame to 1. The default, inf, scales the maximum to 1; None
+        does not scale. Silent frames stay 0.
+      tuning, n_chroma, ctroct, octwidth, base_c: as in `chroma_filterbank`.
     """
     filters = chroma_filterbank(
         sr=sr, n_fft=n_fft, n_chroma=n_chroma, tuning=tuning, ctroct=ctroct, octwidth=octwidth, base_c=base_c
@@ -120,19 +131,23 @@ def chroma_stft(
 
 @functools.lru_cache
 def _tonal_space(n_chroma: int) -> np.ndarray:
-    """Coordinates `(n_chroma, 6)` of the pitch classes on the circles of fifths, minor thirds and major thirds."""
+    """Return coordinates `(n_chroma, 6)` of the pitch classes on the circles of fifths, minor thirds and major thirds."""
     turns = np.outer(np.arange(n_chroma) * 12 / n_chroma, [7 / 6, 7 / 6, 3 / 2, 3 / 2, 2 / 3, 2 / 3])
     phase = turns - np.array([0.5, 0, 0.5, 0, 0.5, 0])
     return np.cos(np.pi * phase) * np.array([1, 1, 1, 1, 0.5, 0.5])
 
 
 def tonnetz(y: jax.Array | None = None, *, sr: float = 22050, chroma: jax.Array | None = None, **options: Any) -> jax.Array:
-    """Tonal centroids `(..., frames, 6)`: fifths x, y, minor thirds x, y in [-1, 1], major thirds in [-0.5, 0.5].
+    """Compute tonal centroids, `(..., samples)` → `(..., frames, 6)` (Harte, Sandler & Gasser 2006).
 
-    Of `chroma` `(..., frames, n_chroma)` where it is given: `librosa.feature.tonnetz(chroma=…)` (Harte, Sandler & Gasser
-    2006). Else of `chroma_stft(y, sr=sr, **options)`, where librosa takes `chroma_cqt`: then the numbers differ.
+    The bins are x and y of the fifths, of the minor thirds (both in [-1, 1]) and of the major thirds (in [-0.5, 0.5]). With
+    `chroma` the values equal `librosa.feature.tonnetz(chroma=…)`. Without it they differ from librosa, which uses `chroma_cqt`.
 
-    Raises UserError where neither y nor chroma is given.
+    Args:
+      y, sr, options: arguments of `chroma_stft`, for the chromagram if `chroma` is None.
+      chroma: real array (..., frames, n_chroma), a chromagram.
+
+    Raises `UserError` if both y and chroma are None.
     """
     if chroma is None:
         if y is None:
@@ -146,7 +161,10 @@ def tonnetz(y: jax.Array | None = None, *, sr: float = 22050, chroma: jax.Array 
 def spectral_centroid(
     y: jax.Array, *, sr: float = 22050, n_fft: int = 2048, hop_length: int = 512, **options: Any
 ) -> jax.Array:
-    """Mean frequency of the magnitude spectrum, `(..., frames, 1)` in Hz: `librosa.feature.spectral_centroid`; silence: 0."""
+    """Compute the mean frequency of the magnitude spectrum, `(..., samples)` → `(..., frames, 1)` in Hz. Silence gives 0.
+
+    Equals `librosa.feature.spectral_centroid`. The module describes the arguments.
+    """
     share = _normalise(_magnitude(y, n_fft, hop_length, options), 1)
     return (share * _hertz(sr, n_fft).astype(share.dtype)).sum(-1, keepdims=True)
 
@@ -161,9 +179,14 @@ def spectral_bandwidth(
     p: float = 2.0,
     **options: Any,
 ) -> jax.Array:
-    """p-th order spread about the centroid, `(..., frames, 1)` in Hz: `librosa.feature.spectral_bandwidth`; silence: 0.
+    """Compute the spread of the spectrum about its centroid, `(..., samples)` → `(..., frames, 1)` in Hz. Silence gives 0.
 
-    `norm` weighs with magnitudes that add up to 1, else with the magnitudes themselves. Raises UserError where p ≤ 0.
+    Equals `librosa.feature.spectral_bandwidth`.
+
+    Args:
+      y, sr, n_fft, hop_length, options: see the module.
+      norm: bool. The weights are the magnitudes divided by their sum (True) or the magnitudes (False).
+      p: float > 0, order of the spread. The default is a standard deviation.
     """
     if not p > 0:
         raise UserError(f"p must be positive, and was given {p}")
@@ -177,9 +200,9 @@ def spectral_bandwidth(
 
 @functools.lru_cache
 def _contrast_bands(sr: float, n_fft: int, fmin: float, n_bands: int, quantile: float) -> tuple[tuple[int, int, int], ...]:
-    """(first bin, last bin + 1, bins in a quantile) of each octave band: below fmin, from fmin, from 2 fmin, ….
+    """Return (first bin, last bin + 1, bins in a quantile) of each band: below fmin, then octaves from fmin upwards.
 
-    As librosa has it: a band begins one bin below its edge; each but the topmost gives up its last bin.
+    As in librosa, a band begins one bin below its edge, and all bands except the highest omit their last bin.
     """
     hertz = _hertz(sr, n_fft)
     edges = np.concatenate([[0.0], fmin * 2.0 ** np.arange(n_bands + 1)])
@@ -191,7 +214,7 @@ def _contrast_bands(sr: float, n_fft: int, fmin: float, n_bands: int, quantile: 
         if kept < 1:
             raise UserError(
                 f"the band from {low:g} to {high:g} Hz is narrower than a bin of n_fft = {n_fft} at {sr:g} Hz: "
-                "a longer n_fft or a larger fmin"
+                "use a longer n_fft or a larger fmin"
             )
         first = int(inside[0]) - (number > 0)
         bands.append((first, first + int(kept), max(1, int(np.rint(quantile * (kept + (not top)))))))
@@ -210,17 +233,19 @@ def spectral_contrast(
     linear: bool = False,
     **options: Any,
 ) -> jax.Array:
-    """Peak minus valley of each octave band, `(..., frames, n_bands + 1)`: `librosa.feature.spectral_contrast`.
+    """Compute peak minus valley of each octave band, `(..., samples)` → `(..., frames, n_bands + 1)`.
+
+    Equals `librosa.feature.spectral_contrast`.
 
     Args:
-      y: (..., samples).
-      sr, n_fft, hop_length, options: of the spectrum; magnitudes.
-      fmin: upper edge of the first band in Hz, > 0; the others are octaves above it, the last one reaches to sr / 2.
-      n_bands: number of octaves, ≥ 1; the lower edge of the last one must lie below sr / 2.
-      quantile: share of a band's bins, in (0, 1), whose mean is the peak (the loudest) and the valley (the quietest).
-      linear: the difference of the magnitudes; else of their `power_to_db`, whose floor is 80 dB below a clip's maximum.
+      y, sr, n_fft, hop_length, options: see the module.
+      fmin: float > 0, upper edge of the first band in Hz. The other bands are octaves above it; the last ends at sr / 2.
+      n_bands: int ≥ 1, number of octaves. The lower edge of the last octave must be below sr / 2.
+      quantile: float in (0, 1), share of the bins of a band whose mean is the peak (loudest bins) or valley (quietest bins).
+      linear: bool. True returns the difference of the magnitudes; False the difference of their `power_to_db`, not lower than
+        80 dB below the maximum of the clip.
 
-    Raises UserError out of these ranges, and where a band is narrower than a bin.
+    Raises `UserError` if an argument is out of range or a band is narrower than a bin.
     """
     if n_bands < 1:
         raise UserError(f"n_bands must be at least 1, and was given {n_bands}")
@@ -231,7 +256,7 @@ def spectral_contrast(
     if fmin * 2 ** (n_bands - 1) >= sr / 2:
         raise UserError(
             f"the last band must begin below sr / 2 = {sr / 2:g} Hz, and begins at {fmin * 2 ** (n_bands - 1):g} Hz: "
-            f"a smaller fmin than {fmin:g} Hz or fewer bands than {n_bands}"
+            f"use an fmin below {fmin:g} Hz or fewer bands than {n_bands}"
         )
     magnitude = _magnitude(y, n_fft, hop_length, options)
     peaks, valleys = [], []
@@ -253,9 +278,14 @@ def spectral_rolloff(
     roll_percent: float = 0.85,
     **options: Any,
 ) -> jax.Array:
-    """Frequency below which `roll_percent` of the magnitude lies, `(..., frames, 1)` in Hz: `librosa.feature.spectral_rolloff`.
+    """Compute the frequency below which `roll_percent` of the magnitude lies, `(..., samples)` → `(..., frames, 1)` in Hz.
 
-    A bin's frequency, therefore with gradient 0; silence: 0. Raises UserError where roll_percent is outside (0, 1).
+    Equals `librosa.feature.spectral_rolloff`. The result is the frequency of a bin, therefore the gradient is 0. Silence gives
+    0.
+
+    Args:
+      y, sr, n_fft, hop_length, options: see the module.
+      roll_percent: float in (0, 1), share of the magnitude.
     """
     if not 0 < roll_percent < 1:
         raise UserError(f"roll_percent must lie in (0, 1), and was given {roll_percent}")
@@ -273,9 +303,14 @@ def spectral_flatness(
     power: float = 2.0,
     **options: Any,
 ) -> jax.Array:
-    """Geometric over arithmetic mean of |STFT|^power, `(..., frames, 1)` in [0, 1]: `librosa.feature.spectral_flatness`.
+    """Compute geometric mean / arithmetic mean of |STFT|^power, `(..., samples)` → `(..., frames, 1)` in [0, 1].
 
-    `amin` > 0 is the floor under |STFT|^power: silence is flat, 1. Raises UserError where amin ≤ 0.
+    Equals `librosa.feature.spectral_flatness`.
+
+    Args:
+      y, n_fft, hop_length, options: see the module.
+      amin: float > 0, lower limit of |STFT|^power. Silence is therefore flat and gives 1.
+      power: float > 0, exponent of the magnitude.
     """
     if not amin > 0:
         raise UserError(f"amin must be positive, and was given {amin}")
@@ -284,7 +319,7 @@ def spectral_flatness(
 
 
 def _frames(y: jax.Array, frame_length: int, hop_length: int, center: bool, pad_mode: str) -> jax.Array:
-    """Frames `(..., frames, frame_length)` of the padded signal. Raises UserError for lengths below 1."""
+    """Return the frames `(..., frames, frame_length)` of the padded signal. Checks the lengths."""
     if frame_length < 1:
         raise UserError(f"frame_length must be at least 1, and was given {frame_length}")
     lengths(frame_length, None, hop_length)
@@ -294,16 +329,23 @@ def _frames(y: jax.Array, frame_length: int, hop_length: int, center: bool, pad_
 def frame_power(
     y: jax.Array, *, frame_length: int = 2048, hop_length: int = 512, center: bool = True, pad_mode: str = "constant"
 ) -> jax.Array:
-    """Mean square of each frame, `(..., frames)`; the arguments are those of `rms`."""
+    """Compute the mean square of each frame, `(..., samples)` → `(..., frames)`. The arguments are those of `rms`."""
     return jnp.square(_frames(y, frame_length, hop_length, center, pad_mode)).mean(-1)
 
 
 def rms(
     y: jax.Array, *, frame_length: int = 2048, hop_length: int = 512, center: bool = True, pad_mode: str = "constant"
 ) -> jax.Array:
-    """Root mean square of each frame, `(..., frames, 1)`, with gradient 0 on silence: `librosa.feature.rms`.
+    """Compute the root mean square of each frame, `(..., samples)` → `(..., frames, 1)`: `librosa.feature.rms`.
 
-    `center` pads both ends by `frame_length // 2` in `pad_mode`: constant (zeros), reflect or edge.
+    The gradient on silence is 0.
+
+    Args:
+      y: real array (..., samples).
+      frame_length: int ≥ 1, in samples.
+      hop_length: int ≥ 1, samples from frame to frame.
+      center: bool. Pads both ends by frame_length // 2 samples: frame t is centred on sample t · hop_length.
+      pad_mode: str, the padding: "constant" (zeros), "reflect" or "edge".
     """
     power = frame_power(y, frame_length=frame_length, hop_length=hop_length, center=center, pad_mode=pad_mode)
     return positive_power(power, 0.5)[..., None]
@@ -318,10 +360,15 @@ def zero_crossing_rate(
     threshold: float = 1e-10,
     zero_pos: bool = True,
 ) -> jax.Array:
-    """Sign changes in a frame over its samples, `(..., frames, 1)` in [0, 1): `librosa.feature.zero_crossing_rate`.
+    """Compute sign changes per sample of each frame, `(..., samples)` → `(..., frames, 1)` in [0, 1).
 
-    Magnitudes up to `threshold` count as 0, and 0 as positive (`zero_pos`) or as a sign of its own. `center` repeats the
-    ends. Counts have gradient 0.
+    Equals `librosa.feature.zero_crossing_rate`. The gradient is 0.
+
+    Args:
+      y, frame_length, hop_length: as in `rms`.
+      center: as in `rms`; the padding repeats the first and the last sample.
+      threshold: float ≥ 0. Magnitudes up to this value count as 0.
+      zero_pos: bool. Zeros count as positive (True) or as a third sign (False).
     """
     if not threshold >= 0:
         raise UserError(f"threshold must be at least 0, and was given {threshold}")
@@ -334,19 +381,21 @@ def zero_crossing_rate(
 
 
 def _deviation(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(x minus its mean, standard deviation) over frames; exactly 0 where x is constant, whose mean may round."""
+    """Return x minus its mean over frames, and its standard deviation. Both are exactly 0 if x is constant."""
+    # The mean of a constant may be rounded; therefore the first frame is subtracted before the mean.
     centred = x - x[..., :1, :]
     centred = centred - centred.mean(-2, keepdims=True)
     return centred, positive_power(jnp.square(centred).mean(-2, keepdims=True), 0.5)
 
 
 def _standardised_moment(x: jax.Array, order: int) -> jax.Array:
-    """Mean of ((x - mean) / std)^order over frames; 0 where x is constant."""
+    """Return the mean of ((x - mean) / std)^order over frames, or 0 if x is constant."""
     centred, std = _deviation(x)
     return ((centred / jnp.where(std == 0, 1, std)) ** order).mean(-2)
 
 
 def _kurtosis(x: jax.Array) -> jax.Array:
+    """Return the excess kurtosis over frames, or 0 if x is constant."""
     fourth = _standardised_moment(x, 4)
     return jnp.where(fourth == 0, 0, fourth - 3)
 
@@ -363,16 +412,22 @@ STATISTICS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def summarise(features: jax.Array, *, statistics: tuple[str, ...] = ("mean", "std")) -> jax.Array:
-    """Statistics over time of features `(..., frames, bins)`: `(..., len(statistics) * bins)`, statistic by statistic.
+    """Compute statistics over time, `(..., frames, bins)` → `(..., len(statistics) · bins)`, ordered by statistic.
 
-    Any of mean, std, min, max, median, skew and kurtosis (excess), of NumPy's and scipy.stats' definitions with population
-    moments (no correction for bias). Over constant features std, skew and kurtosis are 0 (scipy.stats has NaN for the last
-    two), and so is the gradient of std. Raises UserError where there is no frame or a name is none of these.
+    The definitions are those of NumPy and scipy.stats without bias correction. For constant features, the std, its gradient,
+    the skew and the kurtosis are 0 (scipy.stats returns NaN for skew and kurtosis).
+
+    Args:
+      features: real array (..., frames, bins) with at least one frame.
+      statistics: tuple of at least one of "mean", "std", "min", "max", "median", "skew", "kurtosis" (excess).
+
+    Raises `UserError` if there is no frame or a name is unknown.
     """
-    unknown = [name for name in statistics if name not in STATISTICS]
-    if unknown or not statistics:
-        raise console.unknown("statistic", unknown[0] if unknown else "", STATISTICS)
+    # An empty tuple raises the same error as an unknown name, with the list of legal names.
+    functions = [console.pick("statistic", name, STATISTICS) for name in statistics or ("",)]
     features = as_float(features)
     if features.ndim < 2 or features.shape[-2] < 1:
-        raise UserError(f"features must have the shape (..., frames, bins) with a frame at least, and have {features.shape}")
-    return jnp.concatenate([STATISTICS[name](features) for name in statistics], axis=-1)
+        raise UserError(
+            f"features must have the shape (..., frames, bins) with at least one frame, and have the shape {features.shape}"
+        )
+    return jnp.concatenate([function(features) for function in functions], axis=-1)

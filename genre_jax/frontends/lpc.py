@@ -1,4 +1,4 @@
-"""Linear prediction by the autocorrelation method, and the cepstrum of its model."""
+"""Linear prediction by the autocorrelation method, `(..., samples)` → `(..., frames, order + 1)`, and its cepstrum."""
 
 from typing import Any
 
@@ -7,26 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre_jax.console import UserError
-from genre_jax.frontends.stft import as_float, fft_window, frame, in_chunks, pad_center
+from genre_jax.frontends.scaling import as_float
+from genre_jax.frontends.stft import fft_window, frame, in_chunks, pad_center
 
 
 def linear_prediction(frames: jax.Array, *, order: int) -> tuple[jax.Array, jax.Array]:
-    """Prediction error filter `(..., order + 1)`, from a leading 1 on, and mean squared prediction error `(...)` of frames.
+    """Compute the prediction error filter and the mean squared prediction error of windowed frames.
 
-    The filter a solves the normal equations of the autocorrelation r, sum_j a_j r_|i-j| = 0 for i = 1 … order, by Levinson's
-    and Durbin's recursion. Its reflection coefficients are taken from the forward and backward prediction errors of the
-    frame amid zeros (Itakura and Saito's lattice), on paper the same numbers. In float32 they are not: what lies 70 dB
-    under r_0 is lost in r, and is there in the errors. A frame of speech comes out to 1e-6, one that can be predicted to
-    -100 dB to 1e-3. No reflection coefficient exceeds 1 in magnitude: up to rounding, the model 1 / A is stable.
+    The filter a solves the normal equations of the autocorrelation r, sum_j a_j r_|i-j| = 0 for i = 1 … order, with the
+    recursion of Levinson and Durbin. The reflection coefficients are not computed from r, but from the forward and backward
+    prediction errors of the zero-padded frame (lattice of Itakura and Saito). In exact arithmetic the results are equal. In
+    float32, r loses everything 70 dB below r_0; the prediction errors keep it. The filter has an error of 1e-6 for a frame of
+    speech, and of 1e-3 for a frame with a prediction error of -100 dB. No reflection coefficient exceeds 1 in magnitude,
+    therefore the model 1 / A is stable up to rounding.
+
+    `librosa.lpc` uses Burg's method, which omits the ends of the frame instead of adding zeros. Both agree for a Hann window,
+    and differ for frames without a window (by half of a coefficient at sharp resonances).
 
     Args:
-      frames: (..., samples), windowed already.
-      order: in [1, samples - 1].
+      frames: real array (..., samples), frames times their window.
+      order: int in [1, samples - 1].
 
-    A silent frame has the filter [1, 0, …]; in float32 the squares of signals below about 1e-20 are silence.
-    `librosa.lpc` is Burg's method, which leaves the frame's ends out instead of adding zeros: the two agree under a Hann
-    window, and differ on unwindowed frames (by half of a coefficient where resonances are sharp).
-    Raises UserError where an argument is out of range.
+    Returns (a, error): a (..., order + 1) starts with 1; error has the shape (...). A silent frame has a = [1, 0, …]. In
+    float32 signals below about 1e-20 are silent, because their squares are 0. Raises `UserError` if `order` is out of range.
     """
     frames = as_float(frames)
     samples = frames.shape[-1]
@@ -42,7 +45,7 @@ def linear_prediction(frames: jax.Array, *, order: int) -> tuple[jax.Array, jax.
     def step(state, _):
         forward, backward, a, b = state
         backward, b = delayed(backward), delayed(b)
-        # Both errors have the same power; divided by the mean of the two, the coefficient cannot exceed 1.
+        # Both errors have the same power. The mean of both as divisor keeps the coefficient within [-1, 1].
         power = (forward**2 + backward**2).sum(-1, keepdims=True) / 2
         reflection = -(forward * backward).sum(-1, keepdims=True) / jnp.where(power == 0, 1, power)
         return (forward + reflection * backward, backward + reflection * forward, a + reflection * b, b + reflection * a), None
@@ -52,15 +55,15 @@ def linear_prediction(frames: jax.Array, *, order: int) -> tuple[jax.Array, jax.
 
 
 def prediction_cepstrum(a: jax.Array, error: jax.Array, *, n_lpcc: int) -> jax.Array:
-    """Cepstrum `(..., n_lpcc)` of the model error / |A|²: the Fourier coefficients of its log power spectrum.
+    """Compute the cepstrum `(..., n_lpcc)` of the model error / |A|²: the Fourier coefficients of its log power spectrum.
 
-    Coefficient 0 is the natural logarithm of `error`, at least 1e-10 (-100 dB); those above are c_n of log(1 / A) =
-    sum_n c_n z^-n, by n c_n = -n a_n - sum_j a_j (n - j) c_(n-j) (Atal 1974).
+    Coefficient 0 is ln(max(error, 1e-10)); 1e-10 is -100 dB. The other coefficients are the c_n of log(1 / A) = sum_n c_n z^-n,
+    from the recursion n c_n = -n a_n - sum_j a_j (n - j) c_(n-j) (Atal 1974).
 
     Args:
-      a: (..., order + 1), `linear_prediction`'s filter.
-      error: (...), its mean squared error.
-      n_lpcc: number of coefficients, ≥ 1, coefficient 0 among them.
+      a: array (..., order + 1), the filter of `linear_prediction`.
+      error: array (...), the mean squared error of `linear_prediction`.
+      n_lpcc: int ≥ 1, number of coefficients, including coefficient 0.
     """
     if n_lpcc < 1:
         raise UserError(f"n_lpcc must be at least 1, and was given {n_lpcc}")
@@ -80,32 +83,33 @@ def prediction_cepstrum(a: jax.Array, error: jax.Array, *, n_lpcc: int) -> jax.A
 
 
 def _over_frames(y, frame_length, hop_length, window, function) -> jax.Array:
+    """Apply `function` to the windowed frames `(..., frames, frame_length)` of `y` (..., samples)."""
     if frame_length < 2:
         raise UserError(f"frame_length must be at least 2, and was given {frame_length}")
     if hop_length < 1:
         raise UserError(f"hop_length must be at least 1, and was given {hop_length}")
     taper = fft_window(window, frame_length, frame_length)
 
-    def of(y):
+    def compute(y):
         framed = frame(pad_center(y, frame_length, False, "constant"), frame_length, hop_length)
         return function(framed * taper.astype(y.dtype))
 
-    return in_chunks(of, as_float(y))
+    return in_chunks(compute, as_float(y))
 
 
 def lpc(y: jax.Array, *, order: int, frame_length: int = 2048, hop_length: int = 512, window: Any = "hann") -> jax.Array:
-    """Prediction error filters `(..., frames, order + 1)` of a signal's windowed frames, from a leading 1 on.
+    """Compute the prediction error filters of the windowed frames, `(..., samples)` → `(..., frames, order + 1)`.
 
-    The autocorrelation method of `linear_prediction`; `librosa.lpc` is Burg's.
+    Uses the autocorrelation method (`linear_prediction`); `librosa.lpc` uses Burg's method. The first coefficient is 1.
 
     Args:
-      y: (..., samples), at least one frame.
-      order: in [1, frame_length - 1]; 16 or so for speech at 16 kHz.
-      frame_length: in samples; frame t starts at sample t · hop_length, and samples that fill no frame are left out.
-      hop_length: samples between frames, ≥ 1.
-      window: what `stft` takes; "boxcar" for none.
+      y: real array (..., samples), at least one frame.
+      order: int in [1, frame_length - 1]. A usual value for speech at 16 kHz is 16.
+      frame_length: int ≥ 2, in samples. Frame t starts at sample t · hop_length; an incomplete last frame is omitted.
+      hop_length: int ≥ 1, samples from frame to frame.
+      window: as in `stft`; "boxcar" means no window.
 
-    Raises UserError where an argument is out of range.
+    Raises `UserError` if an argument is out of range.
     """
     return _over_frames(y, frame_length, hop_length, window, lambda frames: linear_prediction(frames, order=order)[0])
 
@@ -119,10 +123,15 @@ def lpcc(
     hop_length: int = 512,
     window: Any = "hann",
 ) -> jax.Array:
-    """Linear prediction cepstral coefficients `(..., frames, n_lpcc)` of a signal's windowed frames.
+    """Compute linear prediction cepstral coefficients, `(..., samples)` → `(..., frames, n_lpcc)`.
 
-    `prediction_cepstrum` of the filters of `lpc`; `n_lpcc` ≥ 1 counts coefficient 0, and defaults to order + 1.
-    Raises UserError where an argument is out of range.
+    This is `prediction_cepstrum` of the filters of `lpc`.
+
+    Args:
+      y, order, frame_length, hop_length, window: as in `lpc`.
+      n_lpcc: int ≥ 1, number of coefficients, including coefficient 0. Default: order + 1.
+
+    Raises `UserError` if an argument is out of range.
     """
     count = order + 1 if n_lpcc is None else n_lpcc
     return _over_frames(

@@ -1,4 +1,4 @@
-"""Mel filterbank and mel spectrogram with librosa's arguments and numbers."""
+"""Mel filterbank, and mel spectrogram `(..., samples)` → `(..., frames, n_mels)`; arguments and values as in librosa."""
 
 import functools
 import warnings
@@ -12,14 +12,14 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.stft import in_chunks, spectrogram
 
-# Slaney's Auditory Toolbox: linear to 1 kHz (200/3 Hz a mel), logarithmic above (27 steps for a factor of 6.4).
+# Slaney's Auditory Toolbox: linear up to 1 kHz (200/3 Hz per mel), logarithmic above (27 mels per factor of 6.4).
 _HZ_PER_MEL = 200.0 / 3
 _LOG_FROM_HZ = 1000.0
 _LOG_STEP = np.log(6.4) / 27.0
 
 
 def hz_to_mel(frequencies, *, htk: bool = False) -> np.ndarray:
-    """Hz to mel, on Slaney's scale or HTK's (2595 log10(1 + f / 700))."""
+    """Convert Hz to mel, on Slaney's scale or with `htk` on HTK's scale, 2595 log10(1 + f / 700)."""
     frequencies = np.asarray(frequencies, np.float64)
     if htk:
         return 2595.0 * np.log10(1.0 + frequencies / 700.0)
@@ -28,7 +28,7 @@ def hz_to_mel(frequencies, *, htk: bool = False) -> np.ndarray:
 
 
 def mel_to_hz(mels, *, htk: bool = False) -> np.ndarray:
-    """The inverse of `hz_to_mel`."""
+    """Convert mel to Hz: the inverse of `hz_to_mel`."""
     mels = np.asarray(mels, np.float64)
     if htk:
         return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
@@ -47,16 +47,17 @@ def mel_filterbank(
     htk: bool = False,
     norm: str = "slaney",
 ) -> np.ndarray:
-    """Triangular filters `(1 + n_fft // 2, n_mels)` in float64, the transpose of `librosa.filters.mel`.
+    """Return triangular filters `(1 + n_fft // 2, n_mels)` in float64: `librosa.filters.mel`, transposed.
 
     Args:
-      sr: sample rate in Hz.
-      n_fft: FFT length of the spectrogram to be multiplied.
-      n_mels: number of filters, evenly spaced in mel between `fmin` and `fmax` (Hz; default sr / 2).
-      htk: HTK's mel scale instead of Slaney's.
-      norm: "slaney" (each filter divided by half its width in Hz: equal area) or "none" (peak 1).
+      sr: float > 0, sample rate in Hz.
+      n_fft: int, FFT length of the spectrogram.
+      n_mels: int ≥ 1, number of filters, equally spaced in mel.
+      fmin, fmax: float, band of the filters in Hz, 0 ≤ fmin < fmax ≤ sr / 2. Default of fmax: sr / 2.
+      htk: bool. Uses the mel scale of HTK instead of Slaney's.
+      norm: str. "slaney" divides each filter by half its width in Hz (equal areas); "none" keeps a peak of 1.
 
-    Raises UserError where a range is not legal; warns with the numbers of filters that catch no FFT bin.
+    Raises `UserError` if an argument is out of range. Warns about filters that contain no FFT bin.
     """
     fmax = check_band(sr, fmin, fmax, "n_mels", n_mels)
     if norm not in ("slaney", "none"):
@@ -72,7 +73,7 @@ def mel_filterbank(
 
 
 def check_band(sr: float, fmin: float, fmax: float | None, name: str, filters: int) -> float:
-    """`fmax`, sr / 2 where it is None. Raises UserError where the range or the number of `filters`, `name`, is not legal."""
+    """Check the band and the number of `filters`, which an error calls `name`. Returns fmax, or sr / 2 for None."""
     fmax = sr / 2 if fmax is None else fmax
     if filters < 1:
         raise UserError(f"{name} must be at least 1, and was given {filters}")
@@ -82,22 +83,22 @@ def check_band(sr: float, fmin: float, fmax: float | None, name: str, filters: i
 
 
 def finished(weights: np.ndarray, kind: str) -> np.ndarray:
-    """A filterbank (bins, filters), read-only; warns with the numbers of the `kind` filters that catch no bin."""
+    """Make a filterbank (bins, filters) read-only. Warns about filters that contain no bin; `kind` names the filters."""
     empty = np.flatnonzero(weights.max(0) == 0)
     if empty.size:
-        warnings.warn(f"{kind} filters {empty.tolist()} are empty: fewer filters or a longer n_fft", stacklevel=3)
+        warnings.warn(f"{kind} filters {empty.tolist()} are empty: use fewer filters or a longer n_fft", stacklevel=3)
     weights.setflags(write=False)
     return weights
 
 
 def filtered_spectrogram(y: jax.Array, filters: np.ndarray, **options: Any) -> jax.Array:
-    """`spectrogram(y, **options)` times `filters` (bins, filters), `(..., frames, filters)`, a few clips at a time."""
+    """Multiply `spectrogram(y, **options)` by `filters` (bins, filters): `(..., samples)` → `(..., frames, filters)`."""
 
-    def of(y):
+    def compute(y):
         spectrum = spectrogram(y, **options)
         return jnp.matmul(spectrum, filters.astype(spectrum.dtype), precision=jax.lax.Precision.HIGHEST)
 
-    return in_chunks(of, y)
+    return in_chunks(compute, y)
 
 
 def mel_spectrogram(
@@ -114,10 +115,19 @@ def mel_spectrogram(
     norm: str = "slaney",
     **options: Any,
 ) -> jax.Array:
-    """Mel spectrogram `(..., frames, n_mels)`: `librosa.feature.melspectrogram`, bins last.
+    """Compute the mel spectrogram, `(..., samples)` → `(..., frames, n_mels)`.
 
-    `power` is that of the spectrogram under the filters, `options` are further ones of `stft` (win_length, window, center,
-    pad_mode, engine), the other arguments are those of `mel_filterbank`.
+    Equals `librosa.feature.melspectrogram` with bins last.
+
+    Args:
+      y: real array (..., samples), usually in [-1, 1].
+      sr: float > 0, sample rate in Hz.
+      power: float > 0, exponent of the magnitude spectrum before the filters (1: magnitude, 2: power).
+      n_mels, fmin, fmax, htk, norm: as in `mel_filterbank`.
+      n_fft, hop_length: as in `stft`.
+      options: further arguments of `stft`: win_length, window, center, pad_mode, engine.
+
+    Raises `UserError` if an argument is out of range.
     """
     filters = mel_filterbank(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
     return filtered_spectrogram(y, filters, power=power, n_fft=n_fft, hop_length=hop_length, **options)

@@ -1,21 +1,18 @@
-"""The front ends that a config can name, as small Flax modules: waveforms `(batch, samples)` to what a network reads.
+"""The front ends of a config, except `Waveform` (`base.py`) and the published systems (`published.py`).
 
-A module's fields are its options. All of them condition the waveform, take features `(batch, frames, bins)`, scale them,
-and shape them for the network; each differs in its `features` alone.
+Each module implements `features`: waveforms `(batch, samples)` → `(batch, frames, bins)`. The fields of a module are its
+options in the config. The base class `Frontend` has further options, and does everything before and after `features`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.console import UserError
-from genre_jax.frontends import scaling
+from genre_jax.frontends.base import Frontend
 from genre_jax.frontends.compression import compress
-from genre_jax.frontends.conditioning import equalise_loudness, log_mmse
 from genre_jax.frontends.cqt import vqt
 from genre_jax.frontends.descriptors import (
     chroma_stft,
@@ -25,26 +22,17 @@ from genre_jax.frontends.descriptors import (
     spectral_contrast,
     spectral_flatness,
     spectral_rolloff,
-    summarise,
     tonnetz,
     zero_crossing_rate,
 )
 from genre_jax.frontends.lpc import lpcc
 from genre_jax.frontends.mel import mel_spectrogram
-from genre_jax.frontends.mfcc import delta, lfcc, log_filterbank_htk, mfcc, mfcc_htk
+from genre_jax.frontends.mfcc import lfcc, log_filterbank_htk, mfcc, mfcc_htk
 from genre_jax.frontends.stft import magphase, spectrogram
-
-CONDITIONINGS: dict[str, Callable[..., jax.Array]] = {"equalise_loudness": equalise_loudness, "log_mmse": log_mmse}
-SCALES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "none": lambda x: x,
-    "min_max": scaling.min_max,
-    "mean_max": scaling.mean_max,
-    "z_score": scaling.z_score,
-}
 
 
 def _framed(options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of descriptors in time for those of `stft`."""
+    """Translate arguments of `stft` to arguments of the descriptors in the time domain."""
     return {"frame_length": options["n_fft"], "hop_length": options["hop_length"], "center": options["center"]}
 
 
@@ -61,93 +49,18 @@ DESCRIPTORS: dict[str, Callable[[jax.Array, float, dict[str, Any]], jax.Array]] 
 }
 
 
-class Frontend(nn.Module, kw_only=True):
-    """What all front ends share.
+class StftFrontend(Frontend):
+    """Base class of front ends on the short-time Fourier transform; its fields are arguments of `stft`.
 
     Attributes:
-      sr: sample rate in Hz.
-      conditioning: names out of "log_mmse" and "equalise_loudness", applied to the waveform in the order given.
-      deltas: append the local slopes of the features up to this order, over 9 frames.
-      scale: "none", "min_max", "mean_max", "z_score" (each clip by itself), or "standardise" (each bin by mean and standard
-        deviation of the training split, which a run fits before its first step and keeps with its weights).
-      statistics: names out of `summarise`: features become their statistics over time `(batch, k · bins)`.
-      frames: crop or zero-pad to this many frames about the centre; 0 leaves them.
-      image: give `(batch, bins, frames, 1)`, rows are bins, columns time.
-      height, width: of the image, bilinearly resized; 0 leaves its size. `align_corners` as PyTorch has it.
+      n_fft: int ≥ 1, length of frames and FFT in samples.
+      hop_length: int ≥ 1, samples from frame to frame.
+      win_length: int in [1, n_fft], length of the window in samples. 0 means n_fft.
+      window: str, a periodic window of `scipy.signal.get_window`.
+      center: bool. Pads both ends by n_fft // 2 samples: frame t is centred on sample t · hop_length.
+      pad_mode: str, the padding: "constant" (zeros), "reflect" or "edge".
+      engine: str, "fft", "matmul" (a matrix product) or "auto" (the faster one).
     """
-
-    sr: float
-    conditioning: tuple[str, ...] = ()
-    deltas: int = 0
-    scale: str = "none"
-    statistics: tuple[str, ...] = ()
-    frames: int = 0
-    image: bool = False
-    height: int = 0
-    width: int = 0
-    align_corners: bool = False
-
-    def __post_init__(self):
-        if self.statistics and (self.image or self.frames):
-            raise UserError("statistics leave no frames: image must be false and frames 0 with them")
-        if (self.height or self.width) and not self.image:
-            raise UserError(f"height and width are an image's: set image, or leave them 0, not {self.height} and {self.width}")
-        super().__post_init__()
-
-    def features(self, y: jax.Array) -> jax.Array:
-        """Unscaled features `(batch, frames, bins)` of conditioned waveforms."""
-        raise NotImplementedError
-
-    def unscaled(self, waveform: jax.Array) -> jax.Array:
-        """What `scale` is applied to, `(batch, frames, bins)`."""
-        for name in self.conditioning:
-            if name not in CONDITIONINGS:
-                raise console.unknown("conditioning", name, CONDITIONINGS)
-            waveform = CONDITIONINGS[name](waveform, sr=self.sr)
-        x = self.features(waveform)
-        if self.deltas:
-            x = jnp.concatenate([x, *(delta(x, order=order) for order in range(1, self.deltas + 1))], -1)
-        if self.statistics:
-            x = summarise(x, statistics=self.statistics)[..., None, :]
-        return _about_centre(x, self.frames) if self.frames else x
-
-    @nn.compact
-    def __call__(self, waveform: jax.Array) -> jax.Array:
-        x = self.unscaled(waveform)
-        if self.scale == "standardise":
-            mean = self.variable("frontend", "mean", jnp.zeros, x.shape[-1:], x.dtype)
-            std = self.variable("frontend", "std", jnp.ones, x.shape[-1:], x.dtype)
-            x = scaling.standardise(x, mean.value, std.value)
-        elif self.scale in SCALES:
-            x = SCALES[self.scale](x)
-        else:
-            raise console.unknown("scale", self.scale, (*SCALES, "standardise"))
-        if self.statistics:
-            return x[..., 0, :]
-        if not self.image:
-            return x
-        x = jnp.swapaxes(x, -1, -2)
-        size = (self.height or x.shape[-2], self.width or x.shape[-1])
-        return (x if size == x.shape[-2:] else scaling.resize(x, *size, align_corners=self.align_corners))[..., None]
-
-
-def _about_centre(x: jax.Array, frames: int) -> jax.Array:
-    """`x` (batch, frames, bins) cropped or zero-padded at both ends to `frames`."""
-    surplus = x.shape[-2] - frames
-    if surplus >= 0:
-        return x[..., surplus // 2 : surplus // 2 + frames, :]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(-surplus // 2, -surplus - -surplus // 2), (0, 0)])
-
-
-class Waveform(Frontend):
-    """The raw signal `(batch, samples, 1)`, minus its mean, divided by its largest magnitude (document 000's ByteNet)."""
-
-    def features(self, y):
-        return scaling.peak_normalise(y)[..., None]
-
-
-class StftFrontend(Frontend):
-    """Fields that are arguments of `stft`; win_length 0 stands for n_fft."""
 
     n_fft: int = 2048
     hop_length: int = 512
@@ -158,13 +71,19 @@ class StftFrontend(Frontend):
     engine: str = "auto"
 
     def stft_options(self) -> dict[str, Any]:
-        """The arguments of `stft` that the fields stand for."""
+        """Return the fields as keyword arguments of `stft`."""
         names = ("n_fft", "hop_length", "window", "center", "pad_mode", "engine")
         return {name: getattr(self, name) for name in names} | {"win_length": self.win_length or None}
 
 
 class Spectrogram(StftFrontend):
-    """|STFT|^power `(batch, frames, 1 + n_fft // 2)`, with the compression that `compress` calls by this name."""
+    """|STFT|^power, `(batch, samples)` → `(batch, frames, 1 + n_fft // 2)`.
+
+    Attributes:
+      power: float > 0, exponent of the magnitude.
+      compression: str, "none", "db", "db_below_max", "ln" or "pcen"; see `compress`.
+      top_db: float ≥ 0, range of "db" and "db_below_max" in dB. 0 means no limit.
+    """
 
     power: float = 1.0
     compression: str = "none"
@@ -175,7 +94,15 @@ class Spectrogram(StftFrontend):
 
 
 class MelFrontend(StftFrontend):
-    """Fields that are arguments of `mel_spectrogram`; fmax 0 stands for sr / 2."""
+    """Base class of front ends on the mel spectrogram; its fields are arguments of `mel_spectrogram`.
+
+    Attributes:
+      power: float > 0, exponent of the magnitude spectrum before the filters (1: magnitude, 2: power).
+      n_mels: int ≥ 1, number of mel filters.
+      fmin, fmax: float, band of the filters in Hz, 0 ≤ fmin < fmax ≤ sr / 2. An fmax of 0 means sr / 2.
+      htk: bool. Uses the mel scale of HTK instead of Slaney's.
+      norm: str, "slaney" (filters of equal area) or "none" (filters of peak 1).
+    """
 
     power: float = 2.0
     n_mels: int = 128
@@ -185,15 +112,20 @@ class MelFrontend(StftFrontend):
     norm: str = "slaney"
 
     def mel_options(self) -> dict[str, Any]:
-        """The arguments of `mel_spectrogram` that the fields stand for, without its `norm`."""
+        """Return the fields as keyword arguments of `mel_spectrogram`, except `norm`."""
         names = ("sr", "power", "n_mels", "fmin", "htk")
         return self.stft_options() | {name: getattr(self, name) for name in names} | {"fmax": self.fmax or None}
 
 
 class LogMel(MelFrontend):
-    """Mel spectrogram `(batch, frames, n_mels)`, by default in dB below the clip's maximum, within [-80, 0].
+    """Compressed mel spectrogram, `(batch, samples)` → `(batch, frames, n_mels)`.
 
-    The defaults are document 000's, and equal `librosa.power_to_db(librosa.feature.melspectrogram(…), ref=np.max)` transposed.
+    The defaults are those of document 000: dB below the maximum of the clip, in [-80, 0]. The values equal
+    `librosa.power_to_db(librosa.feature.melspectrogram(…), ref=np.max)`, transposed.
+
+    Attributes:
+      compression: str, "none", "db", "db_below_max", "ln" or "pcen"; see `compress`.
+      top_db: float ≥ 0, range of "db" and "db_below_max" in dB. 0 means no limit.
     """
 
     n_fft: int = 600
@@ -208,7 +140,10 @@ class LogMel(MelFrontend):
 
 
 class LogMelImage(LogMel):
-    """`LogMel` as document 000's image `(batch, 224, 224, 1)`: 112 × 161 for 48,000 samples, resized with aligned corners."""
+    """`LogMel` as the image of document 000, `(batch, samples)` → `(batch, 224, 224, 1)`.
+
+    48,000 samples give 112 × 161 pixels before the resize.
+    """
 
     image: bool = True
     height: int = 224
@@ -217,7 +152,12 @@ class LogMelImage(LogMel):
 
 
 class Mfcc(MelFrontend):
-    """librosa's MFCC: cosine transform of the mel spectrogram in dB, `(batch, frames, n_mfcc)`."""
+    """The MFCC of librosa (`mfcc`), `(batch, samples)` → `(batch, frames, n_mfcc)`.
+
+    Attributes:
+      n_mfcc: int in [1, n_mels], number of coefficients.
+      lifter: float ≥ 0, liftering of the coefficients. 0 means none.
+    """
 
     n_mfcc: int = 20
     lifter: float = 0.0
@@ -227,7 +167,13 @@ class Mfcc(MelFrontend):
 
 
 class Lfcc(StftFrontend):
-    """Cepstral coefficients of linearly spaced filters, `(batch, frames, n_lfcc)`; fmax 0 stands for sr / 2."""
+    """Cepstral coefficients of linearly spaced filters (`lfcc`), `(batch, samples)` → `(batch, frames, n_lfcc)`.
+
+    Attributes:
+      n_lfcc: int in [1, n_filters], number of coefficients.
+      n_filters: int ≥ 1, number of filters.
+      fmin, fmax: float, band of the filters in Hz, 0 ≤ fmin < fmax ≤ sr / 2. An fmax of 0 means sr / 2.
+    """
 
     n_lfcc: int = 20
     n_filters: int = 128
@@ -242,7 +188,17 @@ class Lfcc(StftFrontend):
 
 
 class LogMelHtk(Frontend):
-    """python_speech_features' log mel energies, `(batch, frames, n_mels)`; fmax 0 stands for sr / 2."""
+    """The log mel energies of python_speech_features (`fbank_htk`), `(batch, samples)` → `(batch, frames, n_mels)`.
+
+    Attributes:
+      win_length: int in [1, n_fft], frame length in samples.
+      hop_length: int ≥ 1, samples from frame to frame.
+      n_fft: int, FFT length in samples.
+      window: str, "boxcar", "hamming", "hann", "blackman" or "bartlett" (symmetric).
+      n_mels: int ≥ 1, number of mel filters.
+      fmin, fmax: float, band of the filters in Hz, 0 ≤ fmin < fmax ≤ sr / 2. An fmax of 0 means sr / 2.
+      preemph: float, coefficient of the pre-emphasis. 0 means none.
+    """
 
     win_length: int = 400
     hop_length: int = 160
@@ -254,7 +210,7 @@ class LogMelHtk(Frontend):
     preemph: float = 0.97
 
     def htk_options(self) -> dict[str, Any]:
-        """The arguments of `fbank_htk` that the fields stand for."""
+        """Return the fields as keyword arguments of `fbank_htk`."""
         names = ("sr", "win_length", "hop_length", "n_fft", "window", "n_mels", "fmin", "preemph")
         return {name: getattr(self, name) for name in names} | {"fmax": self.fmax or None}
 
@@ -263,7 +219,13 @@ class LogMelHtk(Frontend):
 
 
 class MfccHtk(LogMelHtk):
-    """python_speech_features' MFCC, `(batch, frames, n_mfcc)`."""
+    """The MFCC of python_speech_features (`mfcc_htk`), `(batch, samples)` → `(batch, frames, n_mfcc)`.
+
+    Attributes:
+      n_mfcc: int in [1, n_mels], number of coefficients.
+      lifter: float ≥ 0, liftering of the coefficients. 0 means none.
+      use_energy: bool. Replaces coefficient 0 by the logarithm of the frame's energy.
+    """
 
     n_mfcc: int = 13
     lifter: float = 22.0
@@ -274,7 +236,14 @@ class MfccHtk(LogMelHtk):
 
 
 class Lpcc(Frontend):
-    """Linear prediction cepstral coefficients, `(batch, frames, order + 1)`."""
+    """Linear prediction cepstral coefficients (`lpcc`), `(batch, samples)` → `(batch, frames, order + 1)`.
+
+    Attributes:
+      order: int in [1, frame_length - 1], order of the prediction.
+      frame_length: int ≥ 2, in samples.
+      hop_length: int ≥ 1, samples from frame to frame.
+      window: str, a periodic window of `scipy.signal.get_window`.
+    """
 
     order: int = 12
     frame_length: int = 2048
@@ -286,7 +255,20 @@ class Lpcc(Frontend):
 
 
 class Vqt(Frontend):
-    """Magnitude of the variable-Q transform `(batch, frames, n_bins)`; fmin 0 stands for C1, gamma below 0 for the ear's."""
+    """Magnitude of the variable-Q transform (`vqt`), `(batch, samples)` → `(batch, frames, n_bins)`.
+
+    Attributes:
+      hop_length: int ≥ 1, samples from frame to frame.
+      fmin: float, centre of the lowest bin in Hz. 0 means C1, 32.703 Hz.
+      n_bins: int ≥ 1, number of bins. The highest bin must lie below sr / 2.
+      gamma: float, Hz added to the bandwidth of each filter. A negative value means the default of `vqt`.
+      bins_per_octave: int ≥ 1.
+      filter_scale: float > 0, factor of the filter lengths.
+      window: str, a periodic window of `scipy.signal.get_window`.
+      pad_mode: str, padding of both ends: "constant" (zeros), "reflect" or "edge".
+      compression: str, "none", "db", "db_below_max", "ln" or "pcen"; see `compress`.
+      top_db: float ≥ 0, range of "db" and "db_below_max" in dB. 0 means no limit.
+    """
 
     hop_length: int = 512
     fmin: float = 0.0
@@ -298,7 +280,7 @@ class Vqt(Frontend):
     pad_mode: str = "constant"
     compression: str = "none"
     top_db: float = 80.0
-    power = 1.0  # what `compress` is told
+    power = 1.0  # for `compress`: the spectrum is a magnitude
 
     def features(self, y):
         z = vqt(
@@ -310,27 +292,30 @@ class Vqt(Frontend):
 
 
 class Cqt(Vqt):
-    """Magnitude of the constant-Q transform `(batch, frames, n_bins)`."""
+    """Magnitude of the constant-Q transform (`cqt`), `(batch, samples)` → `(batch, frames, n_bins)`."""
 
     gamma: float = 0.0
 
 
 class Descriptors(StftFrontend):
-    """The descriptors called `names`, side by side, `(batch, frames, sum of their sizes)`; with `statistics`, a vector a clip.
+    """Concatenated descriptors, `(batch, samples)` → `(batch, frames, sum of the descriptors' sizes)`.
 
-    Document 002 wished to try these. Frames of `rms` and `zero_crossing_rate` are n_fft long.
+    Document 002 proposes these descriptors. `rms` and `zero_crossing_rate` use frames of n_fft samples.
+
+    Attributes:
+      names: tuple of at least one name from `DESCRIPTORS`. Default: all.
     """
 
     names: tuple[str, ...] = tuple(DESCRIPTORS)
 
     def features(self, y):
-        unknown = [name for name in self.names if name not in DESCRIPTORS]
-        if unknown or not self.names:
-            raise console.unknown("descriptor", unknown[0] if unknown else "", DESCRIPTORS)
-        return jnp.concatenate([DESCRIPTORS[name](y, self.sr, self.stft_options()) for name in self.names], -1)
+        # An empty tuple raises the same error as an unknown name, with the list of legal names.
+        functions = [console.pick("descriptor", name, DESCRIPTORS) for name in self.names or ("",)]
+        return jnp.concatenate([function(y, self.sr, self.stft_options()) for function in functions], -1)
 
 
 def _compressed(frontend: Any, x: jax.Array) -> jax.Array:
+    """Compress the spectrogram `x` (batch, frames, bins) with the options of the front end."""
     return compress(
         x, frontend.compression, power=frontend.power, top_db=frontend.top_db or None, sr=frontend.sr,
         hop_length=frontend.hop_length,

@@ -1,15 +1,16 @@
-"""The front ends of the published systems: modules whose defaults are what the source states.
+"""The front ends of published systems: modules whose defaults are the values of the source.
 
-Each docstring gives source and output for one clip; where a source is silent, what is chosen here is said to be a choice.
+Each docstring names the source, the settings as FFT length / hop length in samples, and the output shape of one clip. A value
+that the source does not state is marked as our choice.
 """
 
 from genre_jax.frontends.modules import Cqt, LogMel, LogMelHtk, LogMelImage, Mfcc, MfccHtk, Spectrogram
 
-# Document 000 (Pollack 2018), 16 kHz, 3 s: the spectrogram is `LogMelImage`; the attention network reads `LogMel`, (161, 112).
+# Document 000 (Pollack 2018), 3 s at 16 kHz: its image is `LogMelImage`; its attention network reads `LogMel`, (161, 112).
 
 
 class PollackMfcc(Mfcc):
-    """Document 000: 12 MFCC at 16 kHz (600 / 300, 128 mels), minus mean, over largest magnitude, image (224, 224, 1)."""
+    """Document 000 at 16 kHz: 12 MFCC, 600 / 300, 128 mels, scaled by mean and largest magnitude; image (224, 224, 1)."""
 
     n_fft: int = 600
     hop_length: int = 300
@@ -23,7 +24,7 @@ class PollackMfcc(Mfcc):
 
 
 class SchindlerLogMel(LogMel):
-    """Document 004 at 22,050 Hz: magnitude STFT 512 / 256, zero padding, 80 mels, ln(x + 1e-6).
+    """Document 004 at 22,050 Hz: 80 mels of the magnitude STFT, 512 / 256, zero padding, ln(x + 1e-6).
 
     20,462 samples → (80, 80, 1).
     """
@@ -38,7 +39,7 @@ class SchindlerLogMel(LogMel):
 
 
 class SchindlerCqt(Cqt):
-    """Document 004 at 22,050 Hz: 80 bins of 12 an octave from C1, hop 256, ln(|x| + 1e-6); 20,462 samples → (80, 80, 1)."""
+    """Document 004 at 22,050 Hz: 80 bins from C1, 12 per octave, hop 256, ln(|x| + 1e-6); 20,462 samples → (80, 80, 1)."""
 
     hop_length: int = 256
     n_bins: int = 80
@@ -47,9 +48,9 @@ class SchindlerCqt(Cqt):
 
 
 class FolmerLogMel(LogMelImage):
-    """Document 001 at 22,050 Hz: power mel 2048 / 1024 / 90 in dB; 30 s → 90 × 646, resized to (224, 224, 1).
+    """Document 001 at 22,050 Hz: 90 mels of the power STFT in dB, 2048 / 1024; 30 s → 90 × 646, resized to (224, 224, 1).
 
-    Reference of the decibels (here the clip's maximum), padding (zeros) and corners of the resize (not aligned): choices.
+    Our choices: dB below the maximum of the clip, zero padding, a resize without aligned corners.
     """
 
     n_fft: int = 2048
@@ -60,9 +61,9 @@ class FolmerLogMel(LogMelImage):
 
 
 class BurrowsMfcc(Mfcc):
-    """Document 002 at 44,100 Hz: 80 MFCC, hop 512, 2,500 of the 2,584 frames of 30 s, each coefficient standardised.
+    """Document 002 at 44,100 Hz: 80 MFCC, hop 512, each coefficient standardised; 30 s → (2500, 80) of 2,584 frames.
 
-    Gives (2500, 80): its 1-D network slides over the 80 coefficients and has the 2,500 frames as channels.
+    The 1-D network of the document convolves over the 80 coefficients; the 2,500 frames are its channels.
     """
 
     n_mfcc: int = 80
@@ -71,7 +72,7 @@ class BurrowsMfcc(Mfcc):
 
 
 class BurrowsMfccMean(Mfcc):
-    """Document 002: the means over time of 80 MFCC, standardised: (80,)."""
+    """Document 002: means over time of 80 MFCC, standardised, (80,)."""
 
     n_mfcc: int = 80
     statistics: tuple[str, ...] = ("mean",)
@@ -79,7 +80,10 @@ class BurrowsMfccMean(Mfcc):
 
 
 class BurrowsMelgram(LogMel):
-    """Document 002 at 12,000 Hz: power mel 512 / 256 / 96 in dB (of 1: a choice); 29.12 s about the centre → (96, 1366, 1)."""
+    """Document 002 at 12,000 Hz: 96 mels of the power STFT, 512 / 256, in dB; the central 29.12 s → (96, 1366, 1).
+
+    Our choice: dB relative to 1.
+    """
 
     n_fft: int = 512
     hop_length: int = 256
@@ -91,7 +95,7 @@ class BurrowsMelgram(LogMel):
 
 
 class ChoiStft(Spectrogram):
-    """Document 003's auralisation at 11,025 Hz: magnitude STFT 512 / 256; 4 s → (257, 173, 1)."""
+    """Document 003, auralisation, at 11,025 Hz: magnitude STFT, 512 / 256; 4 s → (257, 173, 1)."""
 
     n_fft: int = 512
     hop_length: int = 256
@@ -99,13 +103,13 @@ class ChoiStft(Spectrogram):
 
 
 class SwishNetMfcc(MfccHtk):
-    """SwishNet (arXiv 1812.00149) at 16 kHz: 20 MFCC of 32 mels, 25 ms every 10 ms; 32,240 samples → (200, 20)."""
+    """SwishNet (arXiv 1812.00149) at 16 kHz: 20 MFCC of 32 mels, frames of 25 ms every 10 ms; 32,240 samples → (200, 20)."""
 
     n_mels: int = 32
     n_mfcc: int = 20
 
 
 class SwishNetLogMel(LogMelHtk):
-    """The input of its teacher, MobileNet: 64 log mel bands; 32,240 samples → (200, 64)."""
+    """The input of MobileNet, the teacher of SwishNet, at 16 kHz: 64 log mel energies; 32,240 samples → (200, 64)."""
 
     n_mels: int = 64

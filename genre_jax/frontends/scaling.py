@@ -1,4 +1,7 @@
-"""Scaling of signals and features, and resizing of images. Features are `(..., frames, bins)`, each clip by itself."""
+"""Scaling of signals `(..., samples)` and of features `(..., frames, bins)`, and resizing of images.
+
+A clip never changes the scale of another clip.
+"""
 
 import functools
 
@@ -6,59 +9,80 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre_jax.frontends.stft import as_float, positive_power
+from genre_jax.console import UserError
+
+
+def as_float(y: jax.Array) -> jax.Array:
+    """Convert floats to float32; float64 stays float64. Raises `UserError` if `y` is not real floating point."""
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise UserError(
+            f"a front end needs a real waveform of floats in [-1, 1], and was given {y.dtype} "
+            "(divide int16 by 32768, take the real part of complex numbers)"
+        )
+    return y.astype(jnp.promote_types(y.dtype, jnp.float32))
+
+
+def positive_power(x: jax.Array, exponent: float) -> jax.Array:
+    """Return x^exponent for x ≥ 0, with gradient 0 at x = 0."""
+    if exponent == 1:
+        return x
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** exponent)
 
 
 def peak_normalise(y: jax.Array) -> jax.Array:
-    """Each signal `(..., samples)` minus its mean, divided by its largest magnitude; silence stays zero."""
+    """Subtract the mean of each signal `(..., samples)`, then divide by its largest magnitude. Silence stays zero."""
     y = as_float(y)
     y = y - y.mean(-1, keepdims=True)
     return _divide(y, jnp.abs(y).max(-1, keepdims=True))
 
 
 def min_max(x: jax.Array) -> jax.Array:
-    """Each clip to [0, 1]: minus its minimum, divided by its range; a constant clip becomes 0."""
+    """Scale each clip to [0, 1]: subtract its minimum, divide by its range. A constant clip becomes 0."""
     x = x - x.min((-2, -1), keepdims=True)
     return _divide(x, x.max((-2, -1), keepdims=True))
 
 
 def mean_max(x: jax.Array) -> jax.Array:
-    """Each clip minus its mean, divided by its largest magnitude then: within [-1, 1] (document 000's MFCC)."""
+    """Scale each clip to [-1, 1]: subtract its mean, divide by its largest magnitude (document 000, MFCC)."""
     x = x - x.mean((-2, -1), keepdims=True)
     return _divide(x, jnp.abs(x).max((-2, -1), keepdims=True))
 
 
 def z_score(x: jax.Array) -> jax.Array:
-    """Each clip minus its mean, divided by its standard deviation (population); a constant clip becomes 0."""
+    """Subtract the mean of each clip, divide by its population standard deviation. A constant clip becomes 0."""
     x = x - x.mean((-2, -1), keepdims=True)
     return _divide(x, positive_power((x**2).mean((-2, -1), keepdims=True), 0.5))
 
 
 def standardise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Each bin minus the `mean` (bins,) of a training set, divided by its `std` (bins,): scikit-learn's StandardScaler.
+    """Subtract the `mean` (bins,) of a training set from each bin and divide by its `std` (bins,).
 
-    Bins that were constant (std 0) are divided by 1.
+    Equals scikit-learn's StandardScaler: a bin that was constant (std 0) is divided by 1.
     """
     return _divide(x - mean, std)
 
 
 def pooled_statistics(mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (bins,) in float64 over all frames of clips with `mean` and `var` (clips, bins).
+    """Compute the mean and standard deviation of each bin over all frames of all clips.
 
-    The clips have equally many frames each.
+    Args:
+      mean, var: arrays (clips, bins), mean and population variance of each clip. All clips have the same number of frames.
+
+    Returns (mean, standard deviation), float64 arrays (bins,).
     """
     mean, var = np.asarray(mean, np.float64), np.asarray(var, np.float64)
     return mean.mean(0), np.sqrt(var.mean(0) + mean.var(0))
 
 
 def _divide(x: jax.Array, by: jax.Array) -> jax.Array:
-    """x / by, and x where by is 0."""
+    """Return x / by, and x where by is 0."""
     return x / jnp.where(by == 0, 1, by)
 
 
 @functools.lru_cache
 def _interpolation(size: int, out: int, align_corners: bool) -> np.ndarray:
-    """Matrix (out, size) of one-dimensional linear interpolation."""
+    """Return the matrix (out, size) of a linear interpolation from `size` to `out` points."""
     if align_corners:
         at = np.linspace(0, size - 1, out) if out > 1 else np.zeros(1)
     else:
@@ -71,7 +95,11 @@ def _interpolation(size: int, out: int, align_corners: bool) -> np.ndarray:
 
 
 def resize(image: jax.Array, height: int, width: int, *, align_corners: bool = False) -> jax.Array:
-    """Bilinear resize of `(..., rows, columns)` to `(..., height, width)`: `torch.nn.functional.interpolate`, no antialias."""
+    """Resize images `(..., rows, columns)` → `(..., height, width)` by bilinear interpolation.
+
+    Equals `torch.nn.functional.interpolate(mode="bilinear")` without antialiasing. `align_corners` maps the centres of the
+    corner pixels onto each other; the default maps the outer edges of the images onto each other.
+    """
     rows = _interpolation(image.shape[-2], height, align_corners).astype(image.dtype)
     columns = _interpolation(image.shape[-1], width, align_corners).astype(image.dtype)
     return jnp.einsum("hr,...rc,wc->...hw", rows, image, columns, precision=jax.lax.Precision.HIGHEST)

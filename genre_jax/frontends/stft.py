@@ -1,4 +1,4 @@
-"""Short-time Fourier transform and its inverse with librosa's arguments and numbers."""
+"""Short-time Fourier transform `(..., samples)` → `(..., frames, bins)` and its inverse; arguments and values as in librosa."""
 
 import functools
 from collections.abc import Callable
@@ -10,40 +10,31 @@ import numpy as np
 
 from genre_jax import console, parallel
 from genre_jax.console import UserError
+from genre_jax.frontends.scaling import as_float, positive_power
 
 PAD_MODES = ("constant", "reflect", "edge")
 ENGINES = ("auto", "fft", "matmul")
-# What `engine="auto"` stands for, from docs/benchmarks/frontends.md; a backend that was not measured takes the FFT.
+# The engine of `engine="auto"`, measured in docs/benchmarks/frontends.md. Other platforms use the FFT.
 MEASURED_ENGINE = {"cpu": "fft"}
-# Samples of signal whose frames and spectra exist at once; more clips go through in turn (fastest on two cores, ~10 MB).
+# The most samples whose frames and spectra exist at the same time. The value of the CPU was the fastest on two cores (~10 MB).
 CHUNK_SAMPLES = {"cpu": 1 << 20, "gpu": 1 << 26, "tpu": 1 << 26}
-
-
-def as_float(y: jax.Array) -> jax.Array:
-    """`y` in float32, or in float64 when given float64. Raises UserError for any other kind of signal."""
-    if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise UserError(
-            f"a front end needs a real waveform of floats in [-1, 1], and was given {y.dtype}: divide int16 by 32768, "
-            "take the real part of a complex one"
-        )
-    return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
 @functools.lru_cache
 def _named_window(window: str | float | tuple, win_length: int) -> np.ndarray:
-    from scipy.signal import get_window  # here because it takes a second to import
+    from scipy.signal import get_window  # the import takes a second
 
     try:
         return get_window(window, win_length, fftbins=True)
     except (ValueError, TypeError) as error:
-        legal = "a window of scipy.signal.get_window, as 'hann', 'hamming', 'boxcar' or ('kaiser', 14.0), or an array"
+        legal = "a window of scipy.signal.get_window, such as 'hann', 'hamming', 'boxcar' or ('kaiser', 14.0), or an array"
         raise UserError(f"window must be {legal}, and was given {window!r}") from error
 
 
 def fft_window(window: Any, win_length: int, n_fft: int) -> np.ndarray:
-    """Periodic window (float64) of `win_length` samples, centred in `n_fft` zeros.
+    """Return a periodic window (n_fft,) in float64: `win_length` samples with zeros on both sides.
 
-    `window` is a name or tuple that `scipy.signal.get_window` knows, or an array of `win_length` samples.
+    `window` is a name or tuple of `scipy.signal.get_window`, or an array of `win_length` samples.
     """
     if isinstance(window, str | float | tuple):
         values = _named_window(window, win_length)
@@ -56,19 +47,20 @@ def fft_window(window: Any, win_length: int, n_fft: int) -> np.ndarray:
 
 
 def frame(y: jax.Array, frame_length: int, hop_length: int) -> jax.Array:
-    """Overlapping frames `(..., 1 + (samples - frame_length) // hop_length, frame_length)`."""
+    """Cut overlapping frames: `(..., samples)` → `(..., 1 + (samples - frame_length) // hop_length, frame_length)`."""
     starts = hop_length * jnp.arange(1 + (y.shape[-1] - frame_length) // hop_length)
-    # Slices of whole frames: on CPUs half again as fast as a gather of samples.
+    # Slices of whole frames are 1.5 times as fast as a gather of samples on CPUs.
     return jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(y, start, frame_length, -1), out_axes=-2)(starts)
 
 
 def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
-    """`function(y)` of signals `(..., samples)`, a few clips at a time where there are many.
+    """Return `function(y)` of signals `(..., samples)`, computed in chunks of a few clips if there are many.
 
-    `function` treats each clip alone. Bounds the memory of what it makes on the way, and keeps that in cache on a CPU.
+    This limits the memory of the intermediate arrays and keeps them in the cache of a CPU. The result for a clip must not
+    depend on other clips.
     """
     clips = y.reshape(-1, y.shape[-1])
-    limit = CHUNK_SAMPLES.get(parallel.platform(), CHUNK_SAMPLES["cpu"])
+    limit = parallel.by_platform(CHUNK_SAMPLES, CHUNK_SAMPLES["cpu"])
     if clips.size <= limit or len(clips) == 1:
         return function(y)
     out = jax.lax.map(function, clips, batch_size=max(1, limit // clips.shape[-1]))
@@ -76,7 +68,7 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.A
 
 
 def lengths(n_fft: int, win_length: int | None, hop_length: int | None) -> tuple[int, int]:
-    """(win_length, hop_length) with librosa's defaults, n_fft and win_length // 4. Raises UserError out of range."""
+    """Return (win_length, hop_length); None becomes librosa's default, n_fft and win_length // 4. Checks the ranges."""
     if n_fft < 1:
         raise UserError(f"n_fft must be at least 1, and was given {n_fft}")
     win_length = n_fft if win_length is None else win_length
@@ -89,7 +81,7 @@ def lengths(n_fft: int, win_length: int | None, hop_length: int | None) -> tuple
 
 
 def pad_center(y: jax.Array, frame_length: int, center: bool, pad_mode: str) -> jax.Array:
-    """`y` (..., samples) with `frame_length // 2` samples of padding at both ends where `center`; checks that a frame fits."""
+    """With `center`, pad both ends of `y` (..., samples) by `frame_length // 2` samples. Checks that a frame fits."""
     if pad_mode not in PAD_MODES:
         raise console.unknown("pad_mode", pad_mode, PAD_MODES)
     needed = (frame_length // 2 + 1 if pad_mode == "reflect" else 1) if center else frame_length
@@ -104,14 +96,14 @@ def pad_center(y: jax.Array, frame_length: int, center: bool, pad_mode: str) -> 
 
 
 def resolve_engine(engine: str) -> str:
-    """The engine that `engine` stands for on this machine: "fft" or "matmul"."""
+    """Return "fft" or "matmul": `engine` itself, or the choice of "auto" for the platform of the devices."""
     if engine not in ENGINES:
         raise console.unknown("engine", engine, ENGINES)
-    return MEASURED_ENGINE.get(parallel.platform(), "fft") if engine == "auto" else engine
+    return parallel.by_platform(MEASURED_ENGINE, "fft") if engine == "auto" else engine
 
 
 def _framed(y, n_fft, hop_length, win_length, window, center, pad_mode) -> tuple[jax.Array, np.ndarray]:
-    """Frames `(..., frames, n_fft)` of the padded signal, and the window (n_fft,) in its dtype."""
+    """Return the frames `(..., frames, n_fft)` of the padded signal, and the window (n_fft,) in the same dtype."""
     win_length, hop_length = lengths(n_fft, win_length, hop_length)
     taper = fft_window(window, win_length, n_fft)
     y = as_float(y)
@@ -119,7 +111,7 @@ def _framed(y, n_fft, hop_length, win_length, window, center, pad_mode) -> tuple
 
 
 def _dft(frames: jax.Array, taper: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Real and imaginary part of the windowed frames' Fourier transform, as two matrix products."""
+    """Return the real and the imaginary part of the Fourier transform of the windowed frames, by two matrix products."""
     n_fft = frames.shape[-1]
     turns = np.outer(np.arange(n_fft), np.arange(1 + n_fft // 2)) % n_fft / n_fft
 
@@ -141,19 +133,23 @@ def stft(
     pad_mode: str = "constant",
     engine: str = "auto",
 ) -> jax.Array:
-    """Complex short-time Fourier transform `(..., frames, 1 + n_fft // 2)`: `librosa.stft`, bins last.
+    """Compute the complex short-time Fourier transform, `(..., samples)` → `(..., frames, 1 + n_fft // 2)`.
+
+    Equals `librosa.stft` with bins last.
 
     Args:
-      y: (..., samples), real, in [-1, 1] by custom; any length with `center` (n_fft // 2 + 1 for `reflect`), else n_fft.
-      n_fft: window length in samples after zero-padding, any integer ≥ 1 (2048 is 93 ms at 22,050 Hz).
-      hop_length: samples between frames, ≥ 1; default win_length // 4 (23 ms at 22,050 Hz).
-      win_length: window length ≤ n_fft; default n_fft.
+      y: real array (..., samples), usually in [-1, 1]. Needs n_fft samples without `center`; with `center` 1 sample, or
+        n_fft // 2 + 1 samples for pad_mode "reflect".
+      n_fft: int ≥ 1, length of frames and FFT in samples. The default is 93 ms at 22,050 Hz.
+      hop_length: int ≥ 1, samples from frame to frame. Default: win_length // 4.
+      win_length: int in [1, n_fft], length of the window in samples; zeros pad it to n_fft. Default: n_fft.
       window: a name or tuple of `scipy.signal.get_window` (periodic), or an array of win_length samples.
-      center: frame t is centred at sample t · hop_length, the ends padded by n_fft // 2; else it starts there.
-      pad_mode: how: constant (zeros), reflect or edge.
-      engine: "fft"; "matmul", a product with the DFT matrix (tensor cores, export); "auto", the faster one as measured.
+      center: bool. True pads both ends by n_fft // 2 samples: frame t is centred on sample t · hop_length. False starts
+        frame t at sample t · hop_length.
+      pad_mode: str, the padding: "constant" (zeros), "reflect" or "edge".
+      engine: str. "fft"; "matmul", a product with the DFT matrix (for tensor cores and export); "auto", the faster one.
 
-    Raises UserError where an argument is out of range.
+    Raises `UserError` if an argument is out of range.
     """
     frames, taper = _framed(y, n_fft, hop_length, win_length, window, center, pad_mode)
     return jax.lax.complex(*_dft(frames, taper)) if resolve_engine(engine) == "matmul" else jnp.fft.rfft(frames * taper)
@@ -171,14 +167,18 @@ def spectrogram(
     pad_mode: str = "constant",
     engine: str = "auto",
 ) -> jax.Array:
-    """|STFT|^power, `(..., frames, 1 + n_fft // 2)`, power > 0; the other arguments are those of `stft`.
+    """Compute |STFT|^power, `(..., samples)` → `(..., frames, 1 + n_fft // 2)`.
 
-    Squares are re² + im²: differentiable at zero, and exportable.
+    Args:
+      power: float > 0, exponent of the magnitude (1: magnitude, 2: power).
+      y, n_fft, hop_length, win_length, window, center, pad_mode, engine: as in `stft`.
+
+    Starts from re² + im², which is differentiable at zero and can be exported.
     """
     if not power > 0:
         raise UserError(f"power must be positive, and was given {power}")
 
-    def of(y):
+    def compute(y):
         frames, taper = _framed(y, n_fft, hop_length, win_length, window, center, pad_mode)
         if resolve_engine(engine) == "matmul":
             real, imag = _dft(frames, taper)
@@ -187,26 +187,22 @@ def spectrogram(
             real, imag = z.real, z.imag
         return positive_power(real**2 + imag**2, power / 2)
 
-    return in_chunks(of, y)
-
-
-def positive_power(x: jax.Array, exponent: float) -> jax.Array:
-    """x^exponent for x ≥ 0, with gradient 0 at 0."""
-    if exponent == 1:
-        return x
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** exponent)
+    return in_chunks(compute, y)
 
 
 def at_least(x: jax.Array, low: float | jax.Array) -> jax.Array:
-    """x, or `low` where it is below: `jnp.maximum` but for NaN, which XLA on CPUs loses where it fuses maximum into a sum."""
+    """Return the maximum of x and `low`. Keeps NaN; `jnp.maximum` loses NaN if XLA fuses it into a sum on CPUs."""
     return jnp.where(x < low, low, x)
 
 
 def magphase(z: jax.Array, *, power: float = 1.0) -> tuple[jax.Array, jax.Array]:
-    """Magnitude^power and phase exp(i · angle) of a spectrum, of which z is the product at power 1: `librosa.magphase`.
+    """Split a spectrum `(..., frames, bins)` into |z|^power and phase exp(i · angle), as `librosa.magphase`.
 
-    The phase of zero is 1.
+    Args:
+      z: complex array (..., frames, bins).
+      power: float > 0, exponent of the magnitude.
+
+    Returns (magnitude, phase), both with the shape of z. The phase of zero is 1.
     """
     square = z.real**2 + z.imag**2
     magnitude, zero = positive_power(square, 0.5), square == 0
@@ -215,7 +211,7 @@ def magphase(z: jax.Array, *, power: float = 1.0) -> tuple[jax.Array, jax.Array]
 
 
 def overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
-    """The sum of frames `(..., frames, frame_length)`, each `hop_length` samples after the one before, (..., samples)."""
+    """Add frames `(..., frames, frame_length)` that start `hop_length` samples apart → `(..., samples)`."""
     count, frame_length = frames.shape[-2:]
     parts = -(-frame_length // hop_length)
     lead = [(0, 0)] * (frames.ndim - 2)
@@ -236,21 +232,29 @@ def istft(
     center: bool = True,
     length: int | None = None,
 ) -> jax.Array:
-    """Signal `(..., samples)` of a spectrum `(..., frames, 1 + n_fft // 2)`, least squares: `librosa.istft`, bins last.
+    """Compute the signal of a spectrum (least squares), `(..., frames, 1 + n_fft // 2)` → `(..., samples)`.
 
-    `n_fft` defaults to the even one; `length` trims or zero-pads; the others are those that made the spectrum with `stft`.
+    Equals `librosa.istft` with bins last.
+
+    Args:
+      z: complex array (..., frames, bins).
+      hop_length, win_length, window, center: the arguments of `stft` for this spectrum.
+      n_fft: int, the FFT length of this spectrum. Default: 2 · (bins - 1), the even length.
+      length: int, number of samples; trims or zero-pads the end. Default: all samples of the frames.
+
+    Raises `UserError` if an argument is out of range.
     """
     n_fft = 2 * (z.shape[-1] - 1) if n_fft is None else n_fft
     win_length, hop_length = lengths(n_fft, win_length, hop_length)
     if z.shape[-1] != 1 + n_fft // 2:
-        raise UserError(f"a spectrum of n_fft = {n_fft} has {1 + n_fft // 2} bins, and {z.shape[-1]} were given")
+        raise UserError(f"the spectrum must have {1 + n_fft // 2} bins for n_fft = {n_fft}, and has {z.shape[-1]}")
     taper = fft_window(window, win_length, n_fft)
     start = n_fft // 2 if center else 0
     if length is None:
         length = n_fft + hop_length * (z.shape[-2] - 1) - 2 * start
     frames = jnp.fft.irfft(z, n=n_fft)
     y = overlap_add(frames * taper.astype(frames.dtype), hop_length)
-    # In NumPy: the sum of squared windows depends on shapes alone.
+    # NumPy, because the sum of squared windows depends only on shapes.
     weight = np.zeros(y.shape[-1])
     for number in range(z.shape[-2]):
         weight[number * hop_length : number * hop_length + n_fft] += taper**2

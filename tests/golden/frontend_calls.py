@@ -1,4 +1,4 @@
-"""The calls whose librosa results are kept in frontends.npz: name → (function, arguments). Bins come first there."""
+"""The calls whose librosa results frontends.npz stores: name → (function, arguments). The stored arrays have bins first."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ OF_MEL = {
 
 
 def signal() -> np.ndarray:
-    """A fifth of a second of a chord that grows, under noise, without a random number generator's version in it."""
+    """Return 0.2 s of a chord of rising amplitude with noise. It depends on no version of a random number generator."""
     time = np.arange(1601) / RATE
     chord = sum(np.sin(2 * np.pi * f * time + f) for f in (220.0, 277.18, 329.63, 1318.5))
     noise = np.sin(12.9898 * np.arange(1601) ** 1.7) * 0.1
