@@ -52,19 +52,19 @@ _PLACES = ("init_from", "data.data_dir")  # paths of one machine, which `save_pr
 
 
 def base(name: str) -> ConfigDict:
-    """Returns the base config for a run called `name`. A config file starts from it. It is locked: no key can be added."""
+    """Returns the base config of a run called `name`. Every config file starts from it. It is locked: no key can be added."""
     config = Section(
         {
             "version": VERSION,  # schema version; a run whose config.json has another version is refused
             "name": name,  # of the run; the default workdir is runs/NAME
             "seed": 0,  # of the random weights, the order of the clips, the cuts, dropout and augmentation
-            # Type of the network's computation: float32, bfloat16 or float64. The parameters and the front end are float32, and
-            # float64 if dtype is float64.
+            # Type of the network's computation: float32, bfloat16 or float64. Parameters and front end are float64 with
+            # float64, and float32 otherwise.
             "dtype": "float32",
             "devices": 0,  # number of accelerators; 0 = all
             # Initial weights: the workdir of a run, a file of save_pretrained, or a published ResNet, DenseNet or MobileNet
-            # (.safetensors, .pth, .pt, .h5 or .keras), as a path or as hf://owner/name[/file]; "" = random weights. The ending
-            # #sha256=… checks the file. The classifier starts from random weights if the classes differ.
+            # (.safetensors, .pth, .pt, .h5 or .keras), as a path or as hf://owner/name[@revision][/file]; "" = random weights.
+            # The ending #sha256=… checks the file. The classifier starts from random weights if the classes differ.
             "init_from": "",
             "data": _data(),
             "augment": _augment(),
@@ -75,13 +75,14 @@ def base(name: str) -> ConfigDict:
                 "label_smoothing": 0.0,
             },
             "freeze": {
-                # Name patterns of the parameters that are not trained, such as ["*", "!fc/*"], all parameters except the
-                # classifier's (freezing.py explains patterns); [] = none.
+                # Name patterns of the parameters that are not trained (freezing.py explains patterns); [] = none. For example
+                # ["*", "!fc/*"] freezes all parameters except the classifier's.
                 "patterns": [],
                 "until": "",  # duration after which the frozen parameters are trained, such as "10 epochs"; "" = never
                 # Also freeze the running statistics of the frozen batch norms, which then normalise as in evaluation.
                 "batch_stats": False,
-                # When the optimiser state of the frozen parameters starts: at their release, or at the start of the run.
+                # When the optimiser state of the frozen parameters starts. release: when they are released; start: when the run
+                # starts.
                 "optimizer_from": "release",
             },
             "learning_rates": [],  # factors of the learning rate by name pattern, such as ["layer1*=0.1"]; [] = 1 for all
@@ -322,7 +323,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
-    """(number, unit) of a duration such as "30 epochs"."""
+    """Returns the number and the unit of a duration such as "30 epochs". `key` names it in the `UserError`."""
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]+)\s*", text)
     try:
         number = float(match[1]) if match else math.nan
@@ -335,14 +336,21 @@ def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
 
 
 def steps(text: str, batch_size: int, examples: int, key: str = "duration") -> int:
-    """A duration in steps of `batch_size` over a training split of `examples` clips, rounded up; at least 1."""
+    """Returns a duration as a number of steps, rounded up and at least 1.
+
+    Args:
+      text: the duration, such as "30 epochs".
+      batch_size: clips in a step.
+      examples: clips in an epoch.
+      key: what the `UserError` for a malformed duration calls it.
+    """
     number, unit = parse_duration(text, key)
     per_unit = {"steps": 1.0, "examples": 1.0 / batch_size, "epochs": examples / batch_size}[unit]
     return max(1, math.ceil(number * per_unit - 1e-9))
 
 
 def validate(config: ConfigDict) -> None:
-    """Check names, ranges and sizes before any data is read. Raises `UserError`."""
+    """Check all values, and that front end and model fit, before any data is read. Raises `UserError`."""
     validate_values(config)
     if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
         files.check(config.init_from)
@@ -351,7 +359,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def validate_values(config: ConfigDict) -> None:
-    """The part of `validate` that needs no files and builds nothing."""
+    """Check the values that can be checked without reading files and without building the network. Raises `UserError`."""
     values = flat(config)
     for key, legal in CHOICES.items():
         if values[key] not in legal:
@@ -383,23 +391,25 @@ def validate_values(config: ConfigDict) -> None:
 
 
 def _check_pairing(config: ConfigDict) -> None:
-    """The front end must take a cut, and give as many axes a clip as the network reads, and as much as it needs."""
+    """Check that the front end can process a cut and that the model can read the features. Raises `UserError`."""
     model = models.build(config.model.name, num_classes=2, **component_options(config.model))
     frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
     waveform = jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)
     features = jax.eval_shape(frontend.init_with_output, jax.random.key(0), waveform)[0].shape[1:]
     if (config.augment.mask.frequency or config.augment.mask.time) and (len(features) < 2 or 1 in features[:2]):
-        raise UserError(f"augment.mask needs frames and bins, and front end {config.frontend.name!r} gives {features}")
+        raise UserError(
+            f"augment.mask needs features (frames, bins), and front end {config.frontend.name!r} computes features {features}"
+        )
     if len(features) != len(model.input_shape):
         raise UserError(
-            f"model {config.model.name!r} reads {len(model.input_shape)} axes a clip, as in {model.input_shape}, "
-            f"and front end {config.frontend.name!r} gives {features}"
+            f"model {config.model.name!r} reads features with {len(model.input_shape)} axes, such as {model.input_shape}, "
+            f"and front end {config.frontend.name!r} computes features {features}"
         )
     try:
         params = models.abstract_variables(model, features)["params"]
     except UserError as error:
         raise UserError(
-            f"model {config.model.name!r} cannot read what front end {config.frontend.name!r} gives, {features}: {error}"
+            f"model {config.model.name!r} cannot read the features {features} of front end {config.frontend.name!r}: {error}"
         ) from error
     freezing.check_patterns("freeze.patterns", config.freeze.patterns, params)
     freezing.check_patterns("learning_rates", [*freezing.parse_rates(config.learning_rates)], params)
