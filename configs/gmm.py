@@ -4,11 +4,12 @@
     python -m genre_jax.main --config=configs/gmm.py --config.data.name=musan
     python -m genre_jax.main --config=configs/gmm.py:demo       embedded data, minutes on two CPU cores
 
-Source: the paper's 3 × 256 diagonal Gaussians on 20 MFCCs of 32 mels, delta and delta-delta, loudness equalised, windows of
-200 frames with 50 % overlap. Printed for clips of 2 s of MUSAN, by file 65 / 10 / 25 %: 97.79 %.
-Not here: removal of silence. Standardised features (they change no likelihood ratio, and keep float32 exact), the 100,000
-frames a class, start and end of the fit, and that a clip's frames add up, are choices. scikit-learn fits: one process.
-Hardware, time, score: full run not measured here.
+Source: the paper: 3 × 256 diagonal Gaussians on 20 MFCCs of 32 mels with delta and delta-delta, equalised loudness, windows
+of 200 frames with 50 % overlap. Its accuracy is 97.79 % for clips of 2 s of MUSAN, split by file into 65 / 10 / 25 %.
+Missing here: removal of silence. The paper does not state the following choices: features are standardised, which changes no
+likelihood ratio and keeps float32 exact; 100,000 frames per class are fitted; the start and the end of the fit; the
+log-likelihoods of a clip's frames are summed. scikit-learn fits the mixtures, therefore one process trains.
+Hardware, time, score: the full run was not measured here.
 """
 
 from genre_jax.config import base, choose, with_argument
@@ -25,6 +26,6 @@ def get_config(argument: str = ""):
 
 
 def demo(config):
-    """Fewer Gaussians and frames, embedded data."""
+    """Embedded data, fewer Gaussians and frames."""
     config.model.update(components=32, frames=20_000)
     config.evaluate.hop = 0

@@ -2,12 +2,12 @@
 
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py              AudioSet's unbalanced music set
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py:demo         embedded data
-    python -m genre_jax.main --config=configs/resnet34_spectrogram.py:single --config.data.name=my_music    own data
+    python -m genre_jax.main --config=configs/resnet34_spectrogram.py:single --config.data.name=my_music    your data
 
-Source: the thesis and its code: 3-s cuts at 16 kHz, n_fft 600, hop 300, 112 mels in dB below the maximum, resized to
-224 × 224 with aligned corners, AMSGrad at 1e-4, batches of 100 (96 here, to divide over devices). The published runs
-start from ImageNet weights with a frozen trunk; this one starts from scratch.
-Hardware, time, score: full run not measured here; the demo's are in README.md.
+Source: the thesis and its code: cuts of 3 s at 16 kHz, n_fft 600, hop length 300, 112 mels in dB below the maximum, resized
+to 224 × 224 with aligned corners, AMSGrad at 1e-4. The thesis uses batches of 100; this config uses 96, which can be divided
+over devices. The published runs start from ImageNet weights with a frozen trunk; this config starts from random weights.
+Hardware, time, score: the full run was not measured here; README.md has the demo's.
 """
 
 from genre_jax.config import base, choose, with_argument
@@ -28,14 +28,14 @@ def get_config(argument: str = ""):
 
 
 def single(config):
-    """A prepared folder, one label a clip."""
+    """Your data (a prepared folder), one label per clip."""
     multi(config)
     config.data.labels = "first"
     config.loss.name = "softmax"
 
 
 def multi(config):
-    """A prepared folder, several labels a clip; batches that fit one device."""
+    """Your data (a prepared folder), several labels per clip; batches that fit one device."""
     config.data.update(train="train", validation="validation", test="test")
     config.train.update(batch_size=32, duration="30 epochs", checkpoint_every="1 epochs")
     config.evaluate.batch_size = 32
@@ -43,7 +43,7 @@ def multi(config):
 
 
 def demo(config):
-    """Small images, embedded data."""
+    """Embedded data, small images."""
     single(config)
     config.data.name = "synthetic"
     config.augment.gain_cap = 0.0

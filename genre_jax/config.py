@@ -1,11 +1,10 @@
-"""The base config: every legal key, typed and commented; how config files, presets and the command line change it.
+"""The base config, which is the reference manual of every config key, and the functions that change, check and store a config.
 
-A config is plain JSON. Components that are chosen by name (front end, model, optimiser, schedule) hold the name and the
-options of that component; the legal options and their defaults are the arguments of the function or Module itself.
-Durations are strings such as "30 epochs", "2000 steps" or "1e6 examples".
+A config holds plain JSON values. The four components (front end, model, optimiser, schedule) are chosen by name. The section of
+a component holds its name and its options; the options are the arguments of the component's function or Module, which documents
+them. A duration is a text such as "30 epochs", "2000 steps" or "1e6 examples".
 """
 
-import importlib.util
 import inspect
 import json
 import math
@@ -18,13 +17,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import console, freezing, frontends, losses, models, optim
+from genre_jax import config_files, console, freezing, frontends, losses, models, optim
 from genre_jax.augment import validate as augment
+from genre_jax.config_section import Section, flat
 from genre_jax.console import UserError
 from genre_jax.data import order
 from genre_jax.data.locate import check_name
 from genre_jax.weights import files
 
+VERSION = 2  # schema version: it changes when a key is added, removed or renamed
 COMPONENTS: dict[str, dict[str, Callable]] = {
     "frontend": frontends.FRONTENDS,
     "model": models.MODELS,
@@ -47,124 +48,155 @@ CHOICES = {
 }
 DURATIONS = ("train.duration", "train.evaluate_every", "train.checkpoint_every", "train.log_every")
 _UNITS = ("steps", "epochs", "examples")
+_PLACES = ("init_from", "data.data_dir")  # paths of one machine, which `save_pretrained` leaves out of its files
 
 
 def base(name: str) -> ConfigDict:
-    """The locked base config of the run called `name`: what a config file starts from."""
-    config = ConfigDict(
+    """Returns the base config of a run called `name`. Every config file starts from it. It is locked: no key can be added."""
+    config = Section(
         {
-            "version": 1,  # of this schema; a run of an older one loads with the defaults of the keys it lacks
-            "name": name,  # the default workdir is runs/NAME
-            "seed": 0,  # of weights, order, cuts, dropout and augmentation
-            "dtype": "float32",  # of the network's compute; float64 also holds parameters and front end in float64
-            "devices": 0,  # accelerators to use, 0 = all
-            # Whose weights the run starts from, with a new head where classes differ: a workdir, a file of save_pretrained,
-            # a published ResNet, DenseNet or MobileNet (.safetensors .pth .pt .h5 .keras), hf://owner/name[/file]; #sha256=…
+            "version": VERSION,  # schema version; a run whose config.json has another version is refused
+            "name": name,  # of the run; the default workdir is runs/NAME
+            "seed": 0,  # of the random weights, the order of the clips, the cuts, dropout and augmentation
+            # Type of the network's computation: float32, bfloat16 or float64. Parameters and front end are float64 with
+            # float64, and float32 otherwise.
+            "dtype": "float32",
+            "devices": 0,  # number of accelerators; 0 = all
+            # Initial weights: the workdir of a run, a file of save_pretrained, or a published ResNet, DenseNet or MobileNet
+            # (.safetensors, .pth, .pt, .h5 or .keras), as a path or as hf://owner/name[@revision][/file]; "" = random weights.
+            # The ending #sha256=… checks the file. The classifier starts from random weights if the classes differ.
             "init_from": "",
-            "data": {
-                "name": "synthetic",  # a prepared data set, or an embedded one, which is made on first use
-                "data_dir": "data",
-                "sample_rate": 16_000,  # Hz; a data set of another rate is refused
-                "train": "train",  # the splits that play each part; validation may be ""
-                "validation": "validation",
-                "test": "test",
-                "samples": 57_344,  # length of a cut
-                "labels": "multi",  # multi: multi-hot; first: only the first label of each clip
-                "mix": [],  # more data sets to train on, with weights beside this one's 1, as in ["my_music=0.5"]
-                # uniform: every clip once an epoch; balanced: a class, then one of its clips; sqrt: a class by the root of its
-                # clips; weighted: a class by its class_weights. A clip of several classes is drawn for each of them.
-                "sampling": "uniform",
-                "class_weights": [],  # of `weighted`, as in ["jazz=2", "rock=0.5"]; 1 for classes that are not named
-                # random: one cut a clip, drawn at each visit; fixed: segments_per_track a track, drawn once; consecutive: all
-                "segments": "random",
-                "segments_per_track": 15,
-                "segment_hop": 0,  # samples between consecutive segments, 0 = `samples`
-                "copies": {  # augmented copies that enlarge the training split; none where the first two are empty
-                    "semitones": [],  # pitch shifts
-                    "stretches": [],  # speeds: 2 = twice as fast; a shorter segment is padded with zeros, a longer one cut
-                    "draw": "each",  # each: every stretch with every shift; one: one of them a segment, drawn once
-                    "segments": 0,  # fixed segments a track, drawn for the copies alone; 0 = the segments there are
-                },
-                "refresh_epochs": 1,  # a clip's cut and augmentations are redrawn every this many visits
-                "reader": "auto",  # tfdata where TensorFlow is installed, else threads; the batches are the same
-                "prefetch": 4,  # batches read ahead
-            },
-            "augment": {  # on the device, redrawn by (seed, clip, visit), in the order of augment.NAMES; 0 = off
-                "gain_cap": 0.0,  # clips whose maximum exceeds this are scaled down to it (the thesis: 0.7); also in evaluation
-                "speed": 0.0,  # random speed (pitch and tempo), a factor of at most 1 + this either way
-                "pitch": 0.0,  # random pitch, uniform in ± this many semitones, by phase vocoder
-                "stretch": 0.0,  # random tempo, a factor of at most 1 + this either way, by phase vocoder
-                "vocoder_fft": 2048,  # samples of the phase vocoder's windows, a multiple of 4; of data.copies too
-                "equalise_db": 0.0,  # random equaliser, gains uniform in ± this many dB
-                "band_limit": {  # one of the two filters, either as often
-                    "probability": 0.0,
-                    "low_pass": [2000.0, 7000.0],  # range of cut-off frequencies in Hz, uniform in log; [] = never
-                    "high_pass": [50.0, 500.0],
-                },
-                "gain_db": 0.0,  # random gain, uniform in ± this many dB
-                "noise": {  # from a bank of recordings in the device's memory
-                    "data_set": "",  # a prepared data set of the same rate; "" = off
-                    "split": "train",
-                    "label": "",  # only its clips of this class, as in "noise"; "" = all
-                    "probability": 0.5,
-                    "gain": [0.14, 0.26],  # range of factors (the thesis's)
-                    "snr_db": [],  # range of signal-to-noise ratios, in the place of `gain`, as in [5.0, 20.0]
-                    "count": 1,  # noises at once
-                },
-                "polarity": 0.0,  # probability of a sign flip
-                "shift": 0.0,  # probability of a circular shift by a uniform number of samples
-                "mixup": {  # with the next example of the batch; labels are mixed too
-                    "alpha": 0.0,  # shares are drawn from Beta(alpha, alpha); 0 = off
-                    "of": "waveform",  # or features: after the front end
-                },
-                "mask": {  # SpecAugment: bands and spans of the features set to their minimum
-                    "frequency": 0,  # bands a clip
-                    "frequency_width": 0.2,  # largest width, as a share of all bins
-                    "time": 0,  # spans a clip
-                    "time_width": 0.2,  # largest width, as a share of all frames
-                },
-                "start": [],  # of those that are off at first, as in ["noise=10 epochs"]
-                "refresh": [],  # visits between redraws, where they are not data.refresh_epochs, as in ["noise=10"]
-            },
+            "data": _data(),
+            "augment": _augment(),
             "loss": {
-                "name": "softmax",  # softmax (one label a clip) or sigmoid (many)
-                "class_weights": "none",  # balanced: inverse to the classes' frequency in the training split
-                "label_smoothing": 0.0,  # share of the labels spread evenly over the classes (softmax) or set to 1/2 (sigmoid)
+                "name": "softmax",  # softmax: each clip has one label; sigmoid: each clip has any number of labels
+                "class_weights": "none",  # none, or balanced: inversely proportional to the class frequency in training
+                # In [0, 1]: share of each label that is spread evenly over the classes (softmax) or set to 1/2 (sigmoid).
+                "label_smoothing": 0.0,
             },
-            "freeze": {  # parameters that stand still: freezing.py has the patterns
-                "patterns": [],  # as in ["*", "!fc/*"], all but the classifier; [] = none
-                "until": "",  # the duration after which they move, as in "10 epochs"; "" = the whole run
-                "batch_stats": False,  # also the statistics of their batch norms, which then normalise as in evaluation
-                "optimizer_from": "release",  # their optimiser state starts at release, or at the start of the run
+            "freeze": {
+                # Name patterns of the parameters that are not trained (freezing.py explains patterns); [] = none. For example
+                # ["*", "!fc/*"] freezes all parameters except the classifier's.
+                "patterns": [],
+                "until": "",  # duration after which the frozen parameters are trained, such as "10 epochs"; "" = never
+                # Also freeze the running statistics of the frozen batch norms, which then normalise as in evaluation.
+                "batch_stats": False,
+                # When the optimiser state of the frozen parameters starts. release: when they are released; start: when the run
+                # starts.
+                "optimizer_from": "release",
             },
-            "learning_rates": [],  # factors of the scheduled rate by pattern, as in ["layer1*=0.1"]
-            "gradient_clip": 0.0,  # global norm, 0 = off
-            "ema": 0.0,  # decay of an exponential moving average of the parameters, evaluated in their stead; 0 = off
-            "train": {
-                "batch_size": 16,  # clips a step over all devices and hosts
-                "accumulate": 1,  # micro-batches a device splits its share into
-                "duration": "10 epochs",
-                "log_every": "20 steps",
-                "evaluate_every": "1 epochs",
-                "checkpoint_every": "1 epochs",
-                "keep": 2,  # last checkpoints kept, beside the best one
-            },
+            "learning_rates": [],  # factors of the learning rate by name pattern, such as ["layer1*=0.1"]; [] = 1 for all
+            "gradient_clip": 0.0,  # largest global norm of the gradient; 0 = no clipping
+            # Decay, in [0, 1], of an exponential moving average of the parameters, which evaluation then uses; 0 = off.
+            "ema": 0.0,
+            "train": _train(),
             "evaluate": {
-                "batch_size": 16,
-                "windows": "consecutive",  # consecutive: every `hop` samples (as `tag` does always); centre: one a clip
-                "hop": 0,  # samples between windows, 0 = `data.samples`
-                "weights": "best",  # checkpoint of the final evaluation: best on validation, or last
+                "batch_size": 16,  # windows in a batch over all devices and hosts
+                # Windows of a clip: consecutive covers the whole clip with a window every `hop` samples; centre takes the
+                # middle window alone. `genre_jax.tag` always uses consecutive windows.
+                "windows": "consecutive",
+                "hop": 0,  # samples between the starts of consecutive windows; 0 = data.samples
+                "weights": "best",  # checkpoint of the final evaluation: best (on the validation split) or last
             },
         }
     )
-    for kind, chosen in {"frontend": "waveform", "model": "bytenet", "optimizer": "adam", "schedule": "constant"}.items():
-        config[kind] = ConfigDict(_with_defaults(kind, chosen))
+    for kind, component in {"frontend": "waveform", "model": "bytenet", "optimizer": "adam", "schedule": "constant"}.items():
+        config[kind] = _with_defaults(kind, component)
     config.lock()
     return config
 
 
+def _data() -> dict[str, Any]:
+    return {
+        "name": "synthetic",  # a prepared data set, or an embedded data set, which is prepared on first use
+        "data_dir": "data",  # folder of the prepared data sets
+        "sample_rate": 16_000,  # in Hz; the data set must have this rate
+        "train": "train",  # name of the split for training
+        "validation": "validation",  # name of the split for validation; "" = no validation
+        "test": "test",  # name of the split for the final evaluation
+        "samples": 57_344,  # length of a cut (the network's input) in samples
+        "labels": "multi",  # multi: all labels of a clip, as a multi-hot vector; first: its first label alone
+        "mix": [],  # more training sets with their weights, such as ["my_music=0.5"]; data.name has weight 1; [] = none
+        # How training clips are drawn. uniform: every clip once an epoch. balanced: first a class, all with the same
+        # probability, then one of its clips. sqrt: the same, with probabilities proportional to the square root of the class's
+        # number of clips. weighted: the same, with probabilities proportional to class_weights. Every class of a clip counts.
+        "sampling": "uniform",
+        "class_weights": [],  # for `weighted` alone, such as ["jazz=2", "rock=0.5"]; 1 for classes without an entry
+        # Cuts of the training clips. random: one cut of each clip, drawn at each visit. fixed: segments_per_track cuts of each
+        # track, drawn once. consecutive: all cuts of each clip, segment_hop samples apart.
+        "segments": "random",
+        "segments_per_track": 15,  # number of cuts for `fixed`, at least 1
+        "segment_hop": 0,  # samples between the starts of the cuts for `consecutive`; 0 = data.samples
+        "copies": {  # augmented copies that enlarge the training split; no copies if semitones and stretches are both []
+            "semitones": [],  # pitch shifts in semitones, each in [-24, 24]
+            # Tempo factors, each in [0.1, 4]; 2 = twice as fast. A shorter copy is padded with zeros, a longer copy is cut.
+            "stretches": [],
+            # each: a copy for every combination of stretch and shift; one: one copy with a random combination, drawn once.
+            "draw": "each",
+            "segments": 0,  # more fixed segments of each track, from which the copies are made; 0 = copies of the normal cuts
+        },
+        "refresh_epochs": 1,  # number of visits for which a clip keeps its random cut and augmentations, at least 1
+        "reader": "auto",  # tfdata, threads, or auto: tfdata if TensorFlow is installed; the batches are the same
+        "prefetch": 4,  # number of batches that are read ahead, at least 1
+    }
+
+
+def _augment() -> dict[str, Any]:
+    """Augmentations run on the device in the order of `augment.NAMES`. Their random numbers depend on seed, clip and visit."""
+    return {
+        # A clip whose largest sample exceeds this value is scaled down to it, in evaluation too; 0 = off. Document 000: 0.7.
+        "gain_cap": 0.0,
+        "speed": 0.0,  # s in [0, 1]: change pitch and tempo together by a random factor in [1 / (1 + s), 1 + s]; 0 = off
+        "pitch": 0.0,  # in [0, 24]: shift the pitch by up to ± this many semitones (phase vocoder), uniform; 0 = off
+        "stretch": 0.0,  # s in [0, 1]: change the tempo by a random factor in [1 / (1 + s), 1 + s] (phase vocoder); 0 = off
+        "vocoder_fft": 2048,  # window of the phase vocoder in samples, a multiple of 4; data.copies uses it too
+        "equalise_db": 0.0,  # random equaliser with gains of up to ± this many dB, uniform; 0 = off
+        "band_limit": {  # a random low-pass or high-pass filter, both with the same probability
+            "probability": 0.0,  # in [0, 1]; 0 = off
+            "low_pass": [2000.0, 7000.0],  # least and largest cut-off frequency in Hz, uniform in log; [] = no low-pass
+            "high_pass": [50.0, 500.0],  # the same for the high-pass filter
+        },
+        "gain_db": 0.0,  # random gain of up to ± this many dB, uniform; 0 = off
+        "noise": {  # recordings added to the clip; they stay in the device's memory
+            "data_set": "",  # a prepared data set of the same sample rate; "" = off
+            "split": "train",  # split of that data set
+            "label": "",  # use the recordings of this class alone, such as "noise"; "" = all
+            "probability": 0.5,  # in [0, 1]
+            "gain": [0.14, 0.26],  # least and largest factor of the noise, uniform; the default is document 000's
+            "snr_db": [],  # least and largest signal-to-noise ratio in dB, such as [5.0, 20.0]; [] = use `gain`
+            "count": 1,  # number of recordings added at once, at least 1
+        },
+        "polarity": 0.0,  # probability of a sign flip; 0 = off
+        "shift": 0.0,  # probability of a circular shift by a random number of samples; 0 = off
+        "mixup": {  # mix each example and its labels with the next example of the batch
+            "alpha": 0.0,  # the shares are drawn from Beta(alpha, alpha); 0 = off
+            "of": "waveform",  # what is mixed: waveform, or features (the output of the front end)
+        },
+        "mask": {  # SpecAugment: set random bands of bins and spans of frames to the clip's minimum
+            "frequency": 0,  # number of bands in each clip; 0 = off
+            "frequency_width": 0.2,  # in [0, 1]: largest width of a band, as a share of all bins
+            "time": 0,  # number of spans in each clip; 0 = off
+            "time_width": 0.2,  # in [0, 1]: largest width of a span, as a share of all frames
+        },
+        "start": [],  # augmentations that are off at first, with the duration, such as ["noise=10 epochs"]; [] = none
+        "refresh": [],  # visits between redraws, such as ["noise=10"]; data.refresh_epochs for the other augmentations
+    }
+
+
+def _train() -> dict[str, Any]:
+    return {
+        "batch_size": 16,  # clips in a step over all devices and hosts
+        "accumulate": 1,  # gradient accumulation: number of micro-batches into which each device splits its clips
+        "duration": "10 epochs",  # of the whole run
+        "log_every": "20 steps",  # time between log lines
+        "evaluate_every": "1 epochs",  # time between evaluations of the validation split
+        "checkpoint_every": "1 epochs",  # time between checkpoints
+        "keep": 2,  # number of latest checkpoints that are kept, at least 1; the best checkpoint is kept as well
+    }
+
+
 def options(component: Callable) -> dict[str, Any]:
-    """The options of a component: its arguments whose defaults are plain JSON."""
+    """Returns the options of a component with their defaults: its arguments whose defaults are plain JSON."""
     legal = {}
     for parameter in inspect.signature(component).parameters.values():
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
@@ -174,130 +206,124 @@ def options(component: Callable) -> dict[str, Any]:
 
 
 def _with_defaults(kind: str, name: str) -> dict[str, Any]:
-    if name not in COMPONENTS[kind]:
-        raise console.unknown(kind, name, COMPONENTS[kind])
-    return {"name": name} | options(COMPONENTS[kind][name])
+    return {"name": name} | options(console.pick(kind, name, console.pick("component kind", kind, COMPONENTS)))
 
 
 def component_options(component: ConfigDict) -> dict[str, Any]:
-    """The options of `config.model` and its like, without the name; lists as tuples."""
+    """Returns the options of a component's section, such as `config.model`, without its name; lists become tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in component.to_dict().items() if k != "name"}
 
 
 def choose(config: ConfigDict, kind: str, name: str, **changes: Any) -> None:
-    """Put another component into the config: `choose(config, "model", "resnet34", width=16)`."""
+    """Choose a component by name, with its default options and `changes`: `choose(config, "model", "resnet34", width=16)`.
+
+    Raises `UserError` for an unknown kind (the keys of `COMPONENTS`), name or option.
+    """
+    section = _with_defaults(kind, name)
     with config.unlocked():
-        config[kind] = ConfigDict(_with_defaults(kind, name))
-    config[kind].lock()
+        config[kind] = section
     for key, value in changes.items():
         override(config, f"{kind}.{key}", value)
 
 
 def override(config: ConfigDict, key: str, value: Any) -> None:
-    """Set the dotted `key`; text is read as the type that the key has. Raises `UserError` with the legal keys."""
+    """Set the dotted `key`, such as "train.batch_size". A text is converted to the type of the key. Raises `UserError`.
+
+    A new `name` of a component replaces the options of the component (`choose`).
+    """
     *path, last = key.split(".")
     section = config
     for part in path:
-        if not isinstance(section, ConfigDict) or not isinstance(section.get(part), ConfigDict):
+        if not isinstance(section.get(part), ConfigDict):
             raise console.unknown("config key", key, flat(config))
         section = section[part]
-    if last not in section or isinstance(section[last], ConfigDict):
-        prefix = "".join(f"{part}." for part in path)
-        raise console.unknown("config key", key, [k for k in flat(config) if k.startswith(prefix)])
     if last == "name" and path and path[0] in COMPONENTS:
         if value != section.name:
             choose(config, path[0], value)
         return
-    section[last] = _typed(key, section[last], value)
+    if isinstance(value, str) and type(section.get(last, "")) is not str:
+        value = _parsed(value)
+    section[last] = value
 
 
-def _typed(key: str, old: Any, value: Any) -> Any:
-    kind = type(old)
+def _parsed(text: str) -> Any:
+    """Returns the JSON value of a text (True and False may be capitalised), or the text itself if it is not JSON."""
     try:
-        if isinstance(value, str) and kind is not str:
-            value = json.loads(value.lower() if kind is bool else value)
-        if kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if kind is list and isinstance(value, tuple):
-            value = list(value)
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:
-        pass
-    if type(value) is not kind:
-        raise UserError(f"config key {key!r} must be {kind.__name__}, as in {old!r}, and was given {value!r}")
-    return value
-
-
-def flat(config: ConfigDict) -> dict[str, Any]:
-    """Dotted key → value."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            out |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
-        else:
-            out[key] = value
-    return out
+        return text
 
 
 def with_argument(config: ConfigDict, argument: str, **presets: Callable[[ConfigDict], None]) -> ConfigDict:
-    """Apply what follows the colon in `--config=FILE:argument`: names of presets and `key=value`, comma-separated."""
+    """Apply the argument of `--config=FILE:argument`: names of presets and `key=value`, comma-separated. Returns the config."""
     for part in filter(None, argument.split(",")):
-        if "=" in part:
-            key, _, value = part.partition("=")
-            override(config, key, value)
-        elif part in presets:
-            presets[part](config)
-            config.name = f"{config.name}_{part}"
-        else:
-            raise console.unknown("preset", part, list(presets) or ["(none)"])
+        key, equals, value = part.partition("=")
+        try:
+            if equals:
+                override(config, key, value)
+                continue
+            preset = console.pick("preset", part, presets)
+        except UserError as error:
+            raise config_files.ArgumentError(str(error)) from error
+        preset(config)
+        config.name = f"{config.name}_{part}"
     return config
 
 
 def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
-    """The validated config of `FILE[:argument]` with the command line's `overrides` (dotted key → text)."""
+    """Returns the validated config of a file.
+
+    Args:
+      spec: `FILE[:argument]`, the value of --config.
+      overrides: {dotted key: text} of the command line.
+
+    Raises `UserError`; an error inside the file names its line.
+    """
     path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        nearby = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
-        raise console.unknown("config file", path, nearby or ["configs/bytenet.py"])
-    module_spec = importlib.util.spec_from_file_location("genre_jax_config", path)
-    assert module_spec and module_spec.loader
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        config = module.get_config(argument)
-    except (AttributeError, KeyError, TypeError) as error:  # ml_collections' own, for keys set as attributes
-        raise UserError(_sentence(path, error)) from error
+    config = config_files.read(path, argument)
+    if not isinstance(config, Section):
+        raise UserError(f"{path}: get_config must return the config that it got from base(NAME), and returned {config!r:.40}")
     for key, value in (overrides or {}).items():
         override(config, key, value)
     validate(config)
     return config
 
 
-def _sentence(path: str, error: Exception) -> str:
-    text = str(error)
-    if match := re.search(r'Key \\?"(\w+)\\?" does not exist', text):
-        return f"{path}: {console.unknown('config key', match[1], flat(base('')))}"
-    return f"{path}: {' '.join(text.split())}"
+def from_json(values: dict[str, Any], source: str = "the config") -> ConfigDict:
+    """Returns the config that `to_json` wrote.
 
+    Args:
+      values: the JSON object. It must hold the keys of its components and of `base`; only `init_from` and `data.data_dir`
+        may be missing, and get their defaults.
+      source: what error messages call the config, such as the path of its file.
 
-def from_json(values: dict[str, Any]) -> ConfigDict:
-    """A config read back from a run's `config.json`; keys it lacks get today's defaults."""
-    config = base(values["name"])
+    Raises `UserError` for another schema version, and for a missing or unknown key.
+    """
+    advice = "train the run again, or use the genre_jax that wrote it"
+    if values.get("version") != VERSION:
+        has = f"schema version {values['version']}" if "version" in values else "no schema version"
+        raise UserError(f"{source} has {has}, and this genre_jax reads schema version {VERSION}: {advice}")
+    config, stored = base(""), flat(values)
     for kind in COMPONENTS:
-        choose(config, kind, values[kind]["name"])
-    for key, value in flat(ConfigDict(values, convert_dict=True)).items():
+        if f"{kind}.name" in stored:
+            choose(config, kind, stored[f"{kind}.name"])
+    keys = flat(config).keys()
+    for problem, names in (("lacks the", keys - stored.keys() - {*_PLACES}), ("has the unknown", stored.keys() - keys)):
+        if names:
+            listed = f"key{'s' * (len(names) > 1)} {', '.join(sorted(names)[:5])}{' …' * (len(names) > 5)}"
+            raise UserError(f"{source} {problem} {listed}: {advice}")
+    for key, value in stored.items():
         override(config, key, value)
     return config
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values."""
+    """Returns the config as plain JSON values."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
-    """(number, unit) of a duration such as "30 epochs"."""
+    """Returns the number and the unit of a duration such as "30 epochs". `key` names it in the `UserError`."""
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]+)\s*", text)
     try:
         number = float(match[1]) if match else math.nan
@@ -310,14 +336,21 @@ def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
 
 
 def steps(text: str, batch_size: int, examples: int, key: str = "duration") -> int:
-    """A duration in steps of `batch_size` over a training split of `examples` clips, rounded up; at least 1."""
+    """Returns a duration as a number of steps, rounded up and at least 1.
+
+    Args:
+      text: the duration, such as "30 epochs".
+      batch_size: clips in a step.
+      examples: clips in an epoch.
+      key: what the `UserError` for a malformed duration calls it.
+    """
     number, unit = parse_duration(text, key)
     per_unit = {"steps": 1.0, "examples": 1.0 / batch_size, "epochs": examples / batch_size}[unit]
     return max(1, math.ceil(number * per_unit - 1e-9))
 
 
 def validate(config: ConfigDict) -> None:
-    """Check names, ranges and sizes before any data is read. Raises `UserError`."""
+    """Check all values, and that front end and model fit, before any data is read. Raises `UserError`."""
     validate_values(config)
     if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
         files.check(config.init_from)
@@ -326,7 +359,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def validate_values(config: ConfigDict) -> None:
-    """The part of `validate` that needs no files and builds nothing."""
+    """Check the values that can be checked without reading files and without building the network. Raises `UserError`."""
     values = flat(config)
     for key, legal in CHOICES.items():
         if values[key] not in legal:
@@ -358,23 +391,25 @@ def validate_values(config: ConfigDict) -> None:
 
 
 def _check_pairing(config: ConfigDict) -> None:
-    """The front end must take a cut, and give as many axes a clip as the network reads, and as much as it needs."""
+    """Check that the front end can process a cut and that the model can read the features. Raises `UserError`."""
     model = models.build(config.model.name, num_classes=2, **component_options(config.model))
     frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
     waveform = jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)
     features = jax.eval_shape(frontend.init_with_output, jax.random.key(0), waveform)[0].shape[1:]
     if (config.augment.mask.frequency or config.augment.mask.time) and (len(features) < 2 or 1 in features[:2]):
-        raise UserError(f"augment.mask needs frames and bins, and front end {config.frontend.name!r} gives {features}")
+        raise UserError(
+            f"augment.mask needs features (frames, bins), and front end {config.frontend.name!r} computes features {features}"
+        )
     if len(features) != len(model.input_shape):
         raise UserError(
-            f"model {config.model.name!r} reads {len(model.input_shape)} axes a clip, as in {model.input_shape}, "
-            f"and front end {config.frontend.name!r} gives {features}"
+            f"model {config.model.name!r} reads features with {len(model.input_shape)} axes, such as {model.input_shape}, "
+            f"and front end {config.frontend.name!r} computes features {features}"
         )
     try:
         params = models.abstract_variables(model, features)["params"]
     except UserError as error:
         raise UserError(
-            f"model {config.model.name!r} cannot read what front end {config.frontend.name!r} gives, {features}: {error}"
+            f"model {config.model.name!r} cannot read the features {features} of front end {config.frontend.name!r}: {error}"
         ) from error
     freezing.check_patterns("freeze.patterns", config.freeze.patterns, params)
     freezing.check_patterns("learning_rates", [*freezing.parse_rates(config.learning_rates)], params)

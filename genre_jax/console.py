@@ -1,4 +1,4 @@
-"""What every command shares: errors that are one sentence, lines on the console, the way out."""
+"""What all commands share: errors of one sentence, output on the console, flags and exit codes."""
 
 import difflib
 import sys
@@ -8,42 +8,46 @@ from typing import NoReturn, TypeVar
 from absl import app, logging
 
 T = TypeVar("T")
+_SHOWN = 10  # legal names in an error message
 
 
 class UserError(Exception):
-    """Something the user can put right; its text is one sentence with the value and what is legal."""
+    """An error that the user can correct. Its text is one sentence with the wrong value and what is legal."""
 
 
 def unknown(kind: str, value: object, legal: Iterable[str]) -> UserError:
-    """The error for a name that is none of `legal`, with the nearest legal one pointed out."""
+    """Returns the error for a name that is not in `legal`. It points out the nearest legal name and lists at most ten names."""
     names = sorted(legal)
-    near = difflib.get_close_matches(str(value), names, n=1)
+    near = difflib.get_close_matches(str(value), names, n=_SHOWN)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UserError(f"unknown {kind} {value!r}{hint}: choose one of {', '.join(names)}")
+    shown = sorted([*near, *(name for name in names if name not in near)][:_SHOWN])
+    rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    choice = f"choose one of {', '.join(shown)}{rest}" if names else "none is defined"
+    return UserError(f"unknown {kind} {value!r}{hint}: {choice}")
 
 
 def pick(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry of `table` called `name`; `kind` is what the entries are. Raises `UserError` with the legal names."""
+    """Returns the entry `name` of `table`. `kind` is what the entries are. Raises `UserError` for an unknown name."""
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]
 
 
 def say(text: str) -> None:
-    """One line on standard output, shown at once."""
+    """Print one line on standard output and flush it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's flags; `--config.KEY=VALUE` is kept apart for the config, which knows its own keys."""
-    own = [argument for argument in argv if not argument.lstrip("-").startswith("config.")]
-    rest = app.parse_flags_with_usage(own)
-    return rest + [argument for argument in argv if argument not in own]
+    """Parse absl's flags. Returns the other arguments, with `--config.KEY=VALUE` at the end: absl does not know config keys."""
+    flags = [argument for argument in argv if not argument.lstrip("-").startswith("config.")]
+    rest = app.parse_flags_with_usage(flags)
+    return rest + [argument for argument in argv if argument not in flags]
 
 
 def overrides(arguments: list[str]) -> dict[str, str]:
-    """{"train.batch_size": "8"} of ["--config.train.batch_size=8"]."""
+    """Returns {"train.batch_size": "8"} for ["--config.train.batch_size=8"]. Raises `UserError` for any other argument."""
     values = {}
     for argument in arguments:
         key, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
@@ -54,8 +58,8 @@ def overrides(arguments: list[str]) -> dict[str, str]:
 
 
 def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
-    """Run a command: exit 0, or print a `UserError` on standard error and exit 1."""
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every save, JAX every backend that is not installed
+    """Run a command and exit: code 0, 1 after a `UserError` (printed on standard error), or 130 after Ctrl-C."""
+    logging.set_verbosity(logging.ERROR)  # otherwise Orbax reports every save, and JAX every backend that is not installed
 
     def guarded(argv: list[str]) -> int | None:
         try:
@@ -64,7 +68,7 @@ def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None =
             fail(error)
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
-            sys.exit(130)  # as shells have it
+            sys.exit(130)  # the shells' exit code for Ctrl-C
 
     if flags_parser:
         app.run(guarded, flags_parser=flags_parser)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from genre_jax import config as configs
 from genre_jax import freezing, models, optim, train
 from genre_jax import run as runs
 from genre_jax.console import UserError
@@ -211,9 +210,3 @@ def test_the_last_pattern_that_matches_decides(patterns, frozen):
 def test_freezing_that_cannot_be_meant(tones, changes, sentence):
     with pytest.raises(UserError, match=sentence):
         small_config(tones, "resnet", **changes)
-
-
-def test_a_run_of_an_older_config_is_not_frozen():
-    values = configs.to_json(configs.base("old"))
-    del values["freeze"], values["learning_rates"]
-    assert not configs.from_json(values).freeze.patterns

@@ -36,6 +36,16 @@ def test_config_keys_are_told_from_flags():
         console.overrides(["stray"])
 
 
+def test_an_unknown_name_lists_at_most_the_ten_nearest():
+    names = [f"net{number:02d}" for number in range(14)] + ["zoo"]
+    assert str(console.unknown("model", "zo", names)) == (
+        "unknown model 'zo' (did you mean 'zoo'?): choose one of net00, net01, net02, net03, net04, net05, net06, net07, net08, zoo, "
+        "and 5 more"
+    )
+    assert str(console.unknown("model", "x", names[:10])).endswith("net08, net09")
+    assert str(console.unknown("preset", "demo", [])) == "unknown preset 'demo': none is defined"
+
+
 def test_dry_run_tells_parameters_memory_steps_and_eta(tones):
     out, _ = finish(run_module("genre_jax.main", SMALL, f"--config.data.data_dir={tones}", "--dry_run"))
     for label in ("parameters", "memory a device", "steps an epoch", "steps in all", "speed", "ETA"):

@@ -68,7 +68,9 @@ def test_every_network_reads_its_front_end_and_refuses_one_of_other_axes():
         axes = len(models.build(name, num_classes=2).input_shape)
         for wrong in ("waveform", "burrows_mfcc_mean", "choi_stft"):
             if axes != {"waveform": 2, "burrows_mfcc_mean": 1, "choi_stft": 3}[wrong]:
-                with pytest.raises(UserError, match=f"model '{name}' reads {axes} axes a clip.*front end '{wrong}' gives"):
+                with pytest.raises(
+                    UserError, match=f"model '{name}' reads features with {axes} axes.*front end '{wrong}' computes"
+                ):
                     configs.validate(paired(name, wrong, 16_000, 16_000))
 
 
