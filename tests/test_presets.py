@@ -1,0 +1,73 @@
+"""One real training step of every preset of every shipped config, found by glob, at small sizes on the tones."""
+
+import ast
+
+import jax
+import numpy as np
+import pytest
+from conftest import CLASSES, ROOT
+
+from genre_jax import config as configs
+from genre_jax.models import MODELS
+from genre_jax.run import Run
+
+# Sizes of 2,000 samples at 8 kHz. A key that the front end or the network does not have is left out.
+FRONTEND = {"n_fft": 256, "hop_length": 128, "win_length": 200, "n_mels": 16, "height": 32, "width": 32, "n_mfcc": 12, "n_bins": 24,
+            "frames": 16}  # fmt: skip
+MODEL = {"bytenet": {"width": 4, "max_dilation": 2, "strides": [16], "decoder_sets": 1, "head": "pooled", "stem_kernel": 1, "stem_stride": 1},
+         "gru_attention": {"hidden": 8, "features": 4}, "resnet34": {"width": 4, "stages": [1, 1]}, "snn": {"hidden": [16]},
+         "burrows_mlp": {"hidden": [8]}, "burrows_conv1d": {"filters": [4]}, "burrows_conv2d": {"filters": [4, 4], "hidden": 8},
+         "schindler_deep": {"width": 2, "hidden": 8}, "schindler_shallow": {"width": 2, "hidden": 8},
+         "gmm": {"components": 2, "frames": 40, "iterations": 2}}  # fmt: skip
+
+
+def presets() -> list[str]:
+    """FILE and FILE:PRESET of all config files; a preset is a function of `config` in the file."""
+    found = []
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        names = [node.name for node in functions if [argument.arg for argument in node.args.args] == ["config"]]
+        found += [path.stem, *(f"{path.stem}:{name}" for name in names)]
+    return found
+
+
+def small(config, tones):
+    """The config at small sizes: what it chose stays, what costs time or needs other data goes."""
+    for key, value in FRONTEND.items():
+        if key in config.frontend and config.frontend[key] not in (0, "", ()):
+            configs.override(config, f"frontend.{key}", value)
+    for key, value in MODEL.get(config.model.name, {}).items():
+        configs.override(config, f"model.{key}", value)
+    samples = 6_400 if config.model.name.startswith(("schindler", "burrows_conv2d")) else 2_000
+    config.data.update(name="tones", data_dir=str(tones), sample_rate=8_000, samples=samples, reader="threads")
+    config.data.update(train="train", validation=config.data.validation and "validation", test="test")
+    config.train.update(batch_size=8, duration="1 steps")
+    config.evaluate.update(batch_size=8, hop=0)
+    config.devices = 1
+    return config
+
+
+def test_presets_are_found():
+    assert {"bytenet:demo", "schindler:as_coded", "burrows:conv2d", "gmm"} <= set(presets()) and len(presets()) >= 28
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_one_step_of_every_preset(tones, preset, tmp_path):
+    name, _, argument = preset.partition(":")
+    config = small(configs.load(f"{ROOT}/configs/{name}.py:{argument}"), tones)
+    configs.validate(config)
+    assert config.model.name in MODELS
+    run = Run(config)
+    state = run.initial_state()
+    if config.model.name == "gmm":
+        from genre_jax import gmm
+
+        params, likelihood = gmm.fit(run, state)
+        assert params["means"].shape[:2] == (len(CLASSES), 2) and np.isfinite(likelihood)
+        return
+    before = jax.device_get(state.params)
+    batch = run.program.devices.shard(run.batches(0))
+    state, metrics = run.program.train_step(state, run.constants, batch)
+    assert np.isfinite(float(metrics["loss"])) and float(metrics["gradient_norm"]) > 0
+    changed = [np.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)]
+    assert sum(changed) > 0.5 * len(changed)
