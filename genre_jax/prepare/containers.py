@@ -132,7 +132,9 @@ def _parquet(path: Path, refused: list[tuple[str, str]]) -> Iterator[Member]:
             column = next((name for name in AUDIO_COLUMNS if name in file.schema_arrow.names), None)
             key = next((name for name in ID_KEYS if name in file.schema_arrow.names), None)
             if column is None:
-                refused.append((path.name, f"the file has no column of audio bytes, expected one of {', '.join(AUDIO_COLUMNS)}"))
+                refused.append(
+                    (path.name, f"the file has no column of audio bytes, expected one of {', '.join(AUDIO_COLUMNS)}")
+                )
                 return
             if key is None and not pa.types.is_struct(file.schema_arrow.field(column).type):
                 refused.append((path.name, f"the file has no column of clip ids, expected one of {', '.join(ID_KEYS)}"))
