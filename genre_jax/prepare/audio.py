@@ -149,7 +149,7 @@ def _open(path: str | Path | bytes, start: float, duration: float | None) -> tup
     form, blocks = _open_soundfile(path, start, duration) or _open_av(path, start, duration)
     if not RATES[0] <= form.rate <= RATES[1] or form.channels < 1:
         raise AudioError(
-            f"not audio: the header says {form.channels} channels at {form.rate} Hz, where 1 channel or more and "
+            f"not an audio file: the header says {form.channels} channels at {form.rate} Hz, where 1 channel or more and "
             f"{RATES[0]} to {RATES[1]} Hz are legal"
         )
     return form, blocks

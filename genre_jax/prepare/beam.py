@@ -22,7 +22,7 @@ def write(todo: list[parts.Part], source: Source, sample_rate: int, limits: Limi
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise UserError(
-            f"--beam_runner needs Apache Beam, which cannot be imported ({error}): install the extra [beam], see docs/data.md"
+            f"--beam_runner needs Apache Beam: install the extra [beam], see docs/data.md (the import failed with {error})"
         ) from error
     say(f"Apache Beam writes {len(todo)} shards ({' '.join(options)})")
     job = (source.render, source.labels, sample_rate, limits)

@@ -124,10 +124,8 @@ def _check_options(dataset: str, options: Mapping[str, str]) -> None:
     legal = _defaults(dataset)
     for key, value in options.items():
         if key not in legal:
-            legal_flags = (
-                "it supports " + ", ".join(f"--{name}" for name in legal) if legal else "it has no options of this kind"
-            )
-            raise UserError(f"data set {dataset!r} does not support --{key}={value}: {legal_flags}")
+            supported = ", ".join(f"--{name}" for name in legal) or "none of --split, --labels, --subset"
+            raise UserError(f"data set {dataset!r} does not support --{key}={value}: it supports {supported}")
 
 
 def _check(
