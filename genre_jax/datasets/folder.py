@@ -117,6 +117,7 @@ def _table(path: Path) -> Source:
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
+    """Raise `UserError` if a column of the CSV is missing, unknown or repeated."""
     legal = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
     for column in REQUIRED:
         if column not in columns:
@@ -132,6 +133,7 @@ class RowError(Exception):
 
 
 def _parse_row(base: Path, row: dict[str, str]) -> Item:
+    """Returns the item of a CSV row; `base` is the folder of the CSV. Raises `RowError` if the row is malformed."""
     if not row["path"]:
         raise RowError("the path is empty")
     if not os.path.isabs(row["path"]) and os.path.normpath(row["path"]).startswith(".."):
@@ -158,6 +160,7 @@ def _parse_row(base: Path, row: dict[str, str]) -> Item:
 
 
 def _seconds(column: str, text: str) -> float | None:
+    """Parse a cell with a time in seconds; returns None if the cell is empty."""
     if not text:
         return None
     try:

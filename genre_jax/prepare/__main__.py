@@ -1,4 +1,4 @@
-"""The command `python -m genre_jax.prepare --source=DIR`, which makes a data set that `genre_jax.main` can train on.
+"""Make a data set that `genre_jax.main` can train on: `python -m genre_jax.prepare --source=DIR`.
 
 Each file is decoded, mixed down to mono, resampled and written as 16-bit PCM into shards. Beside the shards,
 `passport.json` describes every clip, and `quarantine.csv` lists the files that could not be used. With `--check`, the
@@ -32,7 +32,9 @@ def define_flags() -> None:
         "columns path,labels[,track,split,start,duration].",
     )
     flags.DEFINE_string(
-        "name", None, "Name of the prepared data set. The default is the name of the kind, or of the source folder."
+        "name",
+        None,
+        "Name of the prepared data set. The default is the name of the source folder, or --dataset with its options.",
     )
     flags.DEFINE_string("data_dir", "data", "Folder of all prepared data sets.")
     flags.DEFINE_integer("sample_rate", 16000, "Sample rate of the shards in Hz. Each rate is a data set of its own.")

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-_OF_SOUNDFILE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf")
-_OF_FFMPEG = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
-EXTENSIONS = frozenset(_OF_SOUNDFILE + _OF_FFMPEG)  # of audio files in a folder; the decoder is chosen by content
+_SOUNDFILE_EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf")
+_FFMPEG_EXTENSIONS = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
+EXTENSIONS = frozenset(
+    _SOUNDFILE_EXTENSIONS + _FFMPEG_EXTENSIONS
+)  # of audio files in a folder; the decoder is chosen by content
 RATES = (1_000, 768_000)  # legal sample rates in Hz
 _BLOCK_SECONDS = 2.0
-_PROMISE_SLACK = 0.5  # seconds that may be missing from the length in the header, because of codec delay and padding
+_HEADER_SLACK = 0.5  # seconds that may be missing from the length in the header, because of codec delay and padding
 _INDEXED = ("mp4", "matroska")  # containers with an index of times; other containers are decoded from the start
-_SEEK_MISSES = ("MP3", "OGG")  # libsndfile does not seek to the exact sample in these formats; decode from the start
+_INEXACT_SEEK = ("MP3", "OGG")  # libsndfile does not seek to the exact sample in these formats; decode from the start
 _UNKNOWN_SIZE = 0x7FFF0000  # programs that write wav to a pipe do not know the size and write this value or a larger one
 
 
@@ -48,10 +50,18 @@ class Audio:
 
 
 def decode(path: str | Path | bytes, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, Format]:
-    """Decode a file, or its bytes, without mixing or resampling.
+    """Decode a file without mixing or resampling.
 
-    Returns float32 (channels, samples) at the sample rate of the file, from `start` for `duration` seconds (None: to the
-    end), and the format of the file. Raises `AudioError` if the file cannot be decoded, is cut off, or ends before `start`.
+    Args:
+      path: path of the file, or its content as bytes.
+      start: start of the cut in seconds.
+      duration: length of the cut in seconds; None: to the end of the file.
+
+    Returns:
+      float32 (channels, samples) at the sample rate of the file, and the format of the file.
+
+    Raises:
+      AudioError: the file cannot be decoded, is cut off, or ends before `start`.
     """
     form, blocks = _open(path, start, duration)
     return np.concatenate([np.zeros((0, form.channels), np.float32), *blocks]).T, form
@@ -67,10 +77,18 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
 
 
 def load(path: str | Path | bytes, sample_rate: int, start: float = 0.0, duration: float | None = None) -> Audio:
-    """Decode a file, or its bytes, to mono audio at `sample_rate` Hz; the channels are averaged.
+    """Decode a file to mono audio; the channels are averaged.
 
-    The audio begins at `start` and lasts `duration` seconds (None: to the end). Only the result is held in memory, for
-    every sample rate and number of channels of the file. Raises `AudioError` as `decode` does.
+    Only the result is held in memory, for every sample rate and number of channels of the file.
+
+    Args:
+      path: path of the file, or its content as bytes.
+      sample_rate: sample rate of the result in Hz.
+      start: start of the cut in seconds.
+      duration: length of the cut in seconds; None: to the end of the file.
+
+    Raises:
+      AudioError: the file cannot be decoded, is cut off, or ends before `start`.
     """
     form, blocks = _mono(path, sample_rate, start, duration)
     return Audio(np.concatenate([np.zeros(0, np.float32), *blocks]), sample_rate, form)
@@ -119,12 +137,14 @@ def _mono(
 
 
 def _down_mix(block: np.ndarray) -> np.ndarray:
+    """Average the channels of a block (samples, channels)."""
     channels = block.shape[1]
     # A product with a constant column is several times faster than mean(axis=1) on interleaved channels.
     return block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
 
 
 def _resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Resample successive blocks (samples,) of one signal."""
     import soxr
 
     resampler = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality="HQ")
@@ -155,9 +175,10 @@ def _open(path: str | Path | bytes, start: float, duration: float | None) -> tup
     return form, blocks
 
 
-def _check_promise(held: float, promised: float) -> None:
-    if promised - held > _PROMISE_SLACK:
-        raise AudioError(f"cut off: the file holds {held:.1f} s of the {promised:.1f} s that its header states")
+def _check_length(held: float, stated: float) -> None:
+    """Raise `AudioError` if a file holds fewer seconds than its header states."""
+    if stated - held > _HEADER_SLACK:
+        raise AudioError(f"cut off: the file holds {held:.1f} s of the {stated:.1f} s that its header states")
 
 
 def _after_end(start: float, seconds: float) -> AudioError:
@@ -165,6 +186,7 @@ def _after_end(start: float, seconds: float) -> AudioError:
 
 
 def _open_soundfile(path: Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]] | None:
+    """Open a file with soundfile; returns None if soundfile cannot read it."""
     import soundfile
 
     class Sequential(soundfile.SoundFile):
@@ -185,6 +207,7 @@ def _open_soundfile(path: Path | bytes, start: float, duration: float | None) ->
 
 
 def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.ndarray]:
+    """Yield the blocks of the cut, and check that the file is complete."""
     import soundfile
 
     with file:
@@ -192,14 +215,14 @@ def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.n
         # libsndfile repairs these two faults silently and reports them only in its log.
         size = re.search(r"^ *data *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
         if size and int(size[1]) < _UNKNOWN_SIZE:
-            _check_promise(frames / rate, frames / rate * int(size[1]) / max(1, int(size[2])))
+            _check_length(frames / rate, frames / rate * int(size[1]) / max(1, int(size[2])))
         if "lacks an end-of-stream bit" in file.extra_info:
             raise AudioError(f"cut off: the Ogg stream stops after {frames / rate:.1f} s without its end mark")
         first = round(start * rate)
         if start and first >= frames:
             raise _after_end(start, frames / rate)
         last = frames if duration is None else min(frames, first + round(duration * rate))
-        at = 0 if file.format in _SEEK_MISSES else file.seek(first)
+        at = 0 if file.format in _INEXACT_SEEK else file.seek(first)
         try:
             while at < last:
                 block = file.read(min(round(_BLOCK_SECONDS * rate), last - at), dtype="float32", always_2d=True)
@@ -210,10 +233,11 @@ def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.n
                     yield block[max(0, first - begin) :]
         except soundfile.LibsndfileError as error:
             raise AudioError(f"decoding stopped after {at / rate:.1f} s: {error.error_string}") from error
-        _check_promise(at / rate, last / rate)
+        _check_length(at / rate, last / rate)
 
 
 def _open_av(path: Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+    """Open a file with PyAV."""
     import av
 
     try:
@@ -257,12 +281,13 @@ def _read_av(container, start: float, duration: float | None) -> Iterator[np.nda
             raise AudioError(f"decoding stopped after {(at or 0) / rate:.1f} s: {_reason(error)}") from error
         held = (at or 0) / rate
         if indexed:
-            _check_promise(held, _promised_seconds(container, source))
+            _check_length(held, _header_seconds(container, source))
         if start and held <= start:
             raise _after_end(start, held)
 
 
-def _promised_seconds(container, source) -> float:
+def _header_seconds(container, source) -> float:
+    """Returns the length in seconds that the header states, or 0 if it states none for the audio."""
     if source.duration is not None:
         return float(source.duration * source.time_base)
     only_audio = len(container.streams) == len(container.streams.audio)  # a video stream may be longer than the audio

@@ -46,9 +46,9 @@ def check(folder: Path, workers: int | None = None) -> dict[str, Any]:
     splits = list(passport["splits"])
     workers = workers or cores()
     clips = read(folder, splits, workers)
-    found, used = pairs(clips, splits, workers)
-    facts = audit_report.account(passport, folder, clips, found, used)
-    audit_report.write(folder, facts, found)
+    all_pairs, used = pairs(clips, splits, workers)
+    facts = audit_report.account(passport, folder, clips, all_pairs, used)
+    audit_report.write(folder, facts, all_pairs)
     return facts
 
 
@@ -60,9 +60,9 @@ def pairs(clips: list[Clip], splits: Sequence[str], threads: int = 1) -> tuple[l
     """
     order = {split: (STAYS.index(split) if split in STAYS else len(STAYS), -at) for at, split in enumerate(splits)}
     matches, used = fingerprint.find([c.heard.fingerprint for c in clips], threads, Progress("comparing", len(clips)))
-    found: dict[tuple[int, int], tuple[str, float, float, float]] = {}
+    matched: dict[tuple[int, int], tuple[str, float, float, float]] = {}
     for match in matches:
-        found[match.first, match.second] = ("alike", match.offset, match.agreeing / match.peaks, match.expected)
+        matched[match.first, match.second] = ("alike", match.offset, match.agreeing / match.peaks, match.expected)
     same: dict[bytes, list[int]] = defaultdict(list)
     for number, clip in enumerate(clips):
         if clip.heard.rms >= SILENT_RMS:
@@ -71,9 +71,9 @@ def pairs(clips: list[Clip], splits: Sequence[str], threads: int = 1) -> tuple[l
         first = min(group, key=lambda number: order[clips[number].split])
         for other in group:
             if other != first:
-                found[min(first, other), max(first, other)] = ("identical", 0.0, 1.0, 0.0)
+                matched[min(first, other), max(first, other)] = ("identical", 0.0, 1.0, 0.0)
     made = []
-    for (a, b), (kind, offset, agreement, expected) in found.items():
+    for (a, b), (kind, offset, agreement, expected) in matched.items():
         if order[clips[a].split] > order[clips[b].split]:
             a, b, offset = b, a, -offset
         offset = round(offset, 2) + 0.0  # turns -0.0 into 0.0

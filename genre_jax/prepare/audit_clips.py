@@ -112,6 +112,7 @@ def _index(folder: Path, split: str) -> shards.Index:
 
 
 def _listen_to(task: tuple[Path, str, int, int]) -> list[Heard]:
+    """Measure the clips of one task, (folder, split, first row, last row + 1)."""
     folder, split, start, stop = task
     index = _index(folder, split)
     return [listen(index.cut(row, 0, int(index.length[row])), index.sample_rate) for row in range(start, stop)]
@@ -140,6 +141,7 @@ def read(folder: Path, splits: Sequence[str], workers: int = 1) -> list[Clip]:
 
 
 def _mapped(tasks: list, workers: int) -> Iterator[list[Heard]]:
+    """Yield the results of the tasks in order."""
     if workers == 1:
         yield from map(_listen_to, tasks)
         return

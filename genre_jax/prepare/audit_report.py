@@ -30,13 +30,13 @@ _SHOWN = 40  # the most pairs, and the most clips with a fault, in check.md
 # ---------------------------------------------------------------- check.json
 
 
-def account(passport: dict, folder: Path, clips: list[Clip], found: list[Pair], used: float) -> dict[str, Any]:
-    """Returns the content of check.json; `found` are all pairs, `used` is the share of the fingerprint hashes compared."""
+def account(passport: dict, folder: Path, clips: list[Clip], all_pairs: list[Pair], used: float) -> dict[str, Any]:
+    """Returns the content of check.json; `used` is the share of the fingerprint hashes that were compared."""
     groups: dict[bytes, list[Clip]] = defaultdict(list)
     for clip in clips:
         groups[clip.heard.digest].append(clip)
     copies = [group for group in groups.values() if len(group) > 1]
-    across = [pair for pair in found if pair.across]
+    across = [pair for pair in all_pairs if pair.across]
     return {
         "schema": 1,
         "data_set": passport["name"],
@@ -52,8 +52,8 @@ def account(passport: dict, folder: Path, clips: list[Clip], found: list[Pair], 
         },
         "leaks": {
             "across_splits": len(across),
-            "within_splits": len(found) - len(across),
-            "of_one_track": sum(pair.stays.track == pair.goes.track for pair in found),
+            "within_splits": len(all_pairs) - len(across),
+            "of_one_track": sum(pair.stays.track == pair.goes.track for pair in all_pairs),
             "excluded": len({(pair.goes.split, pair.goes.name) for pair in across}),
             "hashes_used": round(used, 4),
             "expected_false_pairs": fingerprint.EXPECTED,
@@ -181,16 +181,16 @@ def findings(facts: dict[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- the files
 
 
-def write(folder: Path, facts: dict[str, Any], found: list[Pair]) -> None:
+def write(folder: Path, facts: dict[str, Any], all_pairs: list[Pair]) -> None:
     """Write the four reports into `folder`. Rows of exclude.csv that were written by hand (no `duplicate_of`) are kept."""
     cells = [
         (*(cell for clip in (pair.stays, pair.goes) for cell in (clip.name, clip.split)),
          pair.kind, f"{pair.offset:.2f}", f"{pair.agreement:.3f}", f"{pair.expected:.2g}")
-        for pair in found
+        for pair in all_pairs
     ]  # fmt: skip
     _write_csv(folder / "duplicates.csv", PAIR_COLUMNS, cells)
     rows = {(row["name"], row["split"]): tuple(row.get(key) or "" for key in EXCLUDE_COLUMNS) for row in _by_hand(folder)}
-    for pair in found:  # in order of agreement, so that the best pair of a clip is the one in exclude.csv
+    for pair in all_pairs:  # in order of agreement, so that the best pair of a clip is the one in exclude.csv
         if pair.across:
             goes, stays = pair.goes, pair.stays
             row = (goes.name, goes.split, stays.name, stays.split, f"{pair.offset:.2f}", f"{pair.agreement:.3f}")
@@ -231,6 +231,7 @@ def _page(facts: dict[str, Any], cells: list[tuple]) -> str:
 
 
 def _class_rows(splits: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns one row of the table per class: its name, and its clips in each split."""
     names = list(next(iter(splits.values()))["classes"]) if splits else []
     counts = [[content["classes"][name] for content in splits.values()] for name in names]
     return [
@@ -240,6 +241,7 @@ def _class_rows(splits: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a Markdown table."""
     cells = [columns, ["---"] * len(columns), *rows]
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in cells]
 

@@ -28,7 +28,7 @@ def write(todo: list[parts.Part], source: Source, sample_rate: int, limits: Limi
     job = (source.render, source.labels, sample_rate, limits)
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(_write_part, *job)
-    lost = [part for part in todo if part.told() is None]
+    lost = [part for part in todo if part.outcome() is None]
     if lost:
         raise UserError(
             f"Apache Beam did not write {len(lost)} of {len(todo)} shards into {lost[0].path.parent}: "

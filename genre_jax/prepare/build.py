@@ -121,6 +121,7 @@ def _defaults(dataset: str) -> dict[str, str | None]:
 
 
 def _check_options(dataset: str, options: Mapping[str, str]) -> None:
+    """Raise `UserError` if the data set does not support an option."""
     legal = _defaults(dataset)
     for key, value in options.items():
         if key not in legal:
@@ -131,6 +132,7 @@ def _check_options(dataset: str, options: Mapping[str, str]) -> None:
 def _check(
     name: str, sample_rate: int, validation: float, test: float, workers: int | None, timeout: float, memory_gb: float
 ) -> None:
+    """Raise `UserError` if an argument of `prepare` is not legal."""
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name} is not a legal name: use lower-case letters, digits and _, beginning with a letter")
     low, high = audio.RATES
@@ -169,21 +171,21 @@ def assign_splits(items: Iterable[Item], validation: float, test: float) -> dict
     """
     items = list(items)
     names: set[str] = set()
-    given: dict[str, str] = {}
+    track_splits: dict[str, str] = {}
     for item in items:
         if item.name in names:
             raise UserError(f"two clips have the name {item.name!r}: names must be unique in a data set")
         names.add(item.name)
-        if item.split and given.setdefault(item.track, item.split) != item.split:
+        if item.split and track_splits.setdefault(item.track, item.split) != item.split:
             raise UserError(
-                f"track {item.track!r} is in both split {given[item.track]!r} and split {item.split!r}: "
+                f"track {item.track!r} is in both split {track_splits[item.track]!r} and split {item.split!r}: "
                 "all clips of one track must be in one split"
             )
-    open_ended = any(item.track not in given for item in items)
+    some_open = any(item.track not in track_splits for item in items)
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
-    splits: dict[str, list[Item]] = {split: [] for split in SPLITS if open_ended and shares[split]}
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS if some_open and shares[split]}
     for item in items:
-        split = given.get(item.track) or split_of(item.track, validation, test)
+        split = track_splits.get(item.track) or split_of(item.track, validation, test)
         splits.setdefault(split, []).append(item)
     return {split: splits[split] for split in [*SPLITS, *splits] if split in splits}
 
@@ -217,7 +219,7 @@ def build(
                 clip_bytes = parts.clip_bytes([item for items in splits.values() for item in items], sample_rate, rendered)
                 parts.keep_plan(scratch, key, clip_bytes)
             planned = parts.plan(scratch, splits, clip_bytes)
-            todo = [part for part in planned if part.told() is None]
+            todo = [part for part in planned if part.outcome() is None]
             if len(todo) < len(planned):
                 say(f"resuming an interrupted prepare: {len(planned) - len(todo)} of {len(planned)} shards are done")
             if clip_bytes:
@@ -228,7 +230,7 @@ def build(
             from genre_jax.prepare.beam import write as write_with_beam
 
             write_with_beam(todo, source, sample_rate, limits, beam)
-        outcomes = [(part.split, part.told() or {}) for part in planned]
+        outcomes = [(part.split, part.outcome() or {}) for part in planned]
         folder = locate.directory(scratch, name, sample_rate)
         passport = make_passport(source, name, sample_rate, list(splits), outcomes)
         if not passport["totals"]["clips"]:
@@ -279,6 +281,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> 
 
 
 def _move_into_place(folder: Path, final: Path, scratch: Path) -> None:
+    """Move the new data set to `final`, and move an existing data set into `scratch`, which is removed later."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         final.rename(scratch / "replaced")
@@ -289,7 +292,7 @@ def _move_into_place(folder: Path, final: Path, scratch: Path) -> None:
 
 
 def make_passport(source: Source, name: str, sample_rate: int, planned: list[str], outcomes: list[tuple[str, dict]]) -> dict:
-    """Returns the content of passport.json; `planned` are the splits, `outcomes` are (split, `Part.told()`) of every part.
+    """Returns the content of passport.json; `planned` are the splits, `outcomes` are (split, `Part.outcome()`) of every part.
 
     `files` is a table of columns and rows because it may have 200,000 rows.
     """
@@ -340,4 +343,5 @@ def _count(labels: tuple[str, ...], items: list[Item]) -> dict:
 
 
 def _short(cell: object) -> object:
+    """Round a float to six significant digits."""
     return float(f"{cell:.6g}") if isinstance(cell, float) else cell

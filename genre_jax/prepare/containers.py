@@ -154,6 +154,7 @@ def _parquet(path: Path, refused: list[tuple[str, str]]) -> Iterator[Member]:
 
 @functools.lru_cache(maxsize=1)  # one group is enough, because items are decoded in the order of the file
 def _row_group(path: Path, group: int):
+    """Returns the audio column of one row group of a parquet file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

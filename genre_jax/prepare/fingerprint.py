@@ -222,7 +222,12 @@ def find(prints: Sequence[Print], threads: int = 1, tick: Tick = lambda done, to
 
     Time grows with the square of the number of clips until equal hashes meet `COMMON` times per clip. Above that, the most
     common hashes are left out, and time grows linearly. Memory is about 45 bytes per hash, with some 1,400 hashes in ten
-    seconds of audio, and 100 MB per thread. `tick` is called after each block of clips.
+    seconds of audio, and 100 MB per thread.
+
+    Args:
+      prints: the fingerprints of the clips.
+      threads: number of threads that search.
+      tick: called with (clips done, clips in total) after each block of clips.
     """
     from scipy import special
 

@@ -46,7 +46,7 @@ class Part:
     items: tuple[Item, ...]
     path: Path
 
-    def told(self) -> dict | None:
+    def outcome(self) -> dict | None:
         """Returns the outcome of the items that `write` has stored, or None if the part is not done.
 
         The outcome is {"bytes": …, "files": [(name, class numbers, facts), …], "quarantined": [(name, reason), …]}.
@@ -214,7 +214,7 @@ def assemble(folder: Path, name: str, labels: tuple[str, ...], parts: Iterable[P
     folder.mkdir(parents=True)
     sizes: dict[str, list[tuple[int, int]]] = {}
     for split, members in itertools.groupby(parts, lambda part: part.split):
-        full = [(part, outcome) for part in members if (outcome := part.told()) and outcome["files"]]
+        full = [(part, outcome) for part in members if (outcome := part.outcome()) and outcome["files"]]
         for number, (part, outcome) in enumerate(full):
             os.replace(part.path, folder / f"{name}-{split}.tfrecord-{number:05d}-of-{len(full):05d}")
             sizes.setdefault(split, []).append((len(outcome["files"]), outcome["bytes"]))

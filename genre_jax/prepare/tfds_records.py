@@ -48,6 +48,7 @@ def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
 
 
 def _holds(folder: Path, name: str) -> bool:
+    """Whether `folder` holds one version of the data set `name`."""
     try:
         return json.loads((folder / "dataset_info.json").read_text()).get("name") == name
     except (OSError, ValueError):

@@ -169,6 +169,7 @@ class _Worker:
         return f"time limit: the file was not decoded within {timeout:g} s"
 
     def kill(self) -> None:
+        """Kill the process, if it runs, without waiting for its end."""
         if process := self._process:
             process.kill()
 
@@ -182,6 +183,7 @@ class _Worker:
         return process.exitcode
 
     def _start(self) -> None:
+        """Start the process and wait until it is ready."""
         context = multiprocessing.get_context("spawn")
         self._pipe, child_pipe = context.Pipe()
         self._process = context.Process(target=_serve, args=(child_pipe, *self._job), daemon=True)
@@ -195,7 +197,7 @@ class _Worker:
 
 def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits) -> None:
     """The main function of a worker process: render the items that arrive, until the pipe closes."""
-    _restrain(int(limits.memory_gb * 2**30))
+    _limit_process(int(limits.memory_gb * 2**30))
     pipe.send("ready")
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -214,7 +216,7 @@ def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate:
                 pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _restrain(memory: int) -> None:
+def _limit_process(memory: int) -> None:
     """Limit the memory of this process, end it when its parent ends, ignore Ctrl-C, and silence C libraries."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     if sys.platform == "linux":  # macOS does not support these calls
@@ -228,6 +230,7 @@ def _restrain(memory: int) -> None:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable while the block runs."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

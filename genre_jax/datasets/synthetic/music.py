@@ -55,6 +55,7 @@ def draw(genre: str, track: int, split: str = "train") -> Draw:
     cells = [cell for cell in range(CELLS) if _SHARE[cell % len(_SHARE)] == split]
 
     def unit() -> float:
+        """Draw a value in [0, 1] from a cell of the split."""
         return float((rng.choice(cells) + rng.uniform(0.01, 0.99)) / CELLS)
 
     return Draw(
@@ -136,12 +137,14 @@ def _identity(genre: str, track: int, split: str) -> tuple[int, int, int]:
 
 
 def _natural(name: str, value: int) -> int:
+    """Returns `value`. Raises `UserError` if it is negative."""
     if value < 0:
         raise UserError(f"{name} must be 0 or more, not {value}")
     return value
 
 
 def _samples(sample_rate: int, seconds: float) -> int:
+    """Returns the number of samples. Raises `UserError` if the sample rate or the length is too small."""
     if sample_rate < 8000:
         raise UserError(f"sample_rate must be 8000 Hz or more, not {sample_rate}")
     if round(seconds * sample_rate) < 1:
