@@ -1,4 +1,4 @@
-"""Real audio files of every kind for the tests, and the ways in which files are broken."""
+"""Write real audio files of every kind for the tests, and damage them."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import av
 import numpy as np
 import soundfile
 
-AAC_DELAY = 1024  # samples before the first one, which the writer below leaves in the file
+AAC_DELAY = 1024  # samples of codec delay that the writer below leaves in the file
 # kind → (extension, encoder, sample rate, channels)
 KINDS = {
     "wav16": (".wav", "PCM_16", 22050, 1),
@@ -22,7 +22,7 @@ KINDS = {
 
 
 def chord(seconds: float, rate: int, channels: int, seed: int = 0, amplitude: float = 0.3) -> np.ndarray:
-    """A few tones that come and go, float32 (samples, channels); no two channels and no two seeds alike."""
+    """A few tones that swell, float32 (samples, channels). Every channel and every seed has other tones."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     pitches = rng.uniform(150, 1500, (channels, 4))
@@ -32,7 +32,7 @@ def chord(seconds: float, rate: int, channels: int, seed: int = 0, amplitude: fl
 
 
 def write(path: Path, kind: str, samples: np.ndarray, rate: int) -> None:
-    """Encode float32 (samples, channels)."""
+    """Encode float32 (samples, channels) as a file of this kind."""
     encoder = KINDS[kind][1]
     if encoder in ("aac", "libopus"):
         _write_av(path, encoder, samples, rate)
@@ -42,7 +42,7 @@ def write(path: Path, kind: str, samples: np.ndarray, rate: int) -> None:
 
 
 def make(folder: Path, kind: str, name: str, seconds: float = 3.0, seed: int = 0) -> Path:
-    """A chord as a file of this kind at its rate; returns its path."""
+    """Write a chord as a file of this kind, at the sample rate of the kind, and return its path."""
     extension, _, rate, channels = KINDS[kind]
     path = folder / (name + extension)
     path.parent.mkdir(parents=True, exist_ok=True)

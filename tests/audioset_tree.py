@@ -1,4 +1,4 @@
-"""A synthetic AudioSet tree: official lists, and clips in every layout that is met in the wild."""
+"""A synthetic source of AudioSet: official lists, and clips in every supported layout."""
 
 import io
 import json
@@ -12,10 +12,10 @@ import soundfile
 RATE = 8000
 HEADER = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=1, num_segs=1\n# YTID, start_seconds, end_seconds, positive_labels\n"
 LISTS = {"balanced": "balanced_train_segments.csv", "eval": "eval_segments.csv", "unbalanced": "unbalanced_train_segments.csv"}
-OUTSIDE = ("/m/09x0r", "/t/dd00088")  # speech, gunshot: no music
-SECONDS = 0.5  # of a segment
+OUTSIDE = ("/m/09x0r", "/t/dd00088")  # speech and gunshot, which are not music classes
+SECONDS = 0.5  # length of a segment
 
-# layout → the file of a segment below the source folder, without extension
+# layout → path of a segment below the source folder, without extension
 LAYOUTS = {
     "id": "id/{id}",
     "y_id": "y_id/Y{id}",
@@ -33,7 +33,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A row of a list. `state` is present, missing or broken."""
+    """A row of an official list. `state` is "present", "missing" or "broken"."""
 
     layout: str
     number: int
@@ -60,19 +60,19 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """What the data set calls it."""
+        """The name of the clip in the data set."""
         return self.stem + (self.extension if self.layout != "parquet" else "")
 
     def row(self) -> str:
         return f'{self.id}, {self.start:.3f}, {self.start + SECONDS:.3f}, "{",".join(self.mids)}"'
 
     def pcm(self) -> np.ndarray:
-        """The segment's own samples, int16."""
+        """The samples of the segment, int16."""
         rng = np.random.default_rng(list(self.id.encode()))
         return rng.integers(-9000, 9000, round(SECONDS * RATE)).astype(np.int16)
 
     def file(self) -> bytes:
-        """The file, or the member: a whole video where the layout is one."""
+        """The bytes of the file or member. In the layout "video" it is longer than the segment."""
         if self.state == "broken":
             return b"<html>HTTP 429</html>"
         samples = self.pcm()
@@ -85,7 +85,10 @@ class Clip:
 
 
 def clips(mids: tuple[str, ...], each: int = 100) -> list[Clip]:
-    """`each` clips a layout: of 100, 5 are missing and 2 broken; 3 of 5 unbalanced, 1 balanced, 1 eval."""
+    """Returns `each` clips per layout.
+
+    Of 100 clips, 5 are missing and 2 are broken. Of 5 clips, 3 are in unbalanced, 1 in balanced and 1 in eval.
+    """
     made = []
     for place, layout in enumerate(LAYOUTS):
         rng = np.random.default_rng(place)
@@ -100,7 +103,7 @@ def clips(mids: tuple[str, ...], each: int = 100) -> list[Clip]:
 
 
 def write(top: Path, made: list[Clip]) -> None:
-    """The lists, and the audio of the clips that are not missing."""
+    """Write the lists, and the audio of the clips that are not missing."""
     (top / "csv").mkdir(parents=True)
     for split, name in LISTS.items():
         rows = [clip.row() for clip in made if clip.split == split]

@@ -1,4 +1,4 @@
-"""Clips with planted duplicates for the leak audit: real recordings where they lie beside the checkout, and synthetic music."""
+"""Clips with planted duplicates for the leak audit: real recordings, if they are beside the checkout, and synthetic music."""
 
 import io
 from pathlib import Path
@@ -14,19 +14,23 @@ SHIFT, LOUDER_DB, SNR_DB = 2.0, 3.0, 10.0
 
 
 def real(folder: Path, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
-    """Name → samples: every recording of `folder` cut end to end into clips of about `seconds`; RECORDING/NUMBER."""
+    """Returns {name: samples} of every recording of `folder`, cut without gaps into clips of about `seconds`.
+
+    A name has the form RECORDING/NUMBER.
+    """
     found = {}
     for path in sorted(folder.rglob("*.ogg")):
         whole = audio.load(path, rate).samples
         count = max(1, round(len(whole) / rate / seconds))
-        stem = path.stem.rpartition("-")[0] if path.parent.parent.name == "noise" else path.stem  # takes of one source
+        # Noises of one source differ only in the part after the last "-".
+        stem = path.stem.rpartition("-")[0] if path.parent.parent.name == "noise" else path.stem
         for number, part in enumerate(np.array_split(whole, count)):
             found[f"{stem}/{path.stem}.{number}"] = part
     return found
 
 
 def tracks(count: int, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
-    """Name → samples of `count` synthetic tracks, the genres in turn."""
+    """Returns {name: samples} of `count` synthetic tracks, with the genres in turn."""
     genres = music.GENRES
     return {
         f"{genres[n % len(genres)]}-{n}/0": music.render(
@@ -37,7 +41,10 @@ def tracks(count: int, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray
 
 
 def changed(kind: str, samples: np.ndarray, rate: int, seed: int) -> np.ndarray:
-    """A duplicate: exact, begun `SHIFT` seconds later (and filled up with other noise), through mp3, louder, or in noise."""
+    """Returns a duplicate of this kind.
+
+    It is exact, or begins `SHIFT` seconds later and ends with noise, or went through mp3, or is louder, or has added noise.
+    """
     if kind == "shifted":
         fill = music.noise(seed, sample_rate=rate, seconds=SHIFT, colour="pink") * np.std(samples)
         return np.concatenate([samples[round(SHIFT * rate) :], fill])
@@ -55,7 +62,7 @@ def changed(kind: str, samples: np.ndarray, rate: int, seed: int) -> np.ndarray:
 
 
 def plant(clips: dict[str, np.ndarray], rate: int, each: int, seed: int = 0) -> dict[str, tuple[str, np.ndarray]]:
-    """Name → (name of the original, samples) of `each` duplicates a kind, of as many different originals."""
+    """Returns {name: (name of the original, samples)} with `each` duplicates of every kind, all of different originals."""
     names = np.random.default_rng(seed).permutation(sorted(clips))[: each * len(KINDS)]
     return {
         f"copy-{kind}/{number}": (str(name), changed(kind, clips[str(name)], rate, number))
@@ -64,7 +71,7 @@ def plant(clips: dict[str, np.ndarray], rate: int, each: int, seed: int = 0) -> 
 
 
 def write(folder: Path, rate: int, splits: dict[str, dict[str, np.ndarray]]) -> Path:
-    """A data set of one class from split → name → samples."""
+    """Write a data set with one class from {split: {name: samples}}, and return its folder."""
     import json
 
     for split, clips in splits.items():

@@ -1,4 +1,4 @@
-"""Renders that do what bad decoders do; a module of its own, because worker processes import it."""
+"""Render functions that fail like bad decoders. They are in a separate module because worker processes import it."""
 
 import ctypes
 import os
@@ -13,8 +13,8 @@ GOOD = ("a", "b", "c")
 BAD = {
     "exits": r"the decoder crashed \(exit code 3\)",
     "segfault": r"the decoder crashed \(exit code -11\)",
-    "hangs": "time limit: not decoded within 4 s",
-    "memory": "memory limit: needs more than 1 GiB",
+    "hangs": "time limit: the file was not decoded within 4 s",
+    "memory": "memory limit: decoding needs more than 1 GiB",
     "raises": "ZeroDivisionError: division by zero",
 }
 
@@ -37,7 +37,7 @@ def render(item: Item, sample_rate: int) -> Render:
 
 
 def source(*bad: str) -> Source:
-    """Good clips with bad ones among them."""
+    """A source of good clips, with these bad clips among them."""
     names = [name for pair in zip(GOOD, [*bad, *GOOD], strict=False) for name in pair] + list(bad)
     names = list(dict.fromkeys([*names, *GOOD]))
     items = [Item(f"{label}/{name}", f"{label}/{name}", (label,)) for label in ("x", "y") for name in names]

@@ -1,4 +1,4 @@
-"""Decoding, cutting, resampling and streaming of real files of every kind, whole and broken."""
+"""Decoding, cutting, resampling and streaming of real audio files of every kind, intact and broken."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
 
 
 def lag(a: np.ndarray, b: np.ndarray, most: int) -> int:
-    """By how many samples `b` comes later than `a`."""
+    """Returns the delay of `b` against `a` in samples."""
     inner = a[most : len(a) - most]
     scores = [np.dot(inner, b[most + k : most + k + len(inner)]) for k in range(-most, most + 1)]
     return int(np.argmax(scores)) - most
@@ -36,7 +36,7 @@ def test_decode_gives_what_was_encoded(files, kind):
     want = audio_files.chord(3.0, rate, channels).T
     got, form = audio.decode(files[kind])
     assert (form.rate, form.channels, got.dtype) == (rate, channels, np.float32)
-    assert want.shape[1] <= got.shape[1] <= want.shape[1] + 2048  # a codec may fill its last frame
+    assert want.shape[1] <= got.shape[1] <= want.shape[1] + 2048  # a codec may pad its last frame
     delay = audio_files.AAC_DELAY if kind == "m4a" else 0
     want, got = want[:, : want.shape[1] - delay], got[:, delay : want.shape[1]]
     if kind in LOSSLESS:
@@ -79,7 +79,7 @@ def test_cut_is_a_slice(files, kind, start, duration):
 def test_cut_past_the_end_is_shorter_and_after_the_end_an_error(files):
     assert audio.load(files["flac"], 16000, 2.0, 5.0).samples.shape == (16000,)
     for kind in ("flac", "m4a"):
-        with pytest.raises(audio.AudioError, match=r"^ends at 3\.0 s, before the start of the cut at 7\.0 s$"):
+        with pytest.raises(audio.AudioError, match=r"^the file ends at 3\.0 s, before the clip starts at 7\.0 s$"):
             audio.load(files[kind], 16000, 7.0, 1.0)
 
 
@@ -109,15 +109,15 @@ def test_resample_keeps_tones_and_drops_what_would_alias():
 def test_half_a_file_is_an_error(tmp_path, kind):
     path = audio_files.make(tmp_path, kind, "half", seconds=4.0)
     audio_files.cut_in_half(path)
-    with pytest.raises(audio.AudioError, match=r"^(cut off: |decoding stopped after |not audio that soundfile or FFmpeg)"):
+    with pytest.raises(audio.AudioError, match=r"^(cut off: |decoding stopped after |not an audio file that soundfile or)"):
         audio.load(path, 16000)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.mp3", b"hello world\n" * 500, r"^not audio that soundfile or FFmpeg can read: "),
-        ("a.flac", np.random.default_rng(0).bytes(9000), "^not audio"),
+        ("a.mp3", b"hello world\n" * 500, r"^not an audio file that soundfile or FFmpeg can read: "),
+        ("a.flac", np.random.default_rng(0).bytes(9000), "^not an audio file"),
         ("a.ogg", b"", "^the file has zero bytes$"),
         ("a.wav", None, "^no such file$"),
     ],

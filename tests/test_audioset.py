@@ -1,4 +1,4 @@
-"""AudioSet: every layout with missing and broken clips, counted exactly; lists of labels, subsets, bad lists and archives."""
+"""AudioSet: exact counts for every layout with missing and broken clips; lists of classes, subsets, bad lists and archives."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def tree(clips, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def made(tree, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "tensorflow", None)  # only the description for tensorflow-datasets needs it
+        patch.setitem(sys.modules, "tensorflow", None)  # only the metadata of tensorflow-datasets needs TensorFlow
         return build.prepare("audioset_music", tmp_path_factory.mktemp("data"), RATE, tree, workers=2)
 
 
@@ -80,7 +80,7 @@ def test_quarantine_and_missing_name_the_clips(clips, made):
     with open(made / "quarantine.csv", newline="") as file:
         quarantined = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert set(quarantined) == {clip.name for clip in select(clips, state="broken")}
-    assert all(reason.startswith("not audio") for reason in quarantined.values())
+    assert all(reason.startswith("not an audio file") for reason in quarantined.values())
     with open(made / "missing.csv", newline="") as file:
         missing = {row["path"]: (row["split"], row["labels"]) for row in csv.DictReader(file)}
     assert missing == {
@@ -96,7 +96,7 @@ def test_clips_of_every_layout_have_their_own_samples_and_labels(clips, made):
         index = shards.load_index(made, split)
         for row, name in enumerate(index.names):
             clip = by_name[name]
-            np.testing.assert_array_equal(index.cut(row, 0, index.length[row]), clip.pcm())  # videos are cut by the times
+            np.testing.assert_array_equal(index.cut(row, 0, index.length[row]), clip.pcm())  # a video is cut to its segment
             own = [MIDS.index(mid) for mid in clip.mids if mid in NAMES]
             assert sorted(own) == np.flatnonzero(index.labels[row]).tolist() and index.first_label[row] == own[0]
             assert index.tracks[index.track[row]] == clip.id and clip.split == split
@@ -113,7 +113,7 @@ def test_clips_of_every_layout_have_their_own_samples_and_labels(clips, made):
     ],
 )
 def test_the_published_configs_train_on_it_over_four_devices(made, clips, tmp_path, config, options):
-    """One epoch of binary cross-entropy, cut down in size only; evaluation takes the official eval split."""
+    """Train one epoch of binary cross-entropy with smaller networks; evaluation uses the official eval split."""
     common = (f"data.data_dir={made.parents[2]}", f"data.sample_rate={RATE}", "data.samples=4000", "evaluate.batch_size=32")
     arguments = [f"--config.{option}" for option in (*common, *options, "train.duration=1 epochs")]
     finish(run_module("genre_jax.main", f"--config=configs/{config}.py", f"--workdir={tmp_path}", *arguments, devices=4))
@@ -144,7 +144,7 @@ def test_a_list_of_mids_takes_the_place_of_the_67_classes(clips, tree, tmp_path)
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "does not exist: give a CSV with the column mid, or a file with a mid a line"),
+        (None, "does not exist: use a CSV with the column mid, or a file with one mid per line"),
         ("/m/064t9\nrock\n", "class 2: 'rock' is not a machine id such as /m/064t9"),
         ("/m/064t9\n/m/064t9\n", "class 2: repeats /m/064t9"),
         ("mid,display_name\n/m/064t9,pop\n/m/0glt670,pop\n", "class 2: repeats 'pop'"),
@@ -201,9 +201,9 @@ def test_bad_rows_are_quarantined_and_the_rest_goes_on(tmp_path):
         "abc, 0.000, 10.000": "'abc, 0.000, 10.000' is not ID, ",
         'abc, 10.000, 0.000, "/m/064t9"': "'abc, 10.000, 0.000, /m/064t9' is not ID, ",
         'abc, nan, inf, "/m/064t9"': "'abc, nan, inf, /m/064t9' is not ID, ",
-        good: "repeats 'goodgoodgoo' of eval_segments.csv, row 4",
+        good: "repeats video 'goodgoodgoo' of eval_segments.csv, row 4",
         'unknownmid_, 0.000, 10.000, "/m/064t9,rock"': "unknown mid 'rock'",
-        '../escaped_, 0.000, 10.000, "/m/064t9"': None,  # no such name is looked up outside: the clip is missing
+        '../escaped_, 0.000, 10.000, "/m/064t9"': None,  # no file outside the source is looked up, therefore missing
     }
     top = small_tree(tmp_path / "source", good, *bad)
     for name in ("goodgoodgoo.wav", "unknownmid_.wav", "../escaped_.wav"):
@@ -256,17 +256,17 @@ def test_archives_that_lead_out_or_break_off_are_quarantined(tmp_path):
     assert [(item.name, item.track) for item in source.items] == [(f"a.tar/{ids[1]}.wav", ids[1])]
     assert len(source.missing) == 3
     refused = dict(source.refused)
-    assert refused.pop("a.tar").startswith("the archive cannot be read beyond its 2 first clips: ") or True
-    assert refused.pop("b.tar").startswith("the archive cannot be read beyond its 0 first clips: ")
-    assert refused.pop("d.parquet").startswith("not a parquet file that can be read: ")
+    assert refused.pop("a.tar").startswith("the archive cannot be read after its first 2 clips: ")
+    assert refused.pop("b.tar").startswith("the archive cannot be read after its first 0 clips: ")
+    assert refused.pop("d.parquet").startswith("not a readable parquet file: ")
     assert refused == {
-        f"a.tar/../../{ids[0]}.wav": "its name leads out of the archive",
-        f"a.tar//{ids[0]}.wav": "its name leads out of the archive",
-        f"a.tar/{ids[0]}.wav": "is a link or a device, not a file",
+        f"a.tar/../../{ids[0]}.wav": "the path of the member leads out of the archive",
+        f"a.tar//{ids[0]}.wav": "the path of the member leads out of the archive",
+        f"a.tar/{ids[0]}.wav": "the member is a link or a device, not a file",
         f"a.tar/{ids[1]}.json": "not a JSON object",
         f"a.tar/{ids[2]}.json": "not a JSON object",
-        f"a.tar/{ids[3]}.wav": "cut off: the archive ends inside this file",
-        "c.tar.gz": "a compressed archive: unpack it, or give a plain .tar",
+        f"a.tar/{ids[3]}.wav": "cut off: the archive ends inside this member",
+        "c.tar.gz": "compressed archives are not read: unpack it, or use a plain .tar",
     }
     assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked
 
@@ -280,15 +280,16 @@ def test_parquet_without_audio_or_names_is_quarantined(tmp_path):
     pq.write_table(pa.table({"audio": [b"x"]}), top / "b.parquet")
     pq.write_table(pa.table({"audio": [b"x", None], "id": ["video_0____", None]}), top / "c.parquet")
     assert dict(find(top).refused) == {
-        "a.parquet": "has no column of audio bytes, expected one of audio, bytes, audio_bytes, wav, flac, mp3, ogg, m4a, opus",
-        "b.parquet": "has no column that names its clips, expected one of video_id, ytid, YTID, youtube_id, segment_id, id, "
+        "a.parquet": "the file has no column of audio bytes, expected one of audio, bytes, audio_bytes, wav, flac, mp3, ogg, "
+        "m4a, opus",
+        "b.parquet": "the file has no column of clip ids, expected one of video_id, ytid, YTID, youtube_id, segment_id, id, "
         "name, __key__",
-        "c.parquet/0/1": "its id is None",
+        "c.parquet/0/1": "column id is None, expected the id of the clip",
     }
 
 
 def sparse_wav(path: Path, seconds: int, rate: int, loud: slice) -> None:
-    """A long file that takes no room on the disk: silence but for a second or so."""
+    """Write a long file that uses little disk space: silence, except for the samples in `loud`."""
     soundfile.write(path, np.zeros(8, np.int16), rate)
     header = bytearray(path.read_bytes()[:44])
     size = 2 * seconds * rate
@@ -320,9 +321,9 @@ def test_odd_files_give_a_clip_or_a_sentence(tmp_path):
         except AudioError as error:
             clips[item.track] = str(error)
     assert {name: clip for name, clip in clips.items() if isinstance(clip, str)} == {
-        "long_cut___": "too long: 2.0 s or more, and its name says that it is the segment of 1 s",
-        "one_sample_": "too short: 0.000 s, the least is 0.1 s",
-        "ends_early_": "ends at 4.0 s, before the start of the cut at 5.0 s",
+        "long_cut___": "too long: 2.0 s or more, but its name says that it is the segment of 1 s",
+        "one_sample_": "too short: 0.000 s, the minimum is 0.1 s",
+        "ends_early_": "the file ends at 4.0 s, before the clip starts at 5.0 s",
     }
     assert {name: len(clip) for name, clip in clips.items() if not isinstance(clip, str)} == dict.fromkeys(
         ("long_video_", "high_rate__", "channels_8_", "wrong_ext__"), RATE

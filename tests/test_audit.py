@@ -1,4 +1,4 @@
-"""`prepare --check`: what is missing, wrong or leaking is told and written down, and what is excluded is never drawn."""
+"""`prepare --check` reports missing, faulty and leaking clips, and training never draws an excluded clip."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from genre_jax.data import locate, shards
 from genre_jax.data.batches import TrainBatches
 from genre_jax.datasets.audioset import music_labels
 from genre_jax.datasets.synthetic import music
-from genre_jax.prepare import audit, tfrecord
+from genre_jax.prepare import audit, audit_clips, audit_report, tfrecord
 from genre_jax.run import Run
 
 RATE = 8000
@@ -55,17 +55,17 @@ def tracks() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory, tracks) -> Path:
-    """Everything that can be wrong, once; and a copy across splits and one within."""
+    """A data set with every fault once, two copies across splits, and one copy within a split."""
     half = music.render("swing", 9, sample_rate=8000, seconds=3.0)
     narrow = np.interp(np.arange(6 * RATE) / 2, np.arange(len(half)), half)
     spectrum = np.fft.rfft(narrow)
-    spectrum[len(spectrum) // 2 :] = 0  # as a resampler leaves it
+    spectrum[len(spectrum) // 2 :] = 0  # like the result of a resampler
     rows = [("train", f"t{n}", (n % 2,), track) for n, track in enumerate(tracks)]
     rows += [
         ("train", "clipped", (0,), np.clip(4 * tracks[0][::-1], -1, 1)),
         ("train", "silent", (0,), np.zeros(RATE)),
         ("train", "narrow", (1,), np.fft.irfft(spectrum, len(narrow))),
-        ("train", "again", (0,), tracks[1]),  # a copy of t1, which has the other label
+        ("train", "again", (0,), tracks[1]),  # a copy of t1 with the other label
         ("test", "later", (1,), tracks[3][2 * RATE :]),
         ("test", "quieter", (0,), 0.5 * tracks[4]),
         ("test", "silent too", (0,), np.zeros(RATE)),
@@ -90,7 +90,7 @@ def test_faults_are_told_by_name(checked):
     assert audio["silent"] == ["silent", "silent too"]
     assert audio["narrow"] == ["narrow"]
     assert audio["from_a_lower_rate"] == 1 and audio["folder_says_hz"] == RATE and audio["too_long"] == []
-    assert audio["identical"] == 2  # again, and the second silence
+    assert audio["identical"] == 2  # the clips "again" and "silent too"
     assert audio["identical_with_other_labels"] == 1
 
 
@@ -113,7 +113,7 @@ def test_pairs_end_in_a_table_and_the_training_clip_is_excluded(checked):
         {"stays": "again", "goes": "t1", "goes_split": "train", "kind": "identical"},
     ]
     (late,) = [row for row in table(folder / "duplicates.csv") if row["stays"] == "later"]
-    assert float(late["offset_seconds"]) == pytest.approx(2.0, abs=0.02)  # it comes later in the clip that goes
+    assert float(late["offset_seconds"]) == pytest.approx(2.0, abs=0.02)  # the sound begins later in the clip that goes
     excluded = [(row["name"], row["split"], row["duplicate_of"]) for row in table(folder / "exclude.csv")]
     assert excluded == [("t3", "train", "later"), ("t4", "train", "quieter")]
     assert facts["leaks"]["across_splits"] == 2 and facts["leaks"]["within_splits"] == 1 and facts["leaks"]["excluded"] == 2
@@ -131,7 +131,7 @@ def test_checking_again_gives_the_same_and_keeps_what_was_written_by_hand(odd, c
     for _ in range(2):
         rows = [(row["name"], row["duplicate_of"]) for row in table(other / "exclude.csv")]
         assert rows == [("t7", ""), ("t3", "later"), ("t4", "quieter")]
-        assert audit.check(other, workers=1) == facts | {"folder": str(other)}  # excluded clips are checked like others
+        assert audit.check(other, workers=1) == facts | {"folder": str(other)}  # excluded clips are checked too
 
 
 def test_an_excluded_clip_is_never_drawn(tones, tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_an_excluded_clip_is_never_drawn(tones, tmp_path, capsys):
     batches = TrainBatches(index, config)
     drawn = Counter(index.names[clip] for number in range(3 * 22) for clip in batches(number)["clip"])
     assert set(drawn) == set(index.names)
-    for row, name in enumerate(index.names):  # every column moved along with the names
+    for row, name in enumerate(index.names):  # all columns have the same order as the names
         old = whole.names.index(name)
         np.testing.assert_array_equal(index.cut(row, 0, 500), whole.cut(old, 0, 500))
         assert index.tracks[index.track[row]] == whole.tracks[whole.track[old]]
@@ -185,36 +185,38 @@ def audioset(data_dir: Path, tracks, **changes) -> Path:
 
 
 def test_audioset_is_counted_beside_the_published_numbers(tmp_path, tracks, monkeypatch):
-    monkeypatch.setattr(audit, "missing_error", lambda labels, missing: 0.05)
+    monkeypatch.setattr(audit_report, "missing_error", lambda labels, missing: 0.05)
     facts = audit.check(audioset(tmp_path / "a", tracks), workers=1)
-    lines = audit.findings(facts)
+    lines = audit_report.findings(facts)
     assert lines[0] == "eval: 3 clips of 2,574 published (0.1%), 2,571 missing"
     assert lines[2] == "balanced: 2 clips of 3,146 published (0.1%), 3,144 missing"
     assert "±0.050" in lines[1]
-    assert facts["labels"]["order"] == "as prepared, AudioSet's 67 in their order"
+    unchanged = "unchanged since the data set was prepared, equal to the order of AudioSet's 67 music classes"
+    assert facts["labels"]["order"] == unchanged
     swapped = list(music_labels().values())
     swapped[3], swapped[5] = swapped[5], swapped[3]
     facts = audit.check(audioset(tmp_path / "b", tracks, labels=swapped, labels_sha256=facts["labels"]["sha256"]), workers=1)
-    assert facts["labels"]["order"] == "changed since it was prepared, not AudioSet's 67 in their order"
+    changed = "changed since the data set was prepared, different from the order of AudioSet's 67 music classes"
+    assert facts["labels"]["order"] == changed
     facts = audit.check(audioset(tmp_path / "c", tracks, protocol="100:0"), workers=1)
-    assert facts["splits"]["eval"]["published"] is None  # a subset is not held against the whole
+    assert facts["splits"]["eval"]["published"] is None  # a subset is not compared with the published numbers
 
 
 def test_error_bar_grows_with_what_is_missing_and_shrinks_with_what_is_there():
     rng = np.random.default_rng(0)
     labels = (rng.random((800, 4)) < 0.05).astype(np.uint8)
-    few, many = (audit.missing_error(labels, missing) for missing in (8, 200))
+    few, many = (audit_report.missing_error(labels, missing) for missing in (8, 200))
     assert 0 < few < many / 2 < 0.1
-    assert audit.missing_error(labels[:100], 25) > 1.5 * many  # the same share of fewer clips
-    assert audit.missing_error(labels, 0) == 0.0
-    assert audit.missing_error(labels, 8) == few
+    assert audit_report.missing_error(labels[:100], 25) > 1.5 * many  # the same share of fewer clips
+    assert audit_report.missing_error(labels, 0) == 0.0
+    assert audit_report.missing_error(labels, 8) == few
 
 
 def test_workers_hear_what_one_process_hears(odd, monkeypatch):
-    alone = audit.read(odd, ["train", "test"], 1)
-    monkeypatch.setattr(audit, "_FEW", 0)
-    monkeypatch.setattr(audit, "_CHUNK", 3)
-    for one, other in zip(alone, audit.read(odd, ["train", "test"], 2), strict=True):
+    alone = audit_clips.read(odd, ["train", "test"], 1)
+    monkeypatch.setattr(audit_clips, "_FEW", 0)
+    monkeypatch.setattr(audit_clips, "_CHUNK", 3)
+    for one, other in zip(alone, audit_clips.read(odd, ["train", "test"], 2), strict=True):
         assert (one.name, one.split, one.heard.digest, one.heard.rms) == (
             other.name,
             other.split,
@@ -226,8 +228,8 @@ def test_workers_hear_what_one_process_hears(odd, monkeypatch):
 
 def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(audit.time, "monotonic", lambda: now[0])
-    progress = audit.Progress("listening", 1000)
+    monkeypatch.setattr(audit_clips.time, "monotonic", lambda: now[0])
+    progress = audit_clips.Progress("listening", 1000)
     for done, seconds in ((10, 1), (200, 4), (210, 4.1), (600, 12)):
         now[0] = 100 + seconds
         progress(done, 1000)
@@ -241,10 +243,10 @@ def test_the_command_line(odd, tmp_path):
     shutil.copytree(odd.parents[2], tmp_path / "data")
     command = ("genre_jax.prepare", "--check", str(tmp_path / "data"), "--strict")
     out, err = finish(run_module(*command, hide=("tensorflow", "librosa", "jax")), code=1)
-    assert "leak audit: 2 pairs across splits, 1 within one" in out
+    assert "leak audit: 2 pairs across splits, 1 pairs within a split" in out
     folder = locate.directory(tmp_path / "data", "odd", RATE)
     assert f"reports: {folder}/check.md, duplicates.csv; exclude.csv lists 2 clips, which training leaves out" in out
-    assert err == f"error: 2 clips of {folder} are in another split too (duplicates.csv), and --strict allows none\n"
+    assert err == f"error: 2 clips of {folder} are also in another split (see duplicates.csv), and --strict allows none\n"
 
 
 def test_the_data_set_to_check_is_named_found_or_told(odd, tmp_path):
@@ -253,7 +255,8 @@ def test_the_data_set_to_check_is_named_found_or_told(odd, tmp_path):
     with pytest.raises(UserError, match=r"unknown data set 'old' \(did you mean 'odd'\?\): choose one of odd"):
         audit._folders(data_dir, "old")
     with pytest.raises(
-        UserError, match="no prepared data set in '.*': give the --data_dir of a prepare, or a data set's own folder"
+        UserError,
+        match="there is no prepared data set in '.*': pass the --data_dir of a prepare, or the folder of one data set",
     ):
         audit._folders(tmp_path, None)
 
@@ -262,7 +265,7 @@ def test_the_data_set_to_check_is_named_found_or_told(odd, tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/audio")
 @pytest.mark.parametrize("seed", [0, 5])
 def test_twenty_copies_among_four_hundred_clips(tmp_path, seed):
-    """Real recordings, ESC-10 noises and synthetic tracks; false are pairs of clips from different recordings."""
+    """Real recordings, noises of ESC-10 and synthetic tracks. A pair is false if its clips are from different recordings."""
     rate = 16000
     clips = audit_set.real(SHARED, rate)
     clips |= audit_set.tracks(380 - len(clips), rate)

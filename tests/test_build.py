@@ -1,4 +1,4 @@
-"""The build: the same bytes whatever happened on the way, interruptions, full disks, Apache Beam."""
+"""The build gives the same bytes after interruptions, damaged parts and full disks, and with Apache Beam."""
 
 import contextlib
 import dataclasses
@@ -24,13 +24,13 @@ from genre_jax.prepare.audio import AudioError
 from genre_jax.prepare.workers import Limits, render_clip
 
 RATE = 8000
-CLIP = 2 * RATE  # bytes of hostile.render's clips
+CLIP = 2 * RATE  # bytes of a clip of hostile.render
 ROOT = Path(__file__).parents[1]
 OPTIONS = {"validation": 0.1, "test": 0.2, "workers": 2, "limits": Limits(10.0, 1.0)}
 
 
 def source(clips: int = 40) -> Source:
-    """Clips of noise, two of which cannot be decoded, one which is missing and a row that is none."""
+    """Clips of noise. Two of them cannot be decoded, one more is missing, and one row of the list is malformed."""
     items = [Item(f"{'xy'[n % 2]}/{'raises' if n in (3, 24) else n}/{n}", str(n), ("xy"[n % 2],)) for n in range(clips)]
     return Source(
         "hostile", ("x", "y"), tuple(items), hostile.render, missing=(Item("gone", "gone", ("y",), "train"),),
@@ -40,13 +40,13 @@ def source(clips: int = 40) -> Source:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    """Three clips a shard, and no TensorFlow."""
+    """Three clips per shard, and no TensorFlow."""
     monkeypatch.setattr(parts, "SHARD_BYTES", 3 * CLIP)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
 
 
 class Counting:
-    """A renderer in this process, which counts what it rendered and is interrupted after `last` clips."""
+    """A renderer in this process that records the names of the rendered clips and is interrupted after `last` clips."""
 
     def __init__(self, last: int | None = None) -> None:
         self.names: list[str] = []
@@ -115,7 +115,7 @@ def test_containers_are_read_from_end_to_end():
     assert [(item.path, item.member) for item in part.items] in (places, places[12:] + places[:12])
 
 
-@pytest.mark.parametrize("last", [4, 23, 42])  # the probes are three, then come the clips
+@pytest.mark.parametrize("last", [4, 23, 42])  # the first three clips are the probes
 def test_an_interrupted_build_goes_on_to_the_same_bytes(small_shards, tmp_path, monkeypatch, capsys, last):
     whole, names = built(tmp_path / "whole", monkeypatch)
     assert len(names) == 43
@@ -128,7 +128,7 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(small_shards, tmp_path, 
     folder, second = built(tmp_path / "data", monkeypatch)
     assert content(folder) == content(whole)
     if done:
-        assert f"goes on where an interrupted prepare ended: {done} of 14 shards are done" in capsys.readouterr().out
+        assert f"resuming an interrupted prepare: {done} of 14 shards are done" in capsys.readouterr().out
         assert len(second) < 43 - done and not set(second[3:]) & set(first[3 : 3 * done])
     assert not staged.exists()
 
@@ -170,7 +170,7 @@ def test_a_disk_without_room_is_told_before_the_work(small_shards, tmp_path, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 600_000))
     with pytest.raises(
         UserError,
-        match=r"^40 clips of about 1.0 s at 8000 Hz take about 0.64 MB, and .* has 0.6 MB free: make room, or choose another",
+        match=r"^40 clips of about 1.0 s at 8000 Hz take about 0.64 MB, but .* has only 0.6 MB free: free some space or choose",
     ):
         built(tmp_path, monkeypatch)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
@@ -187,7 +187,9 @@ def test_a_disk_that_fills_up_is_a_sentence_and_the_work_is_kept(small_shards, t
 
     with monkeypatch.context() as patch:
         patch.setattr(tfrecord, "frame", frame)
-        with pytest.raises(UserError, match=r"^the disk of .*\.records is full: make room, and the same command goes on$"):
+        with pytest.raises(
+            UserError, match=r"^the disk of .*\.records is full: free some space and run the same command again"
+        ):
             built(tmp_path, monkeypatch)
     folder, names = built(tmp_path, monkeypatch)
     assert 10 < len(names) < 30 and locate.read_passport(folder)["totals"]["clips"] == 38
@@ -253,6 +255,6 @@ def test_without_beam_the_runner_is_a_sentence(small_shards, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.setattr(build, "renderer", Counting())
     with pytest.raises(
-        UserError, match=r"^--beam_runner needs Apache Beam: install the extra \[beam\], as docs/data.md says \("
+        UserError, match=r"^--beam_runner needs Apache Beam: install the extra \[beam\], see docs/data.md \(the import failed"
     ):
         build.build(source(4), tmp_path, "noise", RATE, beam=["--runner=DirectRunner"], **OPTIONS)

@@ -1,4 +1,4 @@
-"""GTZAN, FMA, MUSAN, noises, tensorflow-datasets' own: small trees in their layouts, every count."""
+"""GTZAN, FMA, MUSAN, noise folders and the records of tensorflow-datasets: small sources in their layouts, every count."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def test_draws_are_seeded_exact_and_stable():
     for genre in "ab":
         assert Counter(placed[name] for name in names if names[name] == genre) == {"train": 26, "validation": 4, "test": 10}
     assert placed == splits.stratified(dict(reversed(names.items())), shares, 3) != splits.stratified(names, shares, 4)
-    assert splits.shuffled(list("abcde"), 0) == ["c", "b", "e", "d", "a"]  # by SHA-256: the same on every machine
+    assert splits.shuffled(list("abcde"), 0) == ["c", "b", "e", "d", "a"]  # sorted by SHA-256, the same on every machine
     assert [name for name in splits.shuffled(list("abcde"), 0) if name != "c"] == splits.shuffled(list("abde"), 0)
 
 
@@ -59,7 +59,7 @@ def test_folds_test_every_name_once_and_never_validate_on_the_test():
     assert all(Counter(placed.values()) == {"test": 10, "validation": 10, "train": 20} for placed in every)
     assert Counter(splits.folds(names, 2, 1, 0).values()) == {"test": 20, "train": 20}
     for count, index in ((1, 0), (4, 4)):
-        with pytest.raises(UserError, match=f"^there is no fold {index} of {count}: give 2 folds or more"):
+        with pytest.raises(UserError, match=f"^there is no fold {index} of {count} folds: use 2 folds or more"):
             splits.folds(names, count, index, 0)
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_split_shows_the_legal_ones(text):
 
 @pytest.fixture(scope="module")
 def gtzan_tree(tmp_path_factory) -> Path:
-    """GTZAN as it is handed around: audio and images; one track is missing, one is there twice."""
+    """GTZAN as it is commonly distributed, with audio and images. One track is missing, and one exists twice."""
     top = tmp_path_factory.mktemp("gtzan")
     for genre in GENRES:
         for kind, extension in (("genres_original", ".wav"), ("images_original", ".png")):
@@ -100,11 +100,11 @@ def test_gtzan_is_fault_filtered_unless_told_otherwise(gtzan_tree):
     assert [counts["validation"][genre] for genre in GENRES] == [23, 20, 23, 22, 18, 17, 20, 13, 17, 24]
     assert [counts["test"][genre] for genre in GENRES] == [31, 31, 30, 29, 27, 27, 27, 30, 26, 32]
     names = {item.name: item for item in source.items}
-    assert names["genres_original/jazz/jazz.00054.wav"].split == "train"  # listed: only decoding tells that it is broken
+    assert names["genres_original/jazz/jazz.00054.wav"].split == "train"  # in the list, although it cannot be decoded
     assert source.notes == (
-        "split fault_filtered leaves out 70 of the tracks found (replicas, distortions; Kereliuk et al. 2015)",
-        "1 of the clips that split fault_filtered names have no file, the first is blues.00001",
-        "1001 other files were ignored, and 1 second copies of a track",
+        "split fault_filtered leaves out 70 tracks of the source (replicas, distortions; Kereliuk et al. 2015)",
+        "1 clips of split fault_filtered have no audio file, such as blues.00001",
+        "1001 other files and 1 second copies of a track were ignored",
     )
 
 
@@ -121,8 +121,8 @@ def test_gtzan_drawn_by_track(gtzan_tree, split, counts):
     everything = [*source.items, *source.missing]
     assert {name: set(group.values()) for name, group in classes(everything).items()} == {k: {v} for k, v in counts.items()}
     assert len({item.track for item in everything}) == 1000
-    assert source.notes[0].startswith(f"split {split}: tracks are drawn, so that replicas, excerpts of one recording and works")
-    assert sum("drawn" in note for note in source.notes) == 1
+    assert source.notes[0].startswith(f"split {split} draws single tracks, therefore replicas, excerpts of one recording and")
+    assert sum("draws" in note for note in source.notes) == 1
 
 
 def test_gtzan_seeds_differ_and_missing_files_move_nothing(gtzan_tree, tmp_path):
@@ -141,8 +141,8 @@ def test_gtzan_windows_on_both_sides_are_called_that(gtzan_tree):
     assert len(source.missing) == 10
     assert {item.duration for item in source.items} == {4.0} and max(item.start for item in source.items) == 25.65
     files = [{item.path for item in group} for group in by_split(source.items).values()]
-    assert len(files[0] & files[1]) > 800  # which is the point of the warning
-    assert source.notes[0].startswith("split clips_4s_20pct: clips are drawn, so that windows of one track lie on both sides")
+    assert len(files[0] & files[1]) > 800  # the reason for the warning
+    assert source.notes[0].startswith("split clips_4s_20pct draws single clips, therefore windows of one track are in both")
 
 
 def test_gtzan_says_what_it_looked_for(tmp_path):
@@ -150,20 +150,22 @@ def test_gtzan_says_what_it_looked_for(tmp_path):
         UserError, match=r"^data set 'gtzan' needs --source=FOLDER with GENRE.NNNNN.wav or .au files \(got None"
     ):
         DATASETS["gtzan"](None)
-    with pytest.raises(UserError, match=rf"^found none of GTZAN's 1000 tracks below {tmp_path}, looking for blues.00000.wav"):
+    with pytest.raises(
+        UserError, match=rf"^found none of the 1000 tracks of GTZAN below {tmp_path}, expected files such as blues.00000.wav"
+    ):
         DATASETS["gtzan"](tmp_path)
 
 
 def test_jazz_00054_is_quarantined_by_measurement(tmp_path):
     for genre, number in (("blues", 29), ("jazz", 54), ("jazz", 55), ("rock", 12), ("rock", 31)):
         audio_files.make(tmp_path / "source" / genre, "wav16", f"{genre}.{number:05d}", 0.3, seed=number)
-    (tmp_path / "source/jazz/jazz.00054.wav").write_bytes(b"\xab\xcd" * 5000)  # as in the copy that is handed around
+    (tmp_path / "source/jazz/jazz.00054.wav").write_bytes(b"\xab\xcd" * 5000)  # not decodable, as in the common copy
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", None)
         folder = build.prepare("gtzan", tmp_path / "data", RATE, tmp_path / "source", workers=1)
     with open(folder / "quarantine.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ["jazz/jazz.00054.wav"] and rows[0]["reason"].startswith("not audio that")
+    assert [row["path"] for row in rows] == ["jazz/jazz.00054.wav"] and rows[0]["reason"].startswith("not an audio file that")
     passport = locate.read_passport(folder)
     lists = {split: set(gtzan.fault_filtered(split)) for split in ("train", "valid", "test")}
     known = {f"{g}.{n:05d}" for g, n in (("blues", 29), ("jazz", 55), ("rock", 12), ("rock", 31))} & set.union(*lists.values())
@@ -189,7 +191,7 @@ def write_tracks(top: Path, *rows: str) -> None:
 
 @pytest.fixture(scope="module")
 def fma_tree(tmp_path_factory) -> Path:
-    """100 tracks of the small set, 20 more of the medium one, 5 of the large one; three have no file."""
+    """100 tracks of the small set, 20 more of the medium set and 5 of the large set. Three tracks have no file."""
     top = tmp_path_factory.mktemp("fma")
     rows = []
     for number in range(2, 127):
@@ -213,17 +215,18 @@ def test_fma_takes_the_official_split(fma_tree):
     assert sizes([*small.items, *small.missing]) == {"train": 80, "validation": 10, "test": 10}
     assert {item.name for item in small.missing} == {"000/000007.mp3", "000/000050.mp3"}
     assert small.items[0].name == "fma_medium/000/000002.mp3" and small.items[0].track == "000002"
-    assert small.notes == ("2 of the 100 clips of FMA small have no file, the first is 000/000007.mp3",)
+    assert small.notes == ("2 of the 100 clips of FMA small have no audio file, such as 000/000007.mp3",)
 
 
 def test_fma_drawn_by_clip_or_by_artist(fma_tree):
     drawn, artists = (DATASETS["fma_small"](fma_tree, split=split) for split in ("70_30:1", "artists_70_30:1"))
     assert sizes([*drawn.items, *drawn.missing]) == {"train": 70, "test": 30}
     assert drawn.notes[-1] == (
-        "split 70_30:1: clips are drawn, so that works of one artist lie on both sides; the official split has none"
+        "split 70_30:1 draws single clips, therefore works of one artist may be in both splits; the official split keeps "
+        "artists apart"
     )
     sides = [{int(item.track) // 5 for item in group} for group in by_split(artists.items).values()]
-    assert not sides[0] & sides[1] and not any("drawn" in note for note in artists.notes)
+    assert not sides[0] & sides[1] and not any("draws" in note for note in artists.notes)
 
 
 def test_fma_rows_that_are_none_are_quarantined(tmp_path):
@@ -233,7 +236,7 @@ def test_fma_rows_that_are_none_are_quarantined(tmp_path):
         "3,0,a,1,dev,small,Rock,x": "track 3 is in split 'dev', expected one of training, validation, test",
         "4,0,a,1,training,small,,x": "track 4 has no genre_top",
         "x,0,a,1,training,small,Rock,x": "track_id is 'x', expected a number",
-        "5,0,a": "has too few cells, expected set.split, set.subset, track.genre_top, artist.id",
+        "5,0,a": "the row has too few cells, expected set.split, set.subset, track.genre_top, artist.id",
     }
     write_tracks(tmp_path, good, *bad)
     (tmp_path / "000002.mp3").touch()
@@ -243,25 +246,28 @@ def test_fma_rows_that_are_none_are_quarantined(tmp_path):
 
 
 def test_fma_says_what_it_looked_for(tmp_path):
-    with pytest.raises(UserError, match=r"^data set 'fma_small' needs --source=FOLDER with tracks.csv and the clips as 000/00"):
+    with pytest.raises(
+        UserError, match=r"^data set 'fma_small' needs --source=FOLDER with tracks.csv and clips such as 000/00"
+    ):
         DATASETS["fma_small"](None)
-    with pytest.raises(UserError, match=r"^found no tracks.csv below .*: it comes in fma_metadata.zip$"):
+    with pytest.raises(UserError, match=r"^found no tracks.csv below .*: it is part of fma_metadata.zip$"):
         DATASETS["fma_medium"](tmp_path)
     (tmp_path / "tracks.csv").write_text("track_id,title\n2,x\n")
     with pytest.raises(
-        UserError, match=r"is not FMA's table of three header rows: it lacks set.split, set.subset, track.genre_"
+        UserError, match=r"is not the table of FMA with three header rows: it has no set.split, set.subset, track.genre_"
     ):
         DATASETS["fma_medium"](tmp_path)
     write_tracks(tmp_path / "a", "2,0,a,1,training,small,Rock,x")
     (tmp_path / "tracks.csv").unlink()
     with pytest.raises(
-        UserError, match=r"^found the audio of none of the 1 clips that .*tracks.csv lists for FMA small, looking"
+        UserError, match=r"^found no audio below .* for the 1 clips that .*tracks.csv lists for FMA small, expected"
     ):
         DATASETS["fma_small"](tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "reason"), [(0.0, "^not audio"), (1.6, "^too short: 1.6 s of the 30 s"), (0.5, "^too short: ")]
+    ("seconds", "reason"),
+    [(0.0, "^not an audio file"), (1.6, "^too short: 1.6 s, where FMA clips have 30 s"), (0.5, "^too short: ")],
 )
 def test_fma_files_are_measured(tmp_path, seconds, reason):
     path = tmp_path / "099134.mp3"
@@ -324,7 +330,7 @@ def test_any_folder_is_a_noise_bank(musan_tree, tmp_path):
         "validation": 6,
         "test": 15,
     }
-    with pytest.raises(UserError, match=r"^found no audio below .*, looking for files with one of .aac "):
+    with pytest.raises(UserError, match=r"^found no audio below .*, expected files with one of the extensions .aac "):
         DATASETS["hunonspeech"](tmp_path)
 
 
@@ -332,7 +338,7 @@ def test_musan_says_which_folder_it_did_not_find(tmp_path):
     (tmp_path / "noise").mkdir()
     (tmp_path / "noise/a.wav").touch()
     with pytest.raises(
-        UserError, match=r"^found no audio of music, speech below .*, looking in folders called music, noise, speech$"
+        UserError, match=r"^found no audio of music, speech below .*, expected folders with the names music, noise, speech$"
     ):
         DATASETS["musan"](tmp_path)
     with pytest.raises(
@@ -355,7 +361,7 @@ def test_musan_s_layout_made_of_real_recordings(tmp_path):
 
 
 def write_tfds(data_dir: Path, name: str, labels: tuple[str, ...], files: dict[str, np.ndarray]) -> None:
-    """`name` as tensorflow-datasets makes it: the features of its builder, one split."""
+    """Write `name` in the form of tensorflow-datasets: one split with the features of its builder."""
     tfds = pytest.importorskip("tensorflow_datasets")
     features = tfds.features.FeaturesDict({
         "audio": tfds.features.Audio(file_format="wav", sample_rate=22050),
@@ -409,7 +415,7 @@ def test_tfds_gtzan_is_read_without_tensorflow(tfds_dir, monkeypatch):
         assert item.labels == (item.name.split(".")[0],)
     cut = DATASETS["gtzan"](top, split="clips_4s_20pct").items[1]
     assert cut.name == "blues.00000.wav@2.85" and cut.start == 2.85
-    with pytest.raises(AudioError, match="^empty"):  # these fakes are a second long
+    with pytest.raises(AudioError, match="^empty"):  # the fake tracks have a length of about one second
         workers.render_clip(sources[0].render, cut, 22050)
     sources = DATASETS["gtzan_music_speech"](top)
     assert Counter(item.labels[0] for item in sources.items) == {"music": 4, "speech": 4}
@@ -418,11 +424,12 @@ def test_tfds_gtzan_is_read_without_tensorflow(tfds_dir, monkeypatch):
 
 def test_tfds_of_another_kind_is_an_error(tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps({"name": "gtzan"}))
-    with pytest.raises(UserError, match=r"holds no gtzan-\*.tfrecord-\* files: prepare it with file_format='tfrecord'$"):
+    with pytest.raises(UserError, match=r"holds no gtzan-\*.tfrecord-\* files: prepare it in .* with file_format='tfrecord'$"):
         DATASETS["gtzan"](tmp_path)
     tfrecord.write_shards(tmp_path, "gtzan", "train", [tfrecord.Clip("a", "a", (0,), np.zeros(9, np.int16), 0.0)])
     with pytest.raises(
-        UserError, match=r"holds audio, labels, maximum, name, track, where gtzan has audio, audio/filename, label$"
+        UserError,
+        match=r"holds the features audio, labels, maximum, name, track, expected audio, audio/filename, label for gtzan$",
     ):
         DATASETS["gtzan"](tmp_path)
 
@@ -441,11 +448,11 @@ def test_int64_lists_of_any_size_are_read():
 
 def test_options_belong_to_data_sets(tmp_path):
     with pytest.raises(
-        UserError, match=r"^--split=random means nothing to data set 'folder', which takes no options of its own$"
+        UserError, match=r"^data set 'folder' does not support --split=random: it supports none of --split, --labels, --subset$"
     ):
         build.prepare("folder", tmp_path, RATE, tmp_path, split="random")
     with pytest.raises(
-        UserError, match=r"^--split=x means nothing to data set 'audioset_music', which takes --labels, --subset$"
+        UserError, match=r"^data set 'audioset_music' does not support --split=x: it supports --labels, --subset$"
     ):
         build.prepare("audioset_music", tmp_path, RATE, tmp_path, split="x")
 

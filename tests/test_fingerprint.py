@@ -1,4 +1,4 @@
-"""The acoustic fingerprint: copies are found through shift, coding, level and noise, at their offset, and nothing else is."""
+"""The acoustic fingerprint finds copies after a shift, coding, gain and noise, at their offset, and finds nothing else."""
 
 from collections import Counter
 
@@ -66,7 +66,7 @@ def test_what_holds_no_sound_has_no_fingerprint():
 
 
 def random_prints(clips: int = 8, hashes: int = 250, kinds: int = 50, seed: int = 0) -> list[Print]:
-    """Few hashes that meet often, and a copy 37 frames later."""
+    """Fingerprints with few distinct hashes, which meet often, and a copy that is 37 frames later."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(clips):
@@ -77,7 +77,7 @@ def random_prints(clips: int = 8, hashes: int = 250, kinds: int = 50, seed: int 
 
 
 def count_by_hand(a: Print, b: Print) -> tuple[int, int]:
-    """The most moments of `a` that agree at one offset and the next together, and at a rival of it."""
+    """Returns the most moments of `a` that agree at an offset and the next offset together, and the count of its best rival."""
     meetings = {(int(t2) - int(t1), int(t1)) for h1, t1 in zip(a.hashes, a.times, strict=True)
                 for t2 in b.times[b.hashes == h1]}  # fmt: skip
     cells = Counter(offset for offset, _ in meetings)
@@ -105,7 +105,7 @@ def test_moments_shared_at_an_offset():
     a, b = Print(np.arange(5, dtype=np.uint32), times, 40), Print(np.arange(5, dtype=np.uint32), times, 35)
     index = fingerprint._Index([a, b])
     zero, one = np.zeros(3, int), np.ones(3, int)
-    # the second clip as it is: 4 moments of either; 15 frames later: 0, 10 of the first, 20, 30 of the second; 15 sooner
+    # Offset 0: 4 moments of each clip. Offset 15: the moments 0 and 10 of the first clip, 20 and 30 of the second. Offset -15.
     assert index.shared_moments(zero, one, np.array([0, 15, -15])).tolist() == [4, 2, 2]
 
 

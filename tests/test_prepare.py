@@ -1,4 +1,4 @@
-"""`prepare`: every file accounted for, honest splits, nothing half done, whatever the files do."""
+"""`prepare`: every file is in a shard or in quarantine, tracks stay in one split, and no data set is left incomplete."""
 
 import csv
 import dataclasses
@@ -31,27 +31,27 @@ OPTIONS = {"validation": 0.1, "test": 0.1, "workers": 2}
 LIMITS = Limits(timeout=4.0, memory_gb=1.0)
 SHARED = Path(__file__).parents[2] / "shared" / "audio"
 
-BROKEN = {  # name → what its reason says
+BROKEN = {  # name → pattern of the reason in quarantine.csv
     "jazz/half.wav": "^cut off: ",
     "jazz/half.flac": "^decoding stopped after ",
     "jazz/half.ogg": "^cut off: ",
     "jazz/half.mp3": "^cut off: ",
     "jazz/half.opus": "^cut off: ",
-    "jazz/half.m4a": "^not audio that soundfile or FFmpeg can read: ",
+    "jazz/half.m4a": "^not an audio file that soundfile or FFmpeg can read: ",
     "jazz/half.webm": "^cut off: ",
     "rock/zero.ogg": "^the file has zero bytes$",
-    "rock/text.mp3": "^not audio",
+    "rock/text.mp3": "^not an audio file",
     "rock/header.wav": "^empty: the file holds no samples$",
-    "rock/silent.flac": "^silent: no sample above 0.0001 of full scale$",
+    "rock/silent.flac": "^silent: no sample exceeds 0.0001 of full scale$",
     "rock/antiphase.wav": "^silent: ",
-    "rock/nan.wav": "^holds samples that are not finite",
-    "rock/short.wav": r"^too short: 0\.050 s, the least is 0\.1 s$",
+    "rock/nan.wav": "^the file holds samples that are not finite",
+    "rock/short.wav": r"^too short: 0\.050 s, the minimum is 0\.1 s$",
     "rock/one.wav": "^too short: ",
 }
 
 
 def make_messy(top: Path) -> None:
-    """Three classes in files of all kinds, one broken file of each kind, and what else lies in such folders."""
+    """Three classes in files of all kinds, one broken file of each kind, and files that are not audio."""
     for number, kind in enumerate(audio_files.KINDS):
         for genre in ("jazz", "rock", "Hip hop"):
             for copy in range(2):
@@ -123,7 +123,7 @@ def test_every_file_is_in_the_shards_or_in_quarantine(messy, made):
     assert passport["labels"] == ["Hip hop", "jazz", "rock"]
     assert passport["notes"] == [
         "3 files that are not audio were ignored (2 .jpg, 1 .txt)",
-        "1 audio files in no class folder were ignored",
+        "1 audio files outside the class folders were ignored",
     ]
     names = [name for split in passport["splits"] for name in shards.load_index(made, split).names]
     assert len(names) == len(set(names)) == good
@@ -178,10 +178,7 @@ def test_tensorflow_datasets_reads_it_back(made):
 def test_an_existing_data_set_is_kept_unless_overwritten(messy, made, capsys):
     data_dir, stamp = made.parents[2], (made / "passport.json").stat().st_mtime_ns
     build.prepare("folder", data_dir, RATE, messy, "messy", **OPTIONS)
-    assert (
-        capsys.readouterr().out
-        == f"{made} is there already and stays as it is (--overwrite makes it again, with these flags)\n"
-    )
+    assert capsys.readouterr().out == f"{made} already exists and is kept: use --overwrite to make it again with these flags\n"
     assert (made / "passport.json").stat().st_mtime_ns == stamp
 
 
@@ -189,8 +186,8 @@ def test_strict_exits_with_one_and_the_summary_names_the_quarantined(messy, made
     arguments = (f"--source={messy}", "--name=messy", f"--data_dir={made.parents[2]}")
     done = subprocess.run(command(*arguments, "--strict"), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"error: 15 files are in {made / 'quarantine.csv'} and --strict allows none\n"
-    assert "15 quarantined, 1 scaled because of peaks over 1.0" in done.stdout
+    assert done.stderr == f"error: 15 files are quarantined in {made / 'quarantine.csv'}, and --strict allows none\n"
+    assert "15 quarantined, 1 scaled down because their peak exceeded 1.0" in done.stdout
     assert f"and 10 more in {made / 'quarantine.csv'}" in done.stdout
     assert "--config.data.name=messy" in done.stdout.splitlines()[-1]
     assert subprocess.run(command(*arguments), capture_output=True, check=False).returncode == 0
@@ -231,7 +228,7 @@ def test_a_decoder_that_crashes_hangs_or_eats_memory_costs_one_clip(tmp_path, mo
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
     source = hostile.source("raises")
     bad = [item for item in source.items if item.name.endswith("raises")]
-    with pytest.raises(UserError, match=r"^none of the 2 clips can be used; the first is 'x/raises': ZeroDivisionError: "):
+    with pytest.raises(UserError, match=r"^none of the 2 clips can be used; the first clip is 'x/raises': ZeroDivisionError: "):
         build.build(dataclasses.replace(source, items=tuple(bad)), tmp_path / "data", "bad", 8000, limits=LIMITS, **OPTIONS)
     assert [path for path in (tmp_path / "data").iterdir() if path.suffix != ".lock"] == []
 
@@ -307,9 +304,9 @@ def test_clips_of_a_track_share_a_split_and_every_class_has_its_share():
 def test_a_given_split_holds_for_the_whole_track():
     given = [Item("x@0", "x", ("a",), "test"), Item("x@1", "x", ("b",)), Item("y", "y", ("a",), "train")]
     assert where(build.assign_splits(given, 0.1, 0.1)) == {"x@0": "test", "x@1": "test", "y": "train"}
-    with pytest.raises(UserError, match=r"^track 'x' is in both split 'test' and split 'train': clips of one track belong"):
+    with pytest.raises(UserError, match=r"^track 'x' is in both split 'test' and split 'train': all clips of one track must"):
         build.assign_splits([*given, Item("x@2", "x", ("a",), "train")], 0.1, 0.1)
-    with pytest.raises(UserError, match=r"^two clips are called 'y': names are unique in a data set$"):
+    with pytest.raises(UserError, match=r"^two clips have the name 'y': names must be unique in a data set$"):
         build.assign_splits([*given, given[2]], 0.1, 0.1)
 
 
@@ -320,8 +317,8 @@ def test_splits_that_chance_left_empty_are_told(tmp_path, monkeypatch):
         patch.setattr(build, "split_of", lambda track, validation, test: "test" if track == "x/a" else "train")
         folder = build.build(source, tmp_path, "small", 8000, limits=LIMITS, **OPTIONS)
     text = summary(locate.read_passport(folder), folder)
-    assert "warning: no clip fell into 'validation'" in text
-    assert "warning: 'test' has no clip of y (a CSV with a split column places tracks by hand)" in text
+    assert "warning: split 'validation' is empty because there are few tracks: assign tracks with the split column" in text
+    assert "warning: split 'test' has no clip of y: assign tracks with the split column of a CSV" in text
 
 
 # ---------------------------------------------------------------- CSV
@@ -372,8 +369,11 @@ def test_csv_with_cuts_labels_and_splits(tmp_path):
         (("path,label", "a.wav,x"), "has no column 'labels' in its first row 'path,label': expected path,labels[,track"),
         (("path,labels,genre", "a.wav,x,y"), "songs.csv has the unknown column 'genre': expected path,labels[,track,split"),
         (("path,labels,path", "a.wav,x,y"), "songs.csv has the repeated column 'path': expected "),
-        (("path,labels",), "songs.csv has a header and no rows"),
-        (("path,labels", "a.wav"), "a header and no usable rows; songs.csv, row 2: 1 cells where the header has 2 columns"),
+        (("path,labels",), "songs.csv has a header, but no rows"),
+        (
+            ("path,labels", "a.wav"),
+            "a header, but no usable rows; songs.csv, row 2: the row has 1 cells, but the header has 2 columns",
+        ),
     ],
 )
 def test_csv_without_a_usable_row_is_an_error(tmp_path, lines, sentence):
@@ -387,14 +387,14 @@ def test_csv_without_a_usable_row_is_an_error(tmp_path, lines, sentence):
 BAD_ROWS = {
     "b.wav, | ,,,,": "no label in '|', expected names separated by '|'",
     ",x,,,,": "the path is empty",
-    "b.wav": "1 cells where the header has 6 columns",
+    "b.wav": "the row has 1 cells, but the header has 6 columns",
     "b.wav,x,,dev,,": "unknown split 'dev', choose one of train, validation, test or leave it empty",
     "b.wav,x,,,1:30,": "start is '1:30', expected seconds, 0 or more, such as 12.5",
     "b.wav,x,,,-1,": "start is '-1', expected seconds, 0 or more, such as 12.5",
     "b.wav,x,,,,nan": "duration is 'nan', expected seconds, 0 or more, such as 12.5",
     "b.wav,x,,,,0": "duration is '0', expected seconds above 0 or nothing",
     "a.wav,y,,,,": "repeats 'a.wav' of row 2",
-    "../b.wav,x,,,,": "'../b.wav' leads out of the folder of the CSV: give such a file by its absolute path",
+    "../b.wav,x,,,,": "'../b.wav' leads out of the folder of the CSV: use the absolute path of the file",
 }
 
 
@@ -407,7 +407,7 @@ def test_bad_rows_of_a_csv_are_quarantined(tmp_path):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs shared/audio")
 def test_leave_one_out_is_one_csv_per_fold(tmp_path):
-    """How a user makes folds: the split column. Here every speaker and every piece of music is held out once."""
+    """A user makes folds with the split column. In this test, every speaker and every piece of music is held out once."""
     tracks = {kind: sorted((SHARED / kind).glob("*.ogg")) for kind in ("music", "speech")}
     held_out: Counter[str] = Counter()
     for fold in range(3):
@@ -485,12 +485,14 @@ def test_audioset_says_what_it_looked_for(tmp_path):
         UserError, match=r"^data set 'audioset_music' needs --source=FOLDER with unbalanced_train_segments.csv, "
     ):
         DATASETS["audioset_music"](None)
-    with pytest.raises(UserError, match=rf"^found none of unbalanced_train_segments.csv, .* below {tmp_path}$"):
+    with pytest.raises(
+        UserError, match=rf"^found none of the official lists unbalanced_train_segments.csv, .* below {tmp_path}$"
+    ):
         DATASETS["audioset_music"](tmp_path)
     table = tmp_path / "eval_segments.csv"
     table.write_text('# a\n# b\n# c\nabc, 0.000, 10.000, "/m/064t9"\n')
     with pytest.raises(
-        UserError, match=r"^found the audio of none of the 1 music clips that eval_segments.csv list, looking below"
+        UserError, match=r"^found no audio for the 1 music clips in eval_segments.csv below .*, expected files ID.EXT, "
     ):
         DATASETS["audioset_music"](tmp_path)
     table.write_text("# a\nabc, ten, 10.000, /m/064t9\n")
@@ -501,8 +503,8 @@ def test_audioset_says_what_it_looked_for(tmp_path):
 def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
     from genre_jax.datasets import synthetic
 
-    for module in ("tensorflow", "jax", "librosa", "soundfile", "soxr", "av"):  # workers get this path too
-        (tmp_path / f"{module}.py").write_text("raise ImportError('not to be imported here')")
+    for module in ("tensorflow", "jax", "librosa", "soundfile", "soxr", "av"):  # worker processes inherit this path
+        (tmp_path / f"{module}.py").write_text("raise ImportError('must not be imported here')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(synthetic, "TRACKS", {"train": 2, "validation": 1, "test": 1})
     single = DATASETS["synthetic"](None)
@@ -514,7 +516,7 @@ def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
     index = shards.load_index(folder, "train")
     assert set(index.length) == {80000} and index.labels.any(axis=1).all()
     assert index.labels.sum() == sum(locate.read_passport(folder)["splits"]["train"]["classes"].values())
-    with pytest.raises(UserError, match=r"^data set 'synthetic' is made, not read: leave out --source=x$"):
+    with pytest.raises(UserError, match=r"^data set 'synthetic' is synthesised and needs no source: remove --source=x$"):
         DATASETS["synthetic"](Path("x"))
 
 
@@ -524,22 +526,28 @@ def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "give --source=DIR with your music, or --dataset= one of audioset_music, fma_medium, "),
+        (
+            (),
+            "no source was given: set --source=DIR to a folder of music, or --dataset to one of audioset_music, fma_medium, ",
+        ),
         (("--dataset=sinthetic",), "unknown data set 'sinthetic' (did you mean 'synthetic'?): choose one of audioset_music"),
         (
             ("--dataset=gtzan", "--source=.", "--split=folds:4"),
             "unknown split 'folds:4': choose one of clips_4s_20pct[:SEED], fault_filtered, folds:K:INDEX[:SEED], ",
         ),
-        (("--dataset=folder", "--split=random"), "--split=random means nothing to data set 'folder', which takes no options"),
+        (
+            ("--dataset=folder", "--split=random"),
+            "data set 'folder' does not support --split=random: it supports none of --split, --labels, --subset",
+        ),
         (("--dataset=folder",), "data set 'folder' needs --source=PATH: a folder with one sub-folder per class, or a .csv"),
-        (("music",), "unexpected argument 'music': give the folder as --source=music"),
-        (("--source=nowhere",), "--source=nowhere does not exist: give a folder with one sub-folder per class, or a .csv"),
-        (("--source=.", "--name=My-Music"), "--name=My-Music is no data set name: use lower-case letters, digits and _"),
+        (("music",), "unexpected argument 'music': set the source folder with --source=music"),
+        (("--source=nowhere",), "--source=nowhere does not exist: use a folder with one sub-folder per class, or a .csv"),
+        (("--source=.", "--name=My-Music"), "--name=My-Music is not a legal name: use lower-case letters, digits and _"),
         (("--source=.", "--sample_rate=16"), "--sample_rate=16 is not between 1000 and 768000 Hz"),
-        (("--source=.", "--validation=0.6", "--test=0.4"), "--validation=0.6 and --test=0.4 are no shares: both 0 or more"),
-        (("--source=.", "--workers=0"), "--workers=0 is not a number of processes: 1 or more"),
+        (("--source=.", "--validation=0.6", "--test=0.4"), "--validation=0.6 and --test=0.4 are not legal shares: each must"),
+        (("--source=.", "--workers=0"), "--workers=0 is not a legal number of processes: it must be 1 or more"),
         (("--source=.", "--timeout=0"), "--timeout=0 (seconds) and --memory_gb=4 (GiB) must be above 0"),
-        (("--source=.",), "found no audio below .: expected ./CLASS/FILE with one of .aac .aif"),
+        (("--source=.",), "found no audio below .: expected ./CLASS/FILE with one of the extensions .aac .aif"),
     ],
 )
 def test_command_line_errors(tmp_path, arguments, sentence):

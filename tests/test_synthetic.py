@@ -1,4 +1,4 @@
-"""Procedural music: pure, balanced, split without overlap, and no easier than it claims."""
+"""Synthetic music: reproducible, balanced between genres, with disjoint splits, and not easier than it claims."""
 
 import dataclasses
 import subprocess
@@ -25,7 +25,7 @@ def decibels(audio):
 
 
 def features(genre, track, split):
-    """RMS and centroid (mean and deviation of each), MFCC means, level in dB, peak of a track."""
+    """Returns RMS and spectral centroid (mean and deviation of each), MFCC means, level in dB and peak of a track."""
     audio = music.render(genre, track, split, sample_rate=RATE, seconds=5.0)
     rms = librosa.feature.rms(y=audio)
     centroid = librosa.feature.spectral_centroid(y=audio, sr=RATE)
@@ -42,7 +42,7 @@ def tracks():
 
 
 def accuracy(tracks, columns):
-    """Of a scaled logistic regression on held-out tracks."""
+    """Returns the accuracy of a logistic regression on held-out tracks."""
     rows = {split: table[..., columns].reshape(-1, len(columns)) for split, table in tracks.items()}
     labels = {split: np.repeat(np.arange(len(GENRES)), table.shape[1]) for split, table in tracks.items()}
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
@@ -101,7 +101,7 @@ def test_splits_share_no_draw(genre):
         if field.name == "key":
             assert set.union(*seen.values()) == set(range(12))
             continue
-        # not by chance alone: each value lies in a cell of its own split
+        # The values are disjoint by design: every value is in a cell of its split.
         scale = {"tempo": (low, high), "tuning": (-music.TUNING_CENTS, music.TUNING_CENTS)}
         first, last = scale.get(field.name, (0.0, 1.0))
         cells = {s: {int((v - first) / (last - first) * music.CELLS) for v in seen[s]} for s in SPLITS}

@@ -1,6 +1,8 @@
-"""The data sets: name → where its clips, labels, tracks and splits are. `builder` makes shards of any of them.
+"""The data sets that `prepare` can make; `prepare/build.py` turns each of them into shards.
 
-The keyword arguments of a finder are the options that `prepare` takes for it: `split`, `labels`, `subset`.
+`DATASETS` maps a name to a finder. A finder takes the path of the source, finds the clips there, and returns a `Source`
+with their labels, tracks and splits. The keyword arguments of a finder are the options of its data set on the command line
+of `prepare`: `split`, `labels`, `subset`.
 """
 
 from genre_jax.datasets import audioset, fma, folder, gtzan, musan, synthetic
@@ -21,4 +23,4 @@ DATASETS: dict[str, Finder] = {
     "synthetic_multilabel": synthetic.synthetic_multilabel,
 }
 
-EMBEDDED = ("synthetic", "synthetic_multilabel")  # made on the spot, from no source
+EMBEDDED = ("synthetic", "synthetic_multilabel")  # synthesised, without source files

@@ -1,9 +1,14 @@
-"""AudioSet's music: the official segment lists and the 67 classes below "Music" and "Music genre", or a list of your own.
+"""The music of AudioSet: the official segment lists with the 67 music classes, or with the classes of a CSV file.
 
 Gemmeke et al., "Audio Set: An ontology and human-labeled dataset for audio events", ICASSP 2017. The lists
-(research.google.com/audioset/download.html) name ten-second segments of YouTube videos; how one gets the audio is up to
-the user. It may lie, in any sub-folder, as `ID.ext` (the segment, or the whole video, which is then cut), `ID_START.ext` or
-`ID_START_END.ext` (in seconds or milliseconds), each also as `YID…`; in tar shards of (audio, json) pairs; in parquet.
+(research.google.com/audioset/download.html) name ten-second segments of YouTube videos. The user provides the audio, in any
+sub-folder of the source folder and in any mixture of these layouts:
+
+- `ID.ext`: the segment, or the whole video, which is then cut;
+- `ID_START.ext` or `ID_START_END.ext`: the segment, with times in seconds or milliseconds;
+- each of these with a `Y` before the id;
+- tar files of (audio, JSON) pairs;
+- parquet files.
 """
 
 import collections
@@ -24,15 +29,15 @@ LISTS = {  # split → official file
     "balanced": "balanced_train_segments.csv",
     "eval": "eval_segments.csv",
 }
-ONTOLOGY = "class_labels_indices.csv"  # all 527 classes; where it lies beside the lists, their mids are checked by it
+ONTOLOGY = "class_labels_indices.csv"  # all 527 classes; if the source has this file, the mids of the lists are checked
 LABEL_TABLE = Path(__file__).parents[2] / "third_party" / "audioset_music_labels.csv"
-MID = re.compile(r"/[a-z]/[0-9a-z_]+")  # a machine id, as in /m/064t9
+MID = re.compile(r"/[a-z]/[0-9a-z_]+")  # a machine id of a class, such as /m/064t9
 LOOKED_FOR = "ID.EXT, ID_START.EXT, ID_START_END.EXT (seconds or milliseconds; also YID…), *.tar and *.parquet"
-SLACK = 0.1, 0.05  # seconds, and share of the segment, that its file may be longer: codecs pad
+SLACK = 0.1, 0.05  # a file may be longer than its segment by these seconds plus this share, because codecs pad
 
 
 class Segment(NamedTuple):
-    """A row of an official list: YouTube id, start and end in seconds, classes as mids in the order of the list."""
+    """A row of an official list: YouTube id, start and end in seconds, and the mids of its classes in their order."""
 
     video: str
     start: float
@@ -41,7 +46,7 @@ class Segment(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where audio lies that is called `name` in the data set: a file, or a member of a container."""
+    """The audio that has the name `name` in the data set: a file, or a member of a container."""
 
     name: str
     path: Path
@@ -49,16 +54,18 @@ class Place(NamedTuple):
 
 
 def audioset_music(source: Path | None, *, labels: str | None = None, subset: str | None = None) -> Source:
-    """Clips with at least one of the classes; splits are called as the lists are: unbalanced, balanced, eval.
+    """Returns the clips that have at least one of the classes, in the splits unbalanced, balanced and eval.
 
-    `labels` is a CSV with the column mid (and display_name), or a mid a line; by default the 67 music classes. `subset`
-    "N[:SEED]" keeps N clips of unbalanced, those of a smaller N among them.
+    Args:
+      source: folder with the official lists and the audio, in any sub-folder.
+      labels: CSV file with the column mid (and display_name), or a file with one mid per line; None: the 67 music classes.
+      subset: "N[:SEED]" keeps N clips of unbalanced, among them all clips of a smaller N; None: all clips.
     """
     if source is None or not source.is_dir():
         raise UserError(
             f"data set 'audioset_music' needs --source=FOLDER with {', '.join(LISTS.values())} and the audio (got {source})"
         )
-    lists, ontology, paths, refused = _look_around(source)
+    lists, ontology, paths, refused = _search(source)
     known = _table(ontology) if ontology else None
     names = music_labels() if labels is None else read_labels(Path(labels), known)
     audio = _audio(source, paths, refused)
@@ -74,8 +81,8 @@ def audioset_music(source: Path | None, *, labels: str | None = None, subset: st
         (items if item.path else missing).append(item)
     if not items:
         raise UserError(
-            f"found the audio of none of the {len(missing)} music clips that {', '.join(p.name for p in lists.values())} "
-            f"list, looking below {source} for {LOOKED_FOR}" + (f"; {refused[0][0]}: {refused[0][1]}" if refused else "")
+            f"found no audio for the {len(missing)} music clips in {', '.join(p.name for p in lists.values())} below {source}, "
+            f"expected files {LOOKED_FOR}" + (f" (first refused: {refused[0][0]}: {refused[0][1]})" if refused else "")
         )
     notes = []
     if subset is not None:
@@ -88,39 +95,47 @@ def audioset_music(source: Path | None, *, labels: str | None = None, subset: st
     if dropped:
         kind = f"{len(names)} music classes" if labels is None else f"{len(names)} classes of {labels}"
         notes.append(f"{dropped} labels outside the {kind} were dropped")
-    protocol = f"subset:{subset}" if subset else ""
-    found = tuple(items), render, tuple(missing), tuple(refused)
-    return Source("audioset_music", tuple(names.values()), *found, protocol, tuple(notes))
+    return Source(
+        "audioset_music",
+        tuple(names.values()),
+        tuple(items),
+        render,
+        tuple(missing),
+        tuple(refused),
+        protocol=f"subset:{subset}" if subset else "",
+        notes=tuple(notes),
+    )
 
 
 def render(item: Item, sample_rate: int) -> Render:
-    """The segment of an item: its file where that is about as long, else that part of it, as a whole video is cut.
+    """Returns the segment of an item: the whole file if it is about as long, otherwise the segment cut from a longer video.
 
-    Raises `AudioError` where the file is neither.
+    Raises `AudioError` if the file is too long, but its name says that it is the segment.
     """
     assert item.duration is not None
     where = containers.audio_of(item)
-    whole = load(where, sample_rate, 0.0, 2 * item.duration)  # a video of hours is not decoded from end to end
+    whole = load(where, sample_rate, 0.0, 2 * item.duration)  # twice the segment is enough to recognise a whole video
     held = len(whole.samples) / sample_rate
     if held <= item.duration + SLACK[0] + SLACK[1] * item.duration:
         return Render(whole)
     if containers.stem(item.name).startswith((f"{item.track}_", f"Y{item.track}_")):
-        raise AudioError(f"too long: {held:.1f} s or more, and its name says that it is the segment of {item.duration:g} s")
+        raise AudioError(f"too long: {held:.1f} s or more, but its name says that it is the segment of {item.duration:g} s")
     return Render(load(where, sample_rate, item.start, item.duration))
 
 
 def music_labels() -> dict[str, str]:
-    """Machine id → display name of the 67 music classes, in the order of AudioSet's indices 216 to 282."""
+    """Returns {mid: display name} of the 67 music classes, in the order of AudioSet's class indices 216 to 282."""
     return _table(LABEL_TABLE)
 
 
 def read_labels(path: Path, known: Mapping[str, str] | None) -> dict[str, str]:
-    """Machine id → display name of a user's list, in its order; `known` names those that the list does not.
+    """Returns {mid: display name} of a user's list of classes, in the order of the list.
 
-    Raises `UserError` where a row is no mid, or repeats one.
+    `known` {mid: display name} gives the names that the list leaves out. Raises `UserError` if the file does not exist or
+    names no class, and if a row is not a mid or repeats a mid or a name.
     """
     if not path.is_file():
-        raise UserError(f"--labels={path} does not exist: give a CSV with the column mid, or a file with a mid a line")
+        raise UserError(f"--labels={path} does not exist: use a CSV with the column mid, or a file with one mid per line")
     names = {**(known or {}), **music_labels()}
     chosen: dict[str, str] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -137,13 +152,14 @@ def read_labels(path: Path, known: Mapping[str, str] | None) -> dict[str, str]:
             raise UserError(f"{path}, class {number}: repeats {mid if mid in chosen else repr(name)}")
         chosen[mid] = name
     if not chosen:
-        raise UserError(f"{path} names no class")
+        raise UserError(f"{path} names no class: it needs at least one machine id such as /m/064t9")
     return chosen
 
 
 def read_segments(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[int, Segment]]:
-    """Row number and segment of an official list: comment lines, then `ID, start, end, "mid,mid"` with a space after
-    each comma. Rows that are none go to `refused`.
+    """Yield (row number, segment) of an official list. Append each malformed row to `refused` as (row, reason).
+
+    A list has comment lines, then rows `ID, start, end, "mid,mid"` with a space after each comma outside the quotes.
     """
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
@@ -169,32 +185,33 @@ def read_segments(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[
 def _segments(
     lists: Mapping[str, Path], known: set[str] | None, refused: list[tuple[str, str]]
 ) -> Iterator[tuple[str, Segment]]:
-    """(split, segment) of all lists; rows with an unknown mid or a video that is listed already go to `refused`."""
+    """Yield (split, segment) of all lists. Rows with an unknown mid, or with a video of an earlier row, go to `refused`."""
     rows: dict[str, str] = {}
     for split, path in lists.items():
         for number, segment in read_segments(path, refused):
             here = f"{path.name}, row {number}"
-            strange = [mid for mid in segment.mids if (mid not in known if known else not MID.fullmatch(mid))]
-            if strange:
-                refused.append((here, f"unknown mid {strange[0]!r}"))
+            unknown = [mid for mid in segment.mids if (mid not in known if known else not MID.fullmatch(mid))]
+            if unknown:
+                refused.append((here, f"unknown mid {unknown[0]!r}"))
             elif segment.video in rows:
-                refused.append((here, f"repeats {segment.video!r} of {rows[segment.video]}"))
+                refused.append((here, f"repeats video {segment.video!r} of {rows[segment.video]}"))
             else:
                 rows[segment.video] = here
                 yield split, segment
 
 
 def _table(path: Path) -> dict[str, str]:
+    """Returns {mid: display name} of a CSV file with these columns."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, skipinitialspace=True)
         if not {"mid", "display_name"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{path} has no columns mid and display_name: it should be AudioSet's index,mid,display_name")
+            raise UserError(f"{path} has no columns mid and display_name: expected AudioSet's columns index,mid,display_name")
         return {row["mid"]: row["display_name"] for row in rows}
 
 
-def _look_around(source: Path) -> tuple[dict[str, Path], Path | None, list[Path], list[tuple[str, str]]]:
-    """The official lists by split, the table of all classes, the paths that may hold audio, and archives of no use."""
-    found: dict[str, Path] = {}
+def _search(source: Path) -> tuple[dict[str, Path], Path | None, list[Path], list[tuple[str, str]]]:
+    """Returns {split: official list}, the table of all classes, the paths that may hold audio, and the refused archives."""
+    list_paths: dict[str, Path] = {}
     ontology = None
     paths = []
     refused = []
@@ -202,37 +219,41 @@ def _look_around(source: Path) -> tuple[dict[str, Path], Path | None, list[Path]
         if path.suffix.lower() in EXTENSIONS or path.suffix.lower() in containers.SUFFIXES:
             paths.append(path)
         elif path.name in LISTS.values():
-            found.setdefault(path.name, path)
+            list_paths.setdefault(path.name, path)
         elif path.name == ONTOLOGY:
             ontology = path
         elif containers.is_packed(path):
             refused.append(
-                (printable(path.relative_to(source).as_posix()), "a compressed archive: unpack it, or give a plain .tar")
+                (
+                    printable(path.relative_to(source).as_posix()),
+                    "compressed archives are not read: unpack it, or use a plain .tar",
+                )
             )
-    if not found:
-        raise UserError(f"found none of {', '.join(LISTS.values())} below {source}")
-    return {split: found[name] for split, name in LISTS.items() if name in found}, ontology, paths, refused
+    if not list_paths:
+        raise UserError(f"found none of the official lists {', '.join(LISTS.values())} below {source}")
+    lists = {split: list_paths[name] for split, name in LISTS.items() if name in list_paths}
+    return lists, ontology, paths, refused
 
 
 def _audio(source: Path, paths: list[Path], refused: list[tuple[str, str]]) -> dict[str, Place]:
-    """Stem → place of all audio; a file of its own goes before a member of a container."""
+    """Returns {file name without extension: place} of all audio. A file takes precedence over a member of a container."""
     audio: dict[str, Place] = {}
     for path in paths:
         if path.suffix.lower() in EXTENSIONS:
             audio.setdefault(path.stem, Place(printable(path.relative_to(source).as_posix()), path))
-    packed = [path for path in paths if path.suffix.lower() in containers.SUFFIXES]
-    if packed:
-        say(f"reading the contents of {len(packed)} tar and parquet files")
-    for path in packed:
-        inside = printable(path.parent.relative_to(source).as_posix())
+    container_paths = [path for path in paths if path.suffix.lower() in containers.SUFFIXES]
+    if container_paths:
+        say(f"reading the contents of {len(container_paths)} tar and parquet files")
+    for path in container_paths:
+        folder = printable(path.parent.relative_to(source).as_posix())
         for member in containers.members(path, refused):
-            name = member.name if inside == "." else f"{inside}/{member.name}"
+            name = member.name if folder == "." else f"{folder}/{member.name}"
             audio.setdefault(member.stem, Place(printable(name), path, member.place))
     return audio
 
 
 def _item(segment: Segment, split: str, labels: tuple[str, ...], audio: Mapping[str, Place]) -> Item:
-    """The item of a segment; without a path where there is no audio of it."""
+    """Returns the item of a segment; its path is None if there is no audio."""
     place = next((audio[stem] for stem in _stems(segment) if stem in audio), Place(segment.video, Path()))
     found = place.path != Path()
     duration = segment.end - segment.start
@@ -241,7 +262,7 @@ def _item(segment: Segment, split: str, labels: tuple[str, ...], audio: Mapping[
 
 
 def _stems(segment: Segment) -> Iterator[str]:
-    """The file names, without extension, under which a segment may lie."""
+    """Yield the file names, without extension, that a segment may have."""
     start, end = segment.start, segment.end
     for video in (segment.video, f"Y{segment.video}"):
         yield video
@@ -259,15 +280,19 @@ _FORMS = (
 
 
 def _subset(text: str, items: list[Item], missing: list[Item]) -> tuple[list[Item], list[Item]]:
-    """N of the unbalanced clips by rank, all others as they are; of the missing ones those that rank before the last."""
+    """Returns the items and the missing items of the subset `text`, "N[:SEED]".
+
+    The clips of unbalanced, also the missing ones, are ranked by a hash of seed and video. The first N clips with audio are
+    kept, and the missing clips that rank before the last of them. Clips of other splits are kept.
+    """
     if not re.fullmatch(r"\d+(:\d+)?", text) or not int(text.split(":")[0]):
-        raise UserError(f"--subset={text} is not N or N:SEED: 1 clip or more, such as 19042:0")
+        raise UserError(f"--subset={text} is not of the form N or N:SEED with N of 1 or more, such as 19042:0")
     count, _, seed = text.partition(":")
-    there = {item.track for item in items if item.split == "unbalanced"}
-    if int(count) > len(there):
-        raise UserError(f"--subset={text} asks for more than the {len(there)} clips of unbalanced that were found")
-    ranked = splits.shuffled(there | {item.track for item in missing}, int(seed or 0))
+    present = {item.track for item in items if item.split == "unbalanced"}
+    if int(count) > len(present):
+        raise UserError(f"--subset={text} is too large: the source has audio for {len(present)} clips of unbalanced")
+    ranked = splits.shuffled(present | {item.track for item in missing}, int(seed or 0))
     place = {track: rank for rank, track in enumerate(ranked)}
-    last = sorted(place[track] for track in there)[int(count) - 1]
+    last = sorted(place[track] for track in present)[int(count) - 1]
     kept = [[item for item in group if item.split != "unbalanced" or place[item.track] <= last] for group in (items, missing)]
     return kept[0], kept[1]

@@ -1,7 +1,8 @@
 """FMA small and medium: 30-second clips of the Free Music Archive (Defferrard et al., ISMIR 2017, github.com/mdeff/fma).
 
-`tracks.csv` (of fma_metadata.zip; three header rows) tells split, subset, genre and artist; the clips lie as
-`000/000002.mp3`. The official split is disjoint in artists. Known faulty files are not listed here: they are measured.
+`tracks.csv` in fma_metadata.zip has three header rows, and states the split, subset, genre and artist of every track. The
+clips have paths such as `000/000002.mp3`. No artist is in two splits of the official protocol. This module has no list of
+the known faulty files: decoding finds them.
 """
 
 import csv
@@ -16,36 +17,37 @@ from genre_jax.prepare.audio import EXTENSIONS, AudioError
 
 PROTOCOLS = {"official": "", "70_30": "[:SEED]", "artists_70_30": "[:SEED]"}
 OFFICIAL = {"training": "train", "validation": "validation", "test": "test"}
-SUBSETS = {"small": ("small",), "medium": ("small", "medium")}  # the small set is part of the medium one
+SUBSETS = {"small": ("small",), "medium": ("small", "medium")}  # the medium set contains the small set
 COLUMNS = {"split": ("set", "split"), "subset": ("set", "subset"), "genre": ("track", "genre_top"), "artist": ("artist", "id")}
-SHORTEST = 15.0  # seconds; half of what every clip should have
+SHORTEST = 15.0  # seconds, half the nominal length of a clip
 
 
 def fma_small(source: Path | None, *, split: str = "official") -> Source:
-    """8,000 clips of eight genres, under a split protocol of `PROTOCOLS`."""
+    """Returns the 8,000 clips of eight genres, with a split protocol of `PROTOCOLS`."""
     return _fma(source, "small", split)
 
 
 def fma_medium(source: Path | None, *, split: str = "official") -> Source:
-    """25,000 clips of sixteen genres, under a split protocol of `PROTOCOLS`."""
+    """Returns the 25,000 clips of sixteen genres, with a split protocol of `PROTOCOLS`."""
     return _fma(source, "medium", split)
 
 
 def render(item: Item, sample_rate: int) -> Render:
-    """The clip of an item. Raises `AudioError` where it is less than half as long as FMA's clips are."""
+    """Decode the clip of an item. Raises `AudioError` if it is shorter than half the nominal 30 seconds."""
     made = load_file(item, sample_rate)
     seconds = len(made.audio.samples) / sample_rate
     if seconds < SHORTEST:
-        raise AudioError(f"too short: {seconds:.1f} s of the 30 s that FMA's clips have")
+        raise AudioError(f"too short: {seconds:.1f} s, where FMA clips have 30 s and the minimum is {SHORTEST:g} s")
     return made
 
 
 def _fma(source: Path | None, subset: str, split: str) -> Source:
+    """Returns the clips of the FMA set `subset`."""
     protocol, numbers = splits.parse(split, PROTOCOLS)
     kind = f"fma_{subset}"
     if source is None or not source.is_dir():
         raise UserError(
-            f"data set {kind!r} needs --source=FOLDER with tracks.csv and the clips as 000/000002.mp3 (got {source})"
+            f"data set {kind!r} needs --source=FOLDER with tracks.csv and clips such as 000/000002.mp3 (got {source})"
         )
     files: dict[str, Path] = {}
     table = None
@@ -55,7 +57,7 @@ def _fma(source: Path | None, subset: str, split: str) -> Source:
         elif path.suffix.lower() in EXTENSIONS and path.stem.isdigit():
             files.setdefault(path.stem, path)
     if table is None:
-        raise UserError(f"found no tracks.csv below {source}: it comes in fma_metadata.zip")
+        raise UserError(f"found no tracks.csv below {source}: it is part of fma_metadata.zip")
     refused: list[tuple[str, str]] = []
     rows = list(_rows(table, SUBSETS[subset], refused))
     placed = _place(protocol, numbers, rows)
@@ -69,36 +71,39 @@ def _fma(source: Path | None, subset: str, split: str) -> Source:
         (items if file else missing).append(item)
     if not items:
         raise UserError(
-            f"found the audio of none of the {len(missing)} clips that {table} lists for FMA {subset}, looking below {source} "
-            "for 000/000002.mp3 and so on, in any sub-folder"
+            f"found no audio below {source} for the {len(missing)} clips that {table} lists for FMA {subset}, "
+            "expected files such as 000/000002.mp3 in any sub-folder"
         )
     notes = []
     if missing:
-        notes.append(f"{len(missing)} of the {len(rows)} clips of FMA {subset} have no file, the first is {missing[0].name}")
+        notes.append(f"{len(missing)} of the {len(rows)} clips of FMA {subset} have no audio file, such as {missing[0].name}")
     if protocol == "70_30":
         notes.append(
-            f"split {split}: clips are drawn, so that works of one artist lie on both sides; the official split has none"
+            f"split {split} draws single clips, therefore works of one artist may be in both splits; the official split "
+            "keeps artists apart"
         )
     labels = tuple(sorted({row["genre"] for row in rows}))
     return Source(kind, labels, tuple(items), render, tuple(missing), tuple(refused), split, tuple(notes))
 
 
 def _rows(table: Path, subsets: tuple[str, ...], refused: list[tuple[str, str]]) -> Iterator[dict[str, str]]:
-    """Track, split, genre and artist of the table's rows of these subsets; rows that cannot be used go to `refused`."""
+    """Yield track, split, genre and artist of the rows in these subsets. Append malformed rows to `refused`."""
     with open(table, encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         first, second, third = (next(reader, []) for _ in range(3))
         headers = list(zip(first, second, strict=False))
         lacking = [".".join(column) for column in COLUMNS.values() if column not in headers]
         if lacking or third[:1] != ["track_id"]:
-            raise UserError(f"{table} is not FMA's table of three header rows: it lacks {', '.join(lacking or ['track_id'])}")
+            raise UserError(
+                f"{table} is not the table of FMA with three header rows: it has no {', '.join(lacking or ['track_id'])}"
+            )
         place = {name: headers.index(column) for name, column in COLUMNS.items()}
         seen: set[str] = set()
         while True:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                refused.append((f"{table.name}, row {reader.line_num}", f"not a row: {error}"))
+                refused.append((f"{table.name}, row {reader.line_num}", f"malformed CSV row: {error}"))
                 continue
             if cells is None:
                 return
@@ -114,9 +119,9 @@ def _rows(table: Path, subsets: tuple[str, ...], refused: list[tuple[str, str]])
 
 
 def _reason(row: dict[str, str], seen: set[str]) -> str:
-    """Why a row of the table is none, or nothing."""
+    """Returns why a row of the table is malformed, or an empty string."""
     if len(row) <= len(COLUMNS):
-        return f"has too few cells, expected {', '.join('.'.join(column) for column in COLUMNS.values())}"
+        return f"the row has too few cells, expected {', '.join('.'.join(column) for column in COLUMNS.values())}"
     if not (row["track"].isascii() and row["track"].isdigit()):
         return f"track_id is {row['track']!r}, expected a number"
     if row["track"] in seen:
@@ -127,11 +132,12 @@ def _reason(row: dict[str, str], seen: set[str]) -> str:
 
 
 def _place(protocol: str, numbers: list[int], rows: list[dict[str, str]]) -> dict[str, str]:
-    """Track → split. Artists are drawn as if they were one class, so that an artist of several genres stays whole."""
+    """Returns {track: split}."""
     if protocol == "official":
         return {row["track"]: OFFICIAL[row["split"]] for row in rows}
     shares = {"train": 0.7, "test": 0.3}
     if protocol == "70_30":
         return splits.stratified({row["track"]: row["genre"] for row in rows}, shares, *numbers)
+    # All artists are drawn as one class, because an artist may have several genres.
     artists = splits.stratified({row["artist"]: "" for row in rows}, shares, *numbers)
     return {row["track"]: artists[row["artist"]] for row in rows}

@@ -1,4 +1,4 @@
-"""Your own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`."""
+"""The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`."""
 
 import collections
 import csv
@@ -17,24 +17,27 @@ SPLITS = ("train", "validation", "test")
 
 
 def folder(source: Path | None) -> Source:
-    """The clips of a folder of class sub-folders, or of a CSV whose paths are relative to the CSV's own folder."""
+    """Returns the clips of a folder with one sub-folder per class, or of a CSV with paths relative to the CSV's folder."""
     if source is None:
         raise UserError("data set 'folder' needs --source=PATH: a folder with one sub-folder per class, or a .csv file")
     if source.is_dir():
         return _class_folders(source)
     if source.suffix.lower() == ".csv" and source.is_file():
         return _table(source)
-    found = "is neither" if source.exists() else "does not exist"
-    raise UserError(f"--source={source} {found}: give a folder with one sub-folder per class, or a .csv file")
+    fault = "is neither a folder nor a .csv file" if source.exists() else "does not exist"
+    raise UserError(f"--source={source} {fault}: use a folder with one sub-folder per class, or a .csv file")
 
 
 def cut_name(path: str, start: float, cut: bool) -> str:
-    """The unique name of a clip: its path, with the start in seconds where it is cut from a longer file."""
+    """Returns the unique name of a clip: its path, and with `cut` also its start in seconds, such as "a.wav@12.5"."""
     return f"{path}@{start:.3f}".rstrip("0").rstrip(".") if cut else path
 
 
 def walk(top: Path) -> Iterator[Path]:
-    """Every file below `top` in sorted order, links followed but no folder twice, hidden ones left out."""
+    """Yield every file below `top` in sorted order. Links are followed, but no folder is entered twice.
+
+    Hidden files and folders are left out.
+    """
     seen = set()
     for where, folders, files in os.walk(top, followlinks=True):
         real = os.path.realpath(where)
@@ -47,6 +50,7 @@ def walk(top: Path) -> Iterator[Path]:
 
 
 def _class_folders(top: Path) -> Source:
+    """Returns the clips of a folder with one sub-folder per class."""
     items = []
     ignored: collections.Counter[str] = collections.Counter()
     outside = 0
@@ -58,26 +62,29 @@ def _class_folders(top: Path) -> Source:
             outside += 1
         else:
             name = printable(inner.as_posix())
-            track = os.path.splitext(name)[0]  # one recording in two encodings is one track
+            track = os.path.splitext(name)[0]  # two encodings of one recording are one track
             items.append(Item(name, track, (name.split("/")[0],), path=str(path)))
     if not items:
-        raise UserError(f"found no audio below {top}: expected {top}/CLASS/FILE with one of {' '.join(sorted(EXTENSIONS))}")
+        raise UserError(
+            f"found no audio below {top}: expected {top}/CLASS/FILE with one of the extensions {' '.join(sorted(EXTENSIONS))}"
+        )
     notes = []
     if ignored:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common())
         notes.append(f"{ignored.total()} files that are not audio were ignored ({kinds})")
     if outside:
-        notes.append(f"{outside} audio files in no class folder were ignored")
+        notes.append(f"{outside} audio files outside the class folders were ignored")
     labels = tuple(sorted({item.labels[0] for item in items}))
     return Source("folder", labels, tuple(items), notes=tuple(notes))
 
 
 def printable(name: str) -> str:
-    """A file name as text: bytes that are not UTF-8 (old archives) become question marks."""
+    """Returns a file name as valid text; bytes that are not UTF-8 (in old archives) become question marks."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _table(path: Path) -> Source:
+    """Returns the clips of a CSV file; malformed rows are refused."""
     items = []
     refused = []
     rows: dict[str, int] = {}
@@ -93,7 +100,7 @@ def _table(path: Path) -> Source:
                 if not any(cell.strip() for cell in cells):
                     continue
                 if len(cells) != len(columns):
-                    raise RowError(f"{len(cells)} cells where the header has {len(columns)} columns")
+                    raise RowError(f"the row has {len(cells)} cells, but the header has {len(columns)} columns")
                 item = _parse_row(path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
                 if item.name in rows:
                     raise RowError(f"repeats {item.name!r} of row {rows[item.name]}")
@@ -104,12 +111,13 @@ def _table(path: Path) -> Source:
             items.append(item)
     if not items:
         first = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
-        raise UserError(f"{path} has a header and no {'usable ' if refused else ''}rows{first}")
+        raise UserError(f"{path} has a header, but no {'usable ' if refused else ''}rows{first}")
     labels = tuple(sorted({label for item in items for label in item.labels}))
     return Source("folder", labels, tuple(items), refused=tuple(refused))
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
+    """Raise `UserError` if a column of the CSV is missing, unknown or repeated."""
     legal = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
     for column in REQUIRED:
         if column not in columns:
@@ -121,14 +129,15 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 
 
 class RowError(Exception):
-    """A row that is no clip; its text says why."""
+    """The row is malformed; the text of the error is the reason."""
 
 
 def _parse_row(base: Path, row: dict[str, str]) -> Item:
+    """Returns the item of a CSV row; `base` is the folder of the CSV. Raises `RowError` if the row is malformed."""
     if not row["path"]:
         raise RowError("the path is empty")
     if not os.path.isabs(row["path"]) and os.path.normpath(row["path"]).startswith(".."):
-        raise RowError(f"{row['path']!r} leads out of the folder of the CSV: give such a file by its absolute path")
+        raise RowError(f"{row['path']!r} leads out of the folder of the CSV: use the absolute path of the file")
     labels = tuple(dict.fromkeys(label.strip() for label in row["labels"].split("|") if label.strip()))
     if not labels:
         raise RowError(f"no label in {row['labels']!r}, expected names separated by '|'")
@@ -151,6 +160,7 @@ def _parse_row(base: Path, row: dict[str, str]) -> Item:
 
 
 def _seconds(column: str, text: str) -> float | None:
+    """Parse a cell with a time in seconds; returns None if the cell is empty."""
     if not text:
         return None
     try:

@@ -1,8 +1,9 @@
-"""GTZAN: ten genres of 100 tracks of 30 s (Tzanetakis & Cook 2002), `blues.00000.wav` or `.au` in any sub-folder.
+"""GTZAN: ten genres with 100 tracks of 30 s each (Tzanetakis & Cook 2002), in files such as `blues.00000.wav` or `.au`.
 
-Its faults are known (Sturm 2013, arXiv 1306.1461: 50 exact replicas, 22 more excerpts of the same recordings, 13
-versions), hence the default split: the artist-disjoint, fault-filtered one of Kereliuk, Sturm & Larsen 2015
-(arXiv 1507.04761), 443 / 197 / 290 tracks. No list of GTZAN's artists comes with this code, so no other split knows them.
+GTZAN has known faults: 50 exact replicas, 22 more excerpts of the same recordings, and 13 versions (Sturm 2013, arXiv
+1306.1461). The default split leaves them out and keeps artists apart: it is the fault-filtered split of Kereliuk, Sturm &
+Larsen 2015 (arXiv 1507.04761), with 443 / 197 / 290 tracks. The other splits cannot keep artists apart, because this
+repository has no list of the artists.
 """
 
 import re
@@ -24,32 +25,36 @@ PROTOCOLS = {
     "folds": ":K:INDEX[:SEED]",
 }
 LISTS = Path(__file__).parents[2] / "third_party"
-CLIP_SECONDS, CLIP_STARTS = 4.0, tuple(round(2.85 * number, 2) for number in range(10))  # ten clips in the 30 s of a track
+CLIP_SECONDS, CLIP_STARTS = 4.0, tuple(round(2.85 * number, 2) for number in range(10))  # ten clips in each track of 30 s
 REPLICAS = (
-    "tracks are drawn, so that replicas, excerpts of one recording and works of one artist lie on both sides (Sturm 2013 "
-    "counts 50 exact replicas and 22 more excerpts; 35 reggae tracks are Bob Marley's): its scores are higher than "
-    "fault_filtered's for that alone"
+    "draws single tracks, therefore replicas, excerpts of one recording and works of one artist are in several splits "
+    "(Sturm 2013 counts 50 exact replicas and 22 more excerpts; 35 reggae tracks are by Bob Marley), and scores are higher "
+    "than with fault_filtered for this reason alone"
 )
 WINDOWS = (
-    "clips are drawn, so that windows of one track lie on both sides (10 to 15 points of accuracy went when users kept "
-    "them together, github.com/Hguimaraes/gtzan.keras issue 10), beside the replicas: for comparison with such results only"
+    "draws single clips, therefore windows of one track are in both splits, as are replicas; accuracy fell by 10 to 15 points "
+    "when users kept the windows of a track together (github.com/Hguimaraes/gtzan.keras issue 10), and this split is only "
+    "for comparison with such results"
 )
 
 
 def gtzan(source: Path | None, *, split: str = "fault_filtered") -> Source:
-    """GTZAN's tracks under a split protocol of `PROTOCOLS`; `source` holds the files, or tensorflow-datasets' `gtzan`."""
+    """Returns the tracks of GTZAN with a split protocol of `PROTOCOLS`.
+
+    `source` is a folder with the files in any sub-folder, or with `gtzan` as prepared by tensorflow-datasets.
+    """
     protocol, numbers = splits.parse(split, PROTOCOLS)
     if source is None or not source.is_dir():
         raise UserError(f"data set 'gtzan' needs --source=FOLDER with GENRE.NNNNN.wav or .au files (got {source})")
-    found = tfds_records.find(source, "gtzan", GENRES)
-    recorded, others = (found, 0) if found is not None else _files(source)
+    records = tfds_records.find(source, "gtzan", GENRES)
+    tracks, others = (records, 0) if records is not None else _files(source)
     by_track: dict[str, Item] = {}
-    for item in recorded:
+    for item in tracks:
         by_track.setdefault(item.track, item)
     if not by_track.keys() & set(TRACKS):
         raise UserError(
-            f"found none of GTZAN's 1000 tracks below {source}, looking for blues.00000.wav or .au, and so on, in any "
-            "sub-folder, and for tensorflow-datasets' gtzan/1.0.0"
+            f"found none of the 1000 tracks of GTZAN below {source}, expected files such as blues.00000.wav or .au in any "
+            "sub-folder, or the folder gtzan/1.0.0 of tensorflow-datasets"
         )
     items: list[Item] = []
     missing: list[Item] = []
@@ -60,20 +65,20 @@ def gtzan(source: Path | None, *, split: str = "fault_filtered") -> Source:
     if protocol == "fault_filtered":
         left = len(by_track.keys() & set(TRACKS)) - len(items)
         notes.append(
-            f"split fault_filtered leaves out {left} of the tracks found (replicas, distortions; Kereliuk et al. 2015)"
+            f"split fault_filtered leaves out {left} tracks of the source (replicas, distortions; Kereliuk et al. 2015)"
         )
     else:
-        notes.append(f"split {split}: {WINDOWS if protocol == 'clips_4s_20pct' else REPLICAS}")
+        notes.append(f"split {split} {WINDOWS if protocol == 'clips_4s_20pct' else REPLICAS}")
     if missing:
-        notes.append(f"{len(missing)} of the clips that split {split} names have no file, the first is {missing[0].name}")
-    if others or len(recorded) > len(by_track):
-        notes.append(f"{others} other files were ignored, and {len(recorded) - len(by_track)} second copies of a track")
-    render = load_file if found is None else tfds_records.render
+        notes.append(f"{len(missing)} clips of split {split} have no audio file, such as {missing[0].name}")
+    if others or len(tracks) > len(by_track):
+        notes.append(f"{others} other files and {len(tracks) - len(by_track)} second copies of a track were ignored")
+    render = load_file if records is None else tfds_records.render
     return Source("gtzan", GENRES, tuple(items), render, tuple(missing), protocol=split, notes=tuple(notes))
 
 
 def _files(source: Path) -> tuple[list[Item], int]:
-    """An item for each file that is called as a track is, and how many are not."""
+    """Returns one item per file with the name of a track, and the number of other files."""
     items, others = [], 0
     for path in walk(source):
         if path.suffix.lower() in EXTENSIONS and path.stem in _KNOWN:
@@ -87,7 +92,7 @@ _KNOWN = frozenset(TRACKS)
 
 
 def _placed(protocol: str, numbers: list[int]) -> dict[str, tuple[str, str]]:
-    """Clip → (track, split), whatever files there are: a file more or less moves no other."""
+    """Returns {clip: (track, split)} of all tracks. The split of a track does not depend on which files exist."""
     genre = {track: track.split(".")[0] for track in TRACKS}
     if protocol == "fault_filtered":
         lists = {"train": "train", "validation": "valid", "test": "test"}
@@ -106,21 +111,24 @@ def _placed(protocol: str, numbers: list[int]) -> dict[str, tuple[str, str]]:
 
 
 def fault_filtered(name: str) -> list[str]:
-    """The tracks of a list of Kereliuk et al.: "train", "valid" or "test"."""
+    """Returns the tracks in one of the lists of Kereliuk et al.: "train", "valid" or "test"."""
     lines = (LISTS / f"gtzan_{name}_fault_filtered.txt").read_text(encoding="utf-8").split()
     return [re.sub(r"^.*/|\.wav$", "", line) for line in lines]
 
 
-def _clip(recorded: Item | None, place: str, track: str, split: str) -> Item:
-    """The item called `place` of a track; cut where the protocol cuts, in which case every clip is a track of its own."""
+def _clip(whole: Item | None, place: str, track: str, split: str) -> Item:
+    """Returns the item of a clip; `whole` is the item of its track, None if the track is missing.
+
+    `place` is "TRACK" or "TRACK@START". It becomes the track of the clip, so that every cut clip counts as a track.
+    """
     _, cut, start = place.partition("@")
     return Item(
-        name=(recorded.name if recorded else track) + cut + start,
+        name=(whole.name if whole else track) + cut + start,
         track=place,
         labels=(track.split(".")[0],),
         split=split,
-        path=recorded.path if recorded else None,
+        path=whole.path if whole else None,
         start=float(start or 0),
         duration=CLIP_SECONDS if cut else None,
-        member=recorded.member if recorded else None,
+        member=whole.member if whole else None,
     )

@@ -1,4 +1,4 @@
-"""Write a track of the embedded music as a WAV file: `python -m genre_jax.datasets.listen --genre=waltz`."""
+"""Write a track of the synthetic music as a WAV file: `python -m genre_jax.datasets.listen --genre=waltz`."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ from absl import flags
 
 from genre_jax.console import run, say
 from genre_jax.datasets.synthetic.music import render
+from genre_jax.datasets.synthetic.recipes import GENRES
 
-GENRE = flags.DEFINE_string("genre", "house", "One of the ten genres.")
-TRACK = flags.DEFINE_integer("track", 0, "Number of the track.")
-SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hz.")
-SECONDS = flags.DEFINE_float("seconds", 20.0, "Length.")
-OUTPUT = flags.DEFINE_string("output", "embedded.wav", "The WAV file to write.")
+GENRE = flags.DEFINE_string("genre", "house", f"Genre: one of {', '.join(sorted(GENRES))}.")
+TRACK = flags.DEFINE_integer("track", 0, "Number of the track, 0 or more.")
+SPLIT = flags.DEFINE_string("split", "test", "Split: train, validation or test.")
+SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Sample rate in Hz, 8000 or more.")
+SECONDS = flags.DEFINE_float("seconds", 20.0, "Length in seconds.")
+OUTPUT = flags.DEFINE_string("output", "embedded.wav", "Path of the WAV file.")
 
 
 def main(argv: list[str]) -> None:

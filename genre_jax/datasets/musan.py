@@ -1,7 +1,7 @@
 """Speech, music and noise: MUSAN (Snyder, Chen & Povey 2015, arXiv 1510.08484), GTZAN music/speech, folders of noises.
 
-None has an official split. Files are drawn 65 / 10 / 25 by class, as Hussain & Haque did for SwishNet (arXiv 1812.00149);
-the passport lists which file went where.
+These data sets have no official split. The default draws 65 / 10 / 25 % of the files of each class, as Hussain & Haque do
+for SwishNet (arXiv 1812.00149). The passport lists the split of every file.
 """
 
 import dataclasses
@@ -20,28 +20,36 @@ MUSIC_SPEECH = {"music": "music", "music_wav": "music", "speech": "speech", "spe
 
 
 def musan(source: Path | None, *, split: str = "65_10_25") -> Source:
-    """The recordings below the folders music, noise and speech; the label is the folder's name."""
+    """Returns the recordings below folders with the names music, noise and speech; the label is the name of the folder."""
     return _by_folder("musan", source, {name: name for name in ("music", "noise", "speech")}, split)
 
 
 def gtzan_music_speech(source: Path | None, *, split: str = "65_10_25") -> Source:
-    """GTZAN's music/speech tracks in music_wav and speech_wav, or music and speech; or tensorflow-datasets' own."""
-    recorded = None
+    """Returns the tracks of GTZAN music/speech below folders with the names music_wav and speech_wav, or music and speech.
+
+    `source` can also be `gtzan_music_speech` as prepared by tensorflow-datasets.
+    """
+    records = None
     if source is not None and source.is_dir():
-        recorded = tfds_records.find(source, "gtzan_music_speech", ("music", "speech"))
-    if recorded is None:
+        records = tfds_records.find(source, "gtzan_music_speech", ("music", "speech"))
+    if records is None:
         return _by_folder("gtzan_music_speech", source, MUSIC_SPEECH, split)
-    return dataclasses.replace(_drawn("gtzan_music_speech", recorded, split), render=tfds_records.render)
+    return dataclasses.replace(_drawn("gtzan_music_speech", records, split), render=tfds_records.render)
 
 
 def hunonspeech(source: Path | None, *, split: str = "all") -> Source:
-    """Any folder of noises, such as HuNonspeech's n1.wav to n100.wav, as one class; all of it is the train split."""
+    """Returns all audio files of a folder as the class noise, by default in one split, train.
+
+    An example is the folder of HuNonspeech with n1.wav to n100.wav.
+    """
     protocol, _ = splits.parse(split, {"all": "", **PROTOCOLS})
     if source is None or not source.is_dir():
-        raise UserError(f"data set 'hunonspeech' needs --source=FOLDER with files of noise (got {source})")
+        raise UserError(f"data set 'hunonspeech' needs --source=FOLDER with audio files of noise (got {source})")
     items = [_item(source, path, "noise") for path in walk(source) if path.suffix.lower() in EXTENSIONS]
     if not items:
-        raise UserError(f"found no audio below {source}, looking for files with one of {' '.join(sorted(EXTENSIONS))}")
+        raise UserError(
+            f"found no audio below {source}, expected files with one of the extensions {' '.join(sorted(EXTENSIONS))}"
+        )
     if protocol != "all":
         return _drawn("hunonspeech", items, split)
     whole = tuple(dataclasses.replace(item, split="train") for item in items)
@@ -49,7 +57,7 @@ def hunonspeech(source: Path | None, *, split: str = "all") -> Source:
 
 
 def _by_folder(kind: str, source: Path | None, label_of: dict[str, str], split: str) -> Source:
-    """The audio files below folders of these names, wherever they lie."""
+    """Returns the audio files below folders with the names in `label_of` (folder name → label), at any depth."""
     splits.parse(split, PROTOCOLS)
     expected = ", ".join(label_of)
     if source is None or not source.is_dir():
@@ -63,8 +71,8 @@ def _by_folder(kind: str, source: Path | None, label_of: dict[str, str], split: 
             ignored += path.suffix.lower() in EXTENSIONS
     lacking = sorted(set(label_of.values()) - {item.labels[0] for item in items})
     if lacking:
-        raise UserError(f"found no audio of {', '.join(lacking)} below {source}, looking in folders called {expected}")
-    notes = (f"{ignored} audio files in no folder called {expected} were ignored",) if ignored else ()
+        raise UserError(f"found no audio of {', '.join(lacking)} below {source}, expected folders with the names {expected}")
+    notes = (f"{ignored} audio files outside folders with the names {expected} were ignored",) if ignored else ()
     drawn = _drawn(kind, items, split)
     return dataclasses.replace(drawn, notes=drawn.notes + notes)
 
@@ -75,12 +83,12 @@ def _item(source: Path, path: Path, label: str) -> Item:
 
 
 def _drawn(kind: str, items: Iterable[Item], split: str) -> Source:
-    """A source of these items, one track each, with the splits of a protocol."""
+    """Returns the items as a source with the splits of a protocol; every item is a track."""
     protocol, numbers = splits.parse(split, PROTOCOLS)
     classes = {item.track: item.labels[0] for item in items}
     placed = splits.folds(classes, *numbers) if protocol == "folds" else splits.stratified(classes, SHARES, *numbers)
     labels = tuple(sorted(set(classes.values())))
     placed_items = tuple(dataclasses.replace(item, split=placed[item.track]) for item in items)
     empty = sorted({"train", "validation", "test"} - set(placed.values())) if protocol != "folds" else []
-    notes = tuple(f"warning: no file fell into {name!r}: there are too few for {split}" for name in empty)
+    notes = tuple(f"warning: split {name!r} is empty, because there are too few files for {split}" for name in empty)
     return Source(kind, labels, placed_items, protocol=split, notes=notes)

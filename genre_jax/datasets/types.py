@@ -1,4 +1,4 @@
-"""What a data set tells the builder: its labels, its clips, and how the audio of one clip is had."""
+"""The description of a data set that `prepare/build.py` turns into shards: classes, clips, and a function to decode a clip."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,12 +8,18 @@ from genre_jax.prepare.audio import Audio, load
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One clip before it is decoded; small and picklable, because it travels to a worker process.
+    """One clip before it is decoded. It is small and can be pickled, because it is sent to a worker process.
 
-    `name` is unique in the data set: the path below the source, with its start where it is cut from a longer file.
-    `track` keeps together what must not straddle splits. `split` None: by hash of the track. Times are in seconds.
-    `member` says where in the container `path` the clip lies: (byte, bytes) in a tar or TFRecord file, (row group, row) in
-    a parquet file.
+    Attributes:
+      name: unique name in the data set: the path below the source, with the start if the clip is cut from a longer file.
+      track: name of the recording; all clips of one track are in the same split.
+      labels: names of the classes.
+      split: name of the split; None: chosen by a hash of the track.
+      path: the audio file, or the container that holds it; None if the clip is missing or is synthesised.
+      start: start of the clip in the file, in seconds.
+      duration: length of the clip in seconds; None: to the end of the file.
+      member: position in the container: (first byte, number of bytes) in a tar or TFRecord file, (row group, row) in a
+        parquet file; None if `path` is an audio file.
     """
 
     name: str
@@ -28,25 +34,31 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Render:
-    """The audio of one clip, and its labels where only rendering tells them (else those of the item hold)."""
+    """The audio of one clip, and its labels if they are known only after rendering (None: the labels of the item)."""
 
     audio: Audio
     labels: tuple[str, ...] | None = None
 
 
 def load_file(item: Item, sample_rate: int) -> Render:
-    """Decode the file of an item; what `Source.render` is wherever clips are files."""
+    """Decode the file of an item. This is the default of `Source.render`."""
     assert item.path is not None
     return Render(load(item.path, sample_rate, item.start, item.duration))
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set as found: `labels` in the order of the class numbers, `items`, and what was left out.
+    """The clips of a data set, as its finder found them.
 
-    `render` is a top-level function (worker processes import it). `missing` are the clips, with their splits, that the
-    lists name and no file holds; `refused` is what could be no clip at all (a row of a list, a member of an archive), with
-    the reason, for the quarantine; `protocol` is how the splits were made; `notes` are sentences for the summary.
+    Attributes:
+      kind: name of the data set in `DATASETS`.
+      labels: names of the classes in the order of the class numbers.
+      items: the clips.
+      render: function that decodes an item at a sample rate in Hz; a top-level function, because worker processes import it.
+      missing: clips that the lists name and that have no audio file.
+      refused: (name, reason) of malformed rows of a list and unusable members of an archive, for quarantine.csv.
+      protocol: how the splits were made.
+      notes: sentences for the summary that `prepare` prints.
     """
 
     kind: str
@@ -59,4 +71,4 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-Finder = Callable[..., Source]  # a data set: from the place given as --source, and its own options, to what lies there
+Finder = Callable[..., Source]  # from the path of --source, and the options of the data set, to its clips

@@ -1,8 +1,10 @@
-"""Audio files to shards: `python -m genre_jax.prepare --source=DIR` makes a data set that `genre_jax.main` trains on.
+"""Make a data set that `genre_jax.main` can train on: `python -m genre_jax.prepare --source=DIR`.
 
-Files are decoded, down-mixed, resampled and written as 16-bit PCM; what cannot be used goes to `quarantine.csv` beside
-the shards, and `passport.json` tells what became of every file. The module is light on purpose: worker processes import
-it again.
+Each file is decoded, mixed down to mono, resampled and written as 16-bit PCM into shards. Beside the shards,
+`passport.json` describes every clip, and `quarantine.csv` lists the files that could not be used. With `--check`, the
+command checks data sets that are already prepared (`prepare/audit.py`).
+
+Worker processes import this module again. Therefore it imports no decoder and no framework.
 """
 
 from pathlib import Path
@@ -15,47 +17,65 @@ from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
 from genre_jax.prepare.build import prepare
 
-_SHOWN = 5  # quarantined files and empty classes that the summary names
+_SHOWN = 5  # the most quarantined files, and the most empty classes, that the summary lists
 
 
 def define_flags() -> None:
-    """The flags of this command; not at import, because other commands import this module."""
-    flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}; with --source alone: folder.")
-    flags.DEFINE_string("source", None, "Folder with one sub-folder per class, or a CSV path,labels[,track,split,...].")
-    flags.DEFINE_string("name", None, "What the data set is called; by default as the source folder is.")
-    flags.DEFINE_string("data_dir", "data", "Where prepared data sets lie.")
-    flags.DEFINE_integer("sample_rate", 16000, "Rate in Hz; part of the data set's identity.")
-    flags.DEFINE_string("split", None, "How the splits are made, such as random:0; a wrong one shows the data set's own.")
-    flags.DEFINE_string("labels", None, "AudioSet: a CSV of classes (column mid), in place of the 67 of music.")
-    flags.DEFINE_string("subset", None, "AudioSet: N[:SEED], so many clips of the unbalanced list, drawn by the seed.")
-    flags.DEFINE_string("beam_runner", None, "Render on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner.")
-    flags.DEFINE_multi_string(
-        "beam_option", [], "One option of the Beam pipeline, such as --project=P; may be given repeatedly."
+    """Define the flags of this command. They are not defined at import, because worker processes import this module."""
+    flags.DEFINE_string(
+        "dataset", None, f"Kind of the data set: one of {', '.join(DATASETS)}. The default is folder if --source is set."
     )
-    flags.DEFINE_float("validation", 0.1, "Share of the tracks for validation, where the source gives no split.")
-    flags.DEFINE_float("test", 0.1, "Share of the tracks for the test, where the source gives no split.")
-    flags.DEFINE_integer("workers", None, "Processes that decode; by default one per core.")
-    flags.DEFINE_float("timeout", 60.0, "Seconds that one file may take.")
-    flags.DEFINE_float("memory_gb", 4.0, "GiB of memory that decoding one file may take.")
-    flags.DEFINE_bool("strict", False, "Exit with 1 where a file had to be quarantined.")
-    flags.DEFINE_bool("overwrite", False, "Make the data set again where it is there already.")
+    flags.DEFINE_string(
+        "source",
+        None,
+        "Path of the source files. For the kind folder: a folder with one sub-folder per class, or a CSV file with the "
+        "columns path,labels[,track,split,start,duration].",
+    )
+    flags.DEFINE_string(
+        "name",
+        None,
+        "Name of the prepared data set. The default is the name of the source folder, or --dataset with its options.",
+    )
+    flags.DEFINE_string("data_dir", "data", "Folder of all prepared data sets.")
+    flags.DEFINE_integer("sample_rate", 16000, "Sample rate of the shards in Hz. Each rate is a data set of its own.")
+    flags.DEFINE_string(
+        "split", None, "Split protocol, such as random:0. An unknown protocol prints the legal ones of the data set."
+    )
+    flags.DEFINE_string("labels", None, "AudioSet only: a CSV file of classes (column mid) that replaces the 67 music classes.")
+    flags.DEFINE_string("subset", None, "AudioSet only: N[:SEED] keeps N clips of the unbalanced list, drawn with this seed.")
+    flags.DEFINE_string(
+        "beam_runner", None, "Decode on Apache Beam with DirectRunner, DataflowRunner, FlinkRunner or SparkRunner."
+    )
+    flags.DEFINE_multi_string("beam_option", [], "One option of the Beam pipeline, such as --project=P. Can be repeated.")
+    flags.DEFINE_float("validation", 0.1, "Share of the tracks in the validation split, if the source defines no split.")
+    flags.DEFINE_float("test", 0.1, "Share of the tracks in the test split, if the source defines no split.")
+    flags.DEFINE_integer("workers", None, "Number of processes that decode. The default is one per core.")
+    flags.DEFINE_float("timeout", 60.0, "Time limit for one clip in seconds.")
+    flags.DEFINE_float("memory_gb", 4.0, "Memory limit for one decoding process in GiB.")
+    flags.DEFINE_bool("strict", False, "Exit with 1 if a file is quarantined, or with --check if a clip leaks across splits.")
+    flags.DEFINE_bool("overwrite", False, "Make the data set again if it already exists.")
     flags.DEFINE_bool(
-        "check", False, "Check what is prepared in --data_dir (or the folder that follows): counts, audio, leaks."
+        "check",
+        False,
+        "Check the prepared data sets in --data_dir, or in the folder after this flag: count clips, find faulty audio "
+        "and find leaks between splits.",
     )
 
 
 def main(argv: list[str]) -> int:
-    """Prepare what the flags ask for, and say what came of it."""
+    """Prepare or check a data set as the flags say, print a summary, and return the exit code."""
     args = flags.FLAGS
     if args.check and len(argv) <= 2:
         from genre_jax.prepare import audit
 
         return audit.command(Path((argv[1:] or [args.data_dir])[0]), args.name, args.workers, args.strict)
     if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: give the folder as --source={argv[1]}")
+        raise UserError(f"unexpected argument {argv[1]!r}: set the source folder with --source={argv[1]}")
     dataset = args.dataset or ("folder" if args.source else None)
     if dataset is None:
-        raise UserError(f"give --source=DIR with your music, or --dataset= one of {', '.join(sorted(DATASETS))}")
+        raise UserError(
+            f"no source was given: set --source=DIR to a folder of music, or --dataset to one of {', '.join(sorted(DATASETS))}"
+        )
     folder = prepare(
         dataset,
         args.data_dir,
@@ -76,12 +96,12 @@ def main(argv: list[str]) -> int:
     say(f"next: {_next_command(passport, args.data_dir)}")
     quarantined = passport["totals"]["quarantined"]
     if args.strict and quarantined:
-        raise UserError(f"{quarantined} files are in {folder / 'quarantine.csv'} and --strict allows none")
+        raise UserError(f"{quarantined} files are quarantined in {folder / 'quarantine.csv'}, and --strict allows none")
     return 0
 
 
 def summary(passport: dict, folder: Path) -> str:
-    """The counts of a prepared data set for people: by split and class, and what was left out."""
+    """Returns the text that `prepare` prints at the end: clips by split and class, totals, warnings, quarantined files."""
     splits, totals = passport["splits"], passport["totals"]
     width = max(map(len, [*passport["labels"], "clips"]))
     rows = [("", *splits)]
@@ -91,7 +111,7 @@ def summary(passport: dict, folder: Path) -> str:
     lines = ["  ".join([row[0].ljust(width), *(cell.rjust(10) for cell in row[1:])]) for row in rows]
     lines.append(
         f"{totals['clips']} clips, {totals['seconds'] / 3600:.2f} h at {passport['sample_rate']} Hz in {folder}; "
-        f"{totals['quarantined']} quarantined, {totals['scaled']} scaled because of peaks over 1.0"
+        f"{totals['quarantined']} quarantined, {totals['scaled']} scaled down because their peak exceeded 1.0"
     )
     lines += passport["notes"]
     lines += _empty_classes(passport)
@@ -105,33 +125,35 @@ def summary(passport: dict, folder: Path) -> str:
 
 
 def _empty_classes(passport: dict) -> list[str]:
+    """Returns a warning for each split without clips, and for each split that lacks a class."""
     lines = [
-        f"warning: no clip fell into {split!r}: with so few tracks, place them by the split column of a CSV"
+        f"warning: split {split!r} is empty because there are few tracks: assign tracks with the split column of a CSV"
         for split in passport["empty_splits"]
     ]
     for split, content in passport["splits"].items():
         empty = [label for label, count in content["classes"].items() if not count]
         if empty:
             shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
-            lines.append(f"warning: {split!r} has no clip of {shown} (a CSV with a split column places tracks by hand)")
+            lines.append(f"warning: split {split!r} has no clip of {shown}: assign tracks with the split column of a CSV")
     return lines
 
 
 def _next_command(passport: dict, data_dir: str) -> str:
+    """Returns the command that trains on the data set, or a sentence on what training still needs."""
     options = {"name": passport["name"], "data_dir": data_dir, "sample_rate": passport["sample_rate"]}
     keys = " ".join(f"--config.data.{key}={value}" for key, value in options.items())
-    there = passport["splits"]
+    splits = passport["splits"]
     if passport["dataset"] == "audioset_music":
         return f"python -m genre_jax.main --config=configs/bytenet.py {keys}"
     if passport["dataset"] == "hunonspeech":
-        return f"as a bank of noises beside other data: --config.augment.noise.data_set={passport['name']}"
-    if not {"train", "test"} <= there.keys():
+        return f"use it as a noise bank for other data with --config.augment.noise.data_set={passport['name']}"
+    if not {"train", "test"} <= splits.keys():
         if passport["dataset"] != "folder":
-            return f"training needs a train and a test split: most of {passport['dataset']} is missing from the source"
-        return "training needs a train and a test split: list the files in a CSV with a split column, and prepare that"
-    if "validation" not in there:
+            return f"training needs a train and a test split, but most of {passport['dataset']} is missing from the source"
+        return "training needs a train and a test split: list the files in a CSV with a split column and prepare that CSV"
+    if "validation" not in splits:
         keys += " --config.data.validation="
-    several = any(sum(split["classes"].values()) != split["clips"] for split in passport["splits"].values())
+    several = any(sum(split["classes"].values()) != split["clips"] for split in splits.values())
     return f"python -m genre_jax.main --config=configs/resnet34_spectrogram.py:{'multi' if several else 'single'} {keys}"
 
 

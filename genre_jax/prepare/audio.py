@@ -1,7 +1,8 @@
-"""Audio files as mono float32 at the rate wanted: decode, down-mix, resample, in blocks of bounded memory.
+"""Decode audio files, mix them down to mono and resample them, in blocks, so that memory does not grow with the file.
 
-soundfile reads wav, flac, ogg, mp3, aiff and Ogg Opus; what it cannot open goes to PyAV (m4a, webm, wma and whatever
-else FFmpeg knows). Both libraries and soxr are imported where they are used: training does not need them.
+soundfile reads wav, flac, ogg, mp3, aiff and Ogg Opus. PyAV (FFmpeg) reads every file that soundfile cannot open, such as
+m4a, webm and wma. soundfile, PyAV and soxr are imported inside the functions that use them, because training does not
+need them.
 """
 
 import dataclasses
@@ -13,24 +14,26 @@ from pathlib import Path
 
 import numpy as np
 
-_OF_SOUNDFILE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf")
-_OF_FFMPEG = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
-EXTENSIONS = frozenset(_OF_SOUNDFILE + _OF_FFMPEG)  # what is taken for audio in a folder; decoding goes by content
-RATES = (1_000, 768_000)  # Hz, what is taken for a sample rate
+_SOUNDFILE_EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf")
+_FFMPEG_EXTENSIONS = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
+EXTENSIONS = frozenset(
+    _SOUNDFILE_EXTENSIONS + _FFMPEG_EXTENSIONS
+)  # of audio files in a folder; the decoder is chosen by content
+RATES = (1_000, 768_000)  # legal sample rates in Hz
 _BLOCK_SECONDS = 2.0
-_PROMISE_SLACK = 0.5  # seconds a header may promise too much: codec delay and padding are no damage
-_INDEXED = ("mp4", "matroska")  # containers with an index of times; others are decoded from the start
-_SEEK_MISSES = ("MP3", "OGG")  # libsndfile's seek does not land on the sample: decode from the start
-_UNKNOWN_SIZE = 0x7FFF0000  # programs that write wav to a pipe put such a size or more
+_HEADER_SLACK = 0.5  # seconds that may be missing from the length in the header, because of codec delay and padding
+_INDEXED = ("mp4", "matroska")  # containers with an index of times; other containers are decoded from the start
+_INEXACT_SEEK = ("MP3", "OGG")  # libsndfile does not seek to the exact sample in these formats; decode from the start
+_UNKNOWN_SIZE = 0x7FFF0000  # programs that write wav to a pipe do not know the size and write this value or a larger one
 
 
 class AudioError(Exception):
-    """A file that cannot be decoded; its text says why."""
+    """The file cannot be decoded; the text of the error is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How the file holds its audio: `codec` such as "wav/pcm_16" or "aac", `rate` in Hz, `channels`."""
+    """The audio format of a file: `codec` such as "wav/pcm_16" or "aac", sample `rate` in Hz, number of `channels`."""
 
     codec: str
     rate: int
@@ -39,7 +42,7 @@ class Format:
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """Mono `samples` float32 (samples,), nominally in [-1, 1], at `sample_rate` Hz, and the `format` they came in."""
+    """Mono `samples` float32 (samples,), nominally in [-1, 1], at `sample_rate` Hz, and the `format` of the source file."""
 
     samples: np.ndarray
     sample_rate: int
@@ -47,16 +50,25 @@ class Audio:
 
 
 def decode(path: str | Path | bytes, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, Format]:
-    """The file as it is: float32 (channels, samples) at its own rate, from `start` for `duration` seconds.
+    """Decode a file without mixing or resampling.
 
-    Raises `AudioError` where it cannot be decoded, is cut off, or ends before `start`.
+    Args:
+      path: path of the file, or its content as bytes.
+      start: start of the cut in seconds.
+      duration: length of the cut in seconds; None: to the end of the file.
+
+    Returns:
+      float32 (channels, samples) at the sample rate of the file, and the format of the file.
+
+    Raises:
+      AudioError: the file cannot be decoded, is cut off, or ends before `start`.
     """
     form, blocks = _open(path, start, duration)
     return np.concatenate([np.zeros((0, form.channels), np.float32), *blocks]).T, form
 
 
 def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
-    """Float32 (samples,) or (samples, channels) from one rate to another in Hz, by soxr at high quality."""
+    """Resample float32 (samples,) or (samples, channels) from `source_rate` to `sample_rate` Hz with soxr at high quality."""
     if source_rate == sample_rate:
         return samples
     import soxr
@@ -65,18 +77,27 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
 
 
 def load(path: str | Path | bytes, sample_rate: int, start: float = 0.0, duration: float | None = None) -> Audio:
-    """Mono audio of a file, or of its bytes, at `sample_rate` Hz, from `start` for `duration` seconds or to its end.
+    """Decode a file to mono audio; the channels are averaged.
 
-    Channels are averaged. Only the result is held in memory, whatever the rate and channels of the file.
+    Only the result is held in memory, for every sample rate and number of channels of the file.
+
+    Args:
+      path: path of the file, or its content as bytes.
+      sample_rate: sample rate of the result in Hz.
+      start: start of the cut in seconds.
+      duration: length of the cut in seconds; None: to the end of the file.
+
+    Raises:
+      AudioError: the file cannot be decoded, is cut off, or ends before `start`.
     """
     form, blocks = _mono(path, sample_rate, start, duration)
     return Audio(np.concatenate([np.zeros(0, np.float32), *blocks]), sample_rate, form)
 
 
 def to_pcm(samples: np.ndarray, peak: float) -> np.ndarray:
-    """Float samples to int16 by `round(x * 32768)`; a signal whose `peak` magnitude is over 1.0 is scaled to fit.
+    """Convert float samples to int16 by `round(x * 32768)`. If the `peak` magnitude exceeds 1.0, divide by the peak first.
 
-    The device divides by 32768, so a 16-bit file at its own rate comes through bit for bit.
+    Training divides by 32768. Therefore a 16-bit file that is not resampled is reproduced bit for bit.
     """
     scaled = samples / np.float32(peak) if peak > 1.0 else samples
     wide = scaled * np.float32(32768)
@@ -86,7 +107,10 @@ def to_pcm(samples: np.ndarray, peak: float) -> np.ndarray:
 def stream(
     path: str | Path, sample_rate: int, block: int, start: float = 0.0, duration: float | None = None
 ) -> Iterator[np.ndarray]:
-    """The samples of `load` in blocks of `block` samples, the last one shorter; memory does not grow with the file."""
+    """Yield the samples of `load` in blocks of `block` samples; the last block may be shorter.
+
+    Memory does not grow with the length of the file.
+    """
     _, parts = _mono(path, sample_rate, start, duration)
     held: list[np.ndarray] = []
     size = 0
@@ -106,19 +130,21 @@ def stream(
 def _mono(
     path: str | Path | bytes, sample_rate: int, start: float, duration: float | None
 ) -> tuple[Format, Iterator[np.ndarray]]:
-    """The format of a file and its down-mixed, resampled samples in blocks (samples,) of any size."""
+    """Returns the format of a file, and an iterator over its mono, resampled samples in blocks (samples,) of any size."""
     form, blocks = _open(path, start, duration)
     mono = (_down_mix(block) for block in blocks)
     return form, mono if form.rate == sample_rate else _resample_blocks(mono, form.rate, sample_rate)
 
 
 def _down_mix(block: np.ndarray) -> np.ndarray:
+    """Average the channels of a block (samples, channels)."""
     channels = block.shape[1]
     # A product with a constant column is several times faster than mean(axis=1) on interleaved channels.
     return block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
 
 
 def _resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Resample successive blocks (samples,) of one signal."""
     import soxr
 
     resampler = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality="HQ")
@@ -131,63 +157,72 @@ def _resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate
 
 
 def _open(path: str | Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
-    """The format of a file and its blocks, float32 (samples, channels)."""
+    """Returns the format of a file, and an iterator over its blocks, float32 (samples, channels)."""
     if not isinstance(path, bytes):
         path = Path(path)
         if path.is_dir():
-            raise AudioError("is a folder: give audio files")
+            raise AudioError("the path is a folder, not an audio file")
         if not path.is_file():
             raise AudioError("no such file")
     if not (len(path) if isinstance(path, bytes) else path.stat().st_size):
         raise AudioError("the file has zero bytes")
     form, blocks = _open_soundfile(path, start, duration) or _open_av(path, start, duration)
     if not RATES[0] <= form.rate <= RATES[1] or form.channels < 1:
-        raise AudioError(f"not audio: claims {form.channels} channels at {form.rate} Hz")
+        raise AudioError(
+            f"not an audio file: the header says {form.channels} channels at {form.rate} Hz, where 1 channel or more and "
+            f"{RATES[0]} to {RATES[1]} Hz are legal"
+        )
     return form, blocks
 
 
-def _check_promise(held: float, promised: float) -> None:
-    if promised - held > _PROMISE_SLACK:
-        raise AudioError(f"cut off: {held:.1f} s of the {promised:.1f} s that its header promises")
+def _check_length(held: float, stated: float) -> None:
+    """Raise `AudioError` if a file holds fewer seconds than its header states."""
+    if stated - held > _HEADER_SLACK:
+        raise AudioError(f"cut off: the file holds {held:.1f} s of the {stated:.1f} s that its header states")
 
 
 def _after_end(start: float, seconds: float) -> AudioError:
-    return AudioError(f"ends at {seconds:.1f} s, before the start of the cut at {start:.1f} s")
+    return AudioError(f"the file ends at {seconds:.1f} s, before the clip starts at {start:.1f} s")
 
 
 def _open_soundfile(path: Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]] | None:
+    """Open a file with soundfile; returns None if soundfile cannot read it."""
     import soundfile
 
     class Sequential(soundfile.SoundFile):
-        """Else soundfile seeks after every read, and libsndfile's mp3 and Ogg decoders do not land on the sample."""
+        """A file that claims to be not seekable.
+
+        Otherwise soundfile seeks after every read, and the mp3 and Ogg decoders of libsndfile miss the exact sample.
+        """
 
         def seekable(self) -> bool:
             return False
 
     try:
         file = Sequential(io.BytesIO(path) if isinstance(path, bytes) else os.fsencode(path))
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: an extension that stands for headerless audio
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: the extension means audio without a header, such as .raw
         return None
     form = Format(f"{file.format}/{file.subtype}".lower(), file.samplerate, file.channels)
     return form, _read_soundfile(file, start, duration)
 
 
 def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.ndarray]:
+    """Yield the blocks of the cut, and check that the file is complete."""
     import soundfile
 
     with file:
         rate, frames = file.samplerate, file.frames
-        # libsndfile mends these two silently and tells only its log.
+        # libsndfile repairs these two faults silently and reports them only in its log.
         size = re.search(r"^ *data *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
         if size and int(size[1]) < _UNKNOWN_SIZE:
-            _check_promise(frames / rate, frames / rate * int(size[1]) / max(1, int(size[2])))
+            _check_length(frames / rate, frames / rate * int(size[1]) / max(1, int(size[2])))
         if "lacks an end-of-stream bit" in file.extra_info:
-            raise AudioError(f"cut off: {frames / rate:.1f} s, then the end of the Ogg stream is missing")
+            raise AudioError(f"cut off: the Ogg stream stops after {frames / rate:.1f} s without its end mark")
         first = round(start * rate)
         if start and first >= frames:
             raise _after_end(start, frames / rate)
         last = frames if duration is None else min(frames, first + round(duration * rate))
-        at = 0 if file.format in _SEEK_MISSES else file.seek(first)
+        at = 0 if file.format in _INEXACT_SEEK else file.seek(first)
         try:
             while at < last:
                 block = file.read(min(round(_BLOCK_SECONDS * rate), last - at), dtype="float32", always_2d=True)
@@ -198,16 +233,17 @@ def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.n
                     yield block[max(0, first - begin) :]
         except soundfile.LibsndfileError as error:
             raise AudioError(f"decoding stopped after {at / rate:.1f} s: {error.error_string}") from error
-        _check_promise(at / rate, last / rate)
+        _check_length(at / rate, last / rate)
 
 
 def _open_av(path: Path | bytes, start: float, duration: float | None) -> tuple[Format, Iterator[np.ndarray]]:
+    """Open a file with PyAV."""
     import av
 
     try:
         container = av.open(io.BytesIO(path) if isinstance(path, bytes) else str(path))
     except (av.FFmpegError, ValueError) as error:
-        raise AudioError(f"not audio that soundfile or FFmpeg can read: {_reason(error)}") from error
+        raise AudioError(f"not an audio file that soundfile or FFmpeg can read: {_reason(error)}") from error
     if not container.streams.audio:
         container.close()
         raise AudioError("the file holds no audio stream")
@@ -216,7 +252,7 @@ def _open_av(path: Path | bytes, start: float, duration: float | None) -> tuple[
 
 
 def _read_av(container, start: float, duration: float | None) -> Iterator[np.ndarray]:
-    """Blocks between the two times, cut by the time stamps of the frames (exact in mp4, to 1 ms in webm)."""
+    """Yield the blocks of the cut, found by the time stamps of the frames (exact in mp4, to 1 ms in webm)."""
     import av
 
     with container:
@@ -229,7 +265,7 @@ def _read_av(container, start: float, duration: float | None) -> Iterator[np.nda
         seek = indexed and start > 1
         to_float = av.AudioResampler(format="fltp")
         try:
-            if seek:  # a second early, because decoders need some frames to settle
+            if seek:  # one second too early, because decoders need some frames to settle
                 container.seek(int((start - 1) / source.time_base), stream=source)
             for frame in container.decode(source):
                 if at is None:
@@ -245,15 +281,16 @@ def _read_av(container, start: float, duration: float | None) -> Iterator[np.nda
             raise AudioError(f"decoding stopped after {(at or 0) / rate:.1f} s: {_reason(error)}") from error
         held = (at or 0) / rate
         if indexed:
-            _check_promise(held, _promised_seconds(container, source))
+            _check_length(held, _header_seconds(container, source))
         if start and held <= start:
             raise _after_end(start, held)
 
 
-def _promised_seconds(container, source) -> float:
+def _header_seconds(container, source) -> float:
+    """Returns the length in seconds that the header states, or 0 if it states none for the audio."""
     if source.duration is not None:
         return float(source.duration * source.time_base)
-    only_audio = len(container.streams) == len(container.streams.audio)  # a picture may outlast the sound
+    only_audio = len(container.streams) == len(container.streams.audio)  # a video stream may be longer than the audio
     return container.duration / 1e6 if only_audio and container.duration else 0.0
 
 

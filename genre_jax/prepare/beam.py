@@ -1,6 +1,7 @@
-"""The parts of a data set rendered by Apache Beam, on whatever runner its options name; the shards are the same.
+"""Write the parts of a data set with Apache Beam, on any runner. The shards have the same bytes as without Beam.
 
-Every worker needs the source and the data directory under the same paths (this machine, or a file system that all mount).
+Every Beam worker must see the source and the data directory under the same paths: on one machine, or on a file system
+that all workers mount.
 """
 
 from collections.abc import Sequence
@@ -12,23 +13,26 @@ from genre_jax.prepare.workers import Limits, renderer
 
 
 def write(todo: list[parts.Part], source: Source, sample_rate: int, limits: Limits, options: Sequence[str]) -> None:
-    """Write the parts in a pipeline with these `options`, such as ["--runner=FlinkRunner"].
+    """Write the parts in a Beam pipeline with these `options`, such as ["--runner=FlinkRunner"].
 
-    Raises `UserError` where Beam is not installed, or where a part did not come back.
+    Raises `UserError` if Beam is not installed, or if a part is missing after the pipeline has ended.
     """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError(f"--beam_runner needs Apache Beam: install the extra [beam], as docs/data.md says ({error})") from error
-    say(f"{len(todo)} shards go to Apache Beam ({' '.join(options)})")
+        raise UserError(
+            f"--beam_runner needs Apache Beam: install the extra [beam], see docs/data.md (the import failed with {error})"
+        ) from error
+    say(f"Apache Beam writes {len(todo)} shards ({' '.join(options)})")
     job = (source.render, source.labels, sample_rate, limits)
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(_write_part, *job)
-    lost = [part for part in todo if part.told() is None]
+    lost = [part for part in todo if part.outcome() is None]
     if lost:
         raise UserError(
-            f"{len(lost)} of {len(todo)} shards are not in {lost[0].path.parent}: do Beam's workers see that folder?"
+            f"Apache Beam did not write {len(lost)} of {len(todo)} shards into {lost[0].path.parent}: "
+            "every Beam worker must see this folder under the same path"
         )
 
 

@@ -1,7 +1,7 @@
-"""Any data set to shards: split, render, write, and leave a passport.
+"""Make the shards of a data set: assign the splits, decode the clips, write the shards and the passport.
 
-Everything is written into a hidden folder beside the data sets and moved into place at the end, so a `prepare` that is
-killed leaves no half data set; `shards` tells how the next one goes on from there.
+All files are written into a hidden folder beside the data sets, which is moved into place at the end. Therefore an
+interrupted `prepare` leaves no incomplete data set. `prepare/parts.py` describes how the next `prepare` resumes.
 """
 
 import collections
@@ -48,13 +48,27 @@ def prepare(
     beam: Sequence[str] | None = None,
     **options: str,
 ) -> Path:
-    """Make a data set at `sample_rate` Hz in `data_dir` and return its folder; one that is there already is kept.
+    """Make a data set in `data_dir` and return its folder. An existing data set is kept unless `overwrite` is set.
 
-    `dataset` is a key of `datasets.DATASETS`; `validation` and `test` are the shares of the tracks whose split the
-    source leaves open; a file may take `timeout` seconds and `memory_gb` GiB in one of `workers` processes. These
-    import `__main__` anew: from a program whose main module is heavy, call `prepare_apart`. `options` are the data set's
-    own (`split`, `labels`, `subset`), `beam` those of an Apache Beam pipeline that does the work in their place.
-    Raises `UserError` where an argument is not legal, the source is not what it should be, or no clip can be used.
+    Worker processes import the main module of the calling program again; it should therefore be light.
+
+    Args:
+      dataset: kind of the data set, a key of `datasets.DATASETS`.
+      data_dir: folder of all prepared data sets.
+      sample_rate: sample rate of the shards in Hz.
+      source: path of the source files; None for data sets that are synthesised.
+      name: name of the prepared data set; None: see `default_name`.
+      validation: share in [0, 1) of the tracks in the validation split, among tracks whose split the source leaves open.
+      test: the same for the test split.
+      workers: number of processes that decode; None: one per core.
+      timeout: time limit for one clip in seconds.
+      memory_gb: memory limit for one worker process in GiB.
+      overwrite: make the data set again if it already exists.
+      beam: options of an Apache Beam pipeline that decodes the clips; None: this machine decodes them.
+      **options: options of the data set: `split`, `labels`, `subset`.
+
+    Raises:
+      UserError: an argument is not legal, the source does not have the expected form, or no clip can be used.
     """
     if dataset not in DATASETS:
         raise console.unknown("data set", dataset, DATASETS)
@@ -64,11 +78,10 @@ def prepare(
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = locate.directory(data_dir, name, sample_rate)
     if (folder / "passport.json").exists() and not overwrite:
-        say(f"{folder} is there already and stays as it is (--overwrite makes it again, with these flags)")
+        say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
         return folder
-    found = DATASETS[dataset](path, **options)
     build(
-        found,
+        DATASETS[dataset](path, **options),
         Path(data_dir),
         name,
         sample_rate,
@@ -82,8 +95,10 @@ def prepare(
 
 
 def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:
-    """The data set's own name, with its options where there are any, so that no two protocols share a folder; for your own
-    music the folder's (or the CSV's) in lower snake case.
+    """Returns the name of a data set if the user gives no name.
+
+    It is the name of the kind with the options that differ from their defaults, such as "gtzan_folds_10_3", so that two
+    protocols never share a folder. For the kind "folder" it is the name of the source folder or CSV in lower snake case.
     """
     if dataset != "folder" or source is None:
         words = [dataset]
@@ -100,31 +115,35 @@ def _snake(text: str) -> str:
 
 
 def _defaults(dataset: str) -> dict[str, str | None]:
-    """The options of a data set of its own, with their defaults."""
+    """Returns {option: default} of a data set, from the keyword-only arguments of its finder."""
     parameters = inspect.signature(DATASETS[dataset]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def _check_options(dataset: str, options: Mapping[str, str]) -> None:
+    """Raise `UserError` if the data set does not support an option."""
     legal = _defaults(dataset)
     for key, value in options.items():
         if key not in legal:
-            takes = ", ".join(f"--{name}" for name in legal) or "no options of its own"
-            raise UserError(f"--{key}={value} means nothing to data set {dataset!r}, which takes {takes}")
+            supported = ", ".join(f"--{name}" for name in legal) or "none of --split, --labels, --subset"
+            raise UserError(f"data set {dataset!r} does not support --{key}={value}: it supports {supported}")
 
 
 def _check(
     name: str, sample_rate: int, validation: float, test: float, workers: int | None, timeout: float, memory_gb: float
 ) -> None:
+    """Raise `UserError` if an argument of `prepare` is not legal."""
     if not NAME.fullmatch(name):
-        raise UserError(f"--name={name} is no data set name: use lower-case letters, digits and _, a letter first")
+        raise UserError(f"--name={name} is not a legal name: use lower-case letters, digits and _, beginning with a letter")
     low, high = audio.RATES
     if not low <= sample_rate <= high:
         raise UserError(f"--sample_rate={sample_rate} is not between {low} and {high} Hz")
     if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise UserError(f"--validation={validation} and --test={test} are no shares: both 0 or more, together below 1")
+        raise UserError(
+            f"--validation={validation} and --test={test} are not legal shares: each must be 0 or more, and their sum below 1"
+        )
     if workers is not None and workers < 1:
-        raise UserError(f"--workers={workers} is not a number of processes: 1 or more")
+        raise UserError(f"--workers={workers} is not a legal number of processes: it must be 1 or more")
     if not (timeout > 0 and memory_gb > 0):
         raise UserError(f"--timeout={timeout:g} (seconds) and --memory_gb={memory_gb:g} (GiB) must be above 0")
 
@@ -133,10 +152,10 @@ def _check(
 
 
 def split_of(track: str, validation: float, test: float) -> str:
-    """The split of a track, from the hash of its name alone: adding or removing other tracks moves nothing.
+    """Returns the split of a track from the hash of its name alone, so that other tracks do not change its split.
 
-    Every class therefore gets the same shares in expectation, but exact shares only in the limit: rounding them would
-    have to move tracks that are already placed.
+    Therefore every class gets the shares `validation` and `test` only on average. Exact shares would move tracks to
+    another split whenever a track is added.
     """
     position = int.from_bytes(hashlib.sha256(track.encode()).digest()[:8], "big") / 2**64
     if position < test:
@@ -145,28 +164,28 @@ def split_of(track: str, validation: float, test: float) -> str:
 
 
 def assign_splits(items: Iterable[Item], validation: float, test: float) -> dict[str, list[Item]]:
-    """Split → items, none where chance gave none. A split given for one clip of a track holds for all its clips; else
-    `split_of` decides.
+    """Returns {split: items}. A split may be empty by chance.
 
-    Raises `UserError` where a track is given two splits or a name is used twice.
+    A split that the source gives for one clip of a track applies to all clips of the track. `split_of` decides for the
+    other tracks. Raises `UserError` if the clips of one track have two splits, or if two clips have the same name.
     """
     items = list(items)
     names: set[str] = set()
-    given: dict[str, str] = {}
+    track_splits: dict[str, str] = {}
     for item in items:
         if item.name in names:
-            raise UserError(f"two clips are called {item.name!r}: names are unique in a data set")
+            raise UserError(f"two clips have the name {item.name!r}: names must be unique in a data set")
         names.add(item.name)
-        if item.split and given.setdefault(item.track, item.split) != item.split:
+        if item.split and track_splits.setdefault(item.track, item.split) != item.split:
             raise UserError(
-                f"track {item.track!r} is in both split {given[item.track]!r} and split {item.split!r}: "
-                "clips of one track belong to one split"
+                f"track {item.track!r} is in both split {track_splits[item.track]!r} and split {item.split!r}: "
+                "all clips of one track must be in one split"
             )
-    open_ended = any(item.track not in given for item in items)
+    some_open = any(item.track not in track_splits for item in items)
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
-    splits: dict[str, list[Item]] = {split: [] for split in SPLITS if open_ended and shares[split]}
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS if some_open and shares[split]}
     for item in items:
-        split = given.get(item.track) or split_of(item.track, validation, test)
+        split = track_splits.get(item.track) or split_of(item.track, validation, test)
         splits.setdefault(split, []).append(item)
     return {split: splits[split] for split in [*SPLITS, *splits] if split in splits}
 
@@ -186,10 +205,10 @@ def build(
     limits: Limits,
     beam: Sequence[str] | None = None,
 ) -> Path:
-    """Make the data set `name` from `source`, in place of one that is there; returns its folder.
+    """Make the data set `name` from `source`, replace an existing one, and return its folder.
 
-    `beam` are the options of an Apache Beam pipeline that renders the clips, such as ["--runner=DirectRunner"]; None: this
-    machine does it in `workers` processes. The result is the same.
+    The arguments are those of `prepare`. With `beam`, such as ["--runner=DirectRunner"], an Apache Beam pipeline decodes the
+    clips instead of `workers` processes on this machine. The result is the same.
     """
     splits = assign_splits(source.items, validation, test)
     key = parts.fingerprint(source, splits, sample_rate, limits)
@@ -200,9 +219,9 @@ def build(
                 clip_bytes = parts.clip_bytes([item for items in splits.values() for item in items], sample_rate, rendered)
                 parts.keep_plan(scratch, key, clip_bytes)
             planned = parts.plan(scratch, splits, clip_bytes)
-            todo = [part for part in planned if part.told() is None]
+            todo = [part for part in planned if part.outcome() is None]
             if len(todo) < len(planned):
-                say(f"goes on where an interrupted prepare ended: {len(planned) - len(todo)} of {len(planned)} shards are done")
+                say(f"resuming an interrupted prepare: {len(planned) - len(todo)} of {len(planned)} shards are done")
             if clip_bytes:
                 parts.check_disk(data_dir, sum(len(part.items) for part in todo), clip_bytes, sample_rate)
             if beam is None:
@@ -211,15 +230,15 @@ def build(
             from genre_jax.prepare.beam import write as write_with_beam
 
             write_with_beam(todo, source, sample_rate, limits, beam)
-        told = [(part.split, part.told() or {}) for part in planned]
+        outcomes = [(part.split, part.outcome() or {}) for part in planned]
         folder = locate.directory(scratch, name, sample_rate)
-        passport = make_passport(source, name, sample_rate, list(splits), told)
+        passport = make_passport(source, name, sample_rate, list(splits), outcomes)
         if not passport["totals"]["clips"]:
             shutil.rmtree(scratch / "parts")
-            (path, reason), count = told[0][1]["quarantined"][0], len(source.items)
-            raise UserError(f"none of the {count} clips can be used; the first is {path!r}: {reason}")
+            (path, reason), count = outcomes[0][1]["quarantined"][0], len(source.items)
+            raise UserError(f"none of the {count} clips can be used; the first clip is {path!r}: {reason}")
         parts.assemble(folder, name, source.labels, planned)
-        quarantined = [row for _, part in told for row in part["quarantined"]]
+        quarantined = [row for _, outcome in outcomes for row in outcome["quarantined"]]
         _write_csv(folder / "quarantine.csv", ("path", "reason"), [*quarantined, *source.refused])
         rows = [(item.name, item.split, "|".join(item.labels)) for item in source.missing]
         _write_csv(folder / "missing.csv", ("path", "split", "labels"), rows)
@@ -230,19 +249,19 @@ def build(
 
 
 def _write(todo: list[parts.Part], labels: tuple[str, ...], rendered: Renderer) -> None:
-    """All parts in one stream, so that no worker waits at the end of a shard."""
+    """Write all parts from one stream of clips, so that no worker waits at the end of a shard."""
     pairs = rendered(item for part in todo for item in part.items)
     for part in todo:
         parts.write(part, labels, islice(pairs, len(part.items)))
 
 
 def _with_progress(rendered: Renderer, title: str, parts: list[parts.Part], todo: list[parts.Part]) -> Renderer:
-    """The same renderer, which counts its clips on one bar (rate, time left) on standard error."""
+    """Returns the same renderer with a progress bar (clips, rate, time left) on standard error."""
     try:
         from tqdm import tqdm
     except ImportError:
         return rendered
-    interval = 0.3 if sys.stderr.isatty() else 15.0  # a log file gets a line now and then
+    interval = 0.3 if sys.stderr.isatty() else 15.0  # seconds; a log file gets fewer lines
     total, left = (sum(len(part.items) for part in some) for some in (parts, todo))
     bar = tqdm(desc=title, total=total, initial=total - left, unit="clip", mininterval=interval, dynamic_ncols=True)
 
@@ -262,6 +281,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> 
 
 
 def _move_into_place(folder: Path, final: Path, scratch: Path) -> None:
+    """Move the new data set to `final`, and move an existing data set into `scratch`, which is removed later."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         final.rename(scratch / "replaced")
@@ -271,22 +291,23 @@ def _move_into_place(folder: Path, final: Path, scratch: Path) -> None:
 # ---------------------------------------------------------------- the passport
 
 
-def make_passport(source: Source, name: str, sample_rate: int, planned: list[str], told: list[tuple[str, dict]]) -> dict:
-    """The content of passport.json, from what the parts tell of each split; `files` is a table, because it may have
-    200,000 rows.
+def make_passport(source: Source, name: str, sample_rate: int, planned: list[str], outcomes: list[tuple[str, dict]]) -> dict:
+    """Returns the content of passport.json; `planned` are the splits, `outcomes` are (split, `Part.outcome()`) of every part.
+
+    `files` is a table of columns and rows because it may have 200,000 rows.
     """
-    rows = sorted((file[0], split, *file[2]) for split, part in told for file in part["files"])
-    numbers = collections.Counter((split, number) for split, part in told for file in part["files"] for number in file[1])
+    rows = sorted((file[0], split, *file[2]) for split, part in outcomes for file in part["files"])
+    numbers = collections.Counter((split, number) for split, part in outcomes for file in part["files"] for number in file[1])
     facts = [Facts(*row[2:]) for row in rows]
     seconds = sum(fact.seconds for fact in facts)
     absent = {split: [item for item in source.missing if item.split == split] for split in {i.split for i in source.missing}}
     splits = {}
     for split in planned:
-        own = [fact for fact, row in zip(facts, rows, strict=True) if row[1] == split]
-        if own:
+        of_split = [fact for fact, row in zip(facts, rows, strict=True) if row[1] == split]
+        if of_split:
             splits[split] = {
-                "clips": len(own),
-                "seconds": round(sum(fact.seconds for fact in own), 3),
+                "clips": len(of_split),
+                "seconds": round(sum(fact.seconds for fact in of_split), 3),
                 "missing": len(absent.get(split, ())),
                 "classes": {label: numbers[split, number] for number, label in enumerate(source.labels)},
             }
@@ -304,7 +325,7 @@ def make_passport(source: Source, name: str, sample_rate: int, planned: list[str
             "clips": len(rows),
             "seconds": round(seconds, 3),
             "scaled": sum(fact.scaled for fact in facts),
-            "quarantined": sum(len(part["quarantined"]) for _, part in told) + len(source.refused),
+            "quarantined": sum(len(part["quarantined"]) for _, part in outcomes) + len(source.refused),
             "missing": len(source.missing),
         },
         "peak": max((fact.peak for fact in facts), default=0.0),
@@ -316,10 +337,11 @@ def make_passport(source: Source, name: str, sample_rate: int, planned: list[str
 
 
 def _count(labels: tuple[str, ...], items: list[Item]) -> dict:
-    """How many clips, and how many of each class."""
+    """Returns the number of clips, in total and by class."""
     counts = collections.Counter(label for item in items for label in item.labels)
     return {"clips": len(items), "classes": {label: counts[label] for label in labels}}
 
 
 def _short(cell: object) -> object:
+    """Round a float to six significant digits."""
     return float(f"{cell:.6g}") if isinstance(cell, float) else cell

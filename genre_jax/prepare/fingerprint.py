@@ -1,15 +1,19 @@
-"""Recordings that hold the same sound, by acoustic fingerprint: pairs of spectral peaks, an inverted index, offsets.
+"""Find clips that hold the same sound by their acoustic fingerprints.
 
-Wang, "An Industrial-Strength Audio Search Algorithm", ISMIR 2003 (the Shazam of document 000). A peak is louder than all its
-neighbours in time and frequency; it and the peaks that follow it give hashes (frequency, interval, delay), which gain, lossy
-coding and noise mostly leave alone. Two clips with the same sound share many hashes, all at one offset in time.
+The method is that of Wang, "An Industrial-Strength Audio Search Algorithm", ISMIR 2003 (Shazam, in document 000):
 
-What counts as a match is a test against chance. That two different recordings agree in a moment is granted the probability
-that these two reach at the best of all other offsets (music of one key and beat agrees at many, and so do loops), within
-`CHANCE`. The number of pairs in the whole audit that would agree as well as these by that chance must not exceed `EXPECTED`,
-as in BLAST's E-value. Hashes that many clips share, such as those of hum, lift the chance along with the agreement.
+1. A peak is a bin of the spectrogram that is louder than all its neighbours in time and frequency.
+2. A peak and a later peak make a hash of (frequency, interval, delay). Gain, lossy coding and noise change few hashes.
+3. Two clips with the same sound share many hashes at the same offset in time. An inverted index of all hashes finds them.
 
-Frequencies and times are counted in hertz and seconds, so that clips of different rates can be compared.
+A match is decided by a test against chance. A moment is a frame with peaks, and two clips agree in a moment if they share a
+hash that starts there. The probability that two different recordings agree in a moment is estimated from the same two
+clips, at the best of all other offsets, and is limited to the range `CHANCE`. (Loops, and music of one key and tempo, agree
+at many offsets.) From it follows the number of pairs in the whole audit that are expected to agree as well by chance. A pair
+is a match if this number is at most `EXPECTED`, as with the E-value of BLAST. Hashes that many clips share, such as those
+of hum, raise the estimated chance as much as the agreement.
+
+Windows and hops are defined in seconds. Therefore clips of different sample rates can be compared.
 """
 
 import dataclasses
@@ -18,27 +22,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-WINDOW, HOP = 0.128, 0.016  # seconds of the short-time spectra
-LOWEST, HIGHEST = 24, 512  # bins of 1 / WINDOW = 7.8 Hz: 190 Hz to 4 kHz
-AROUND_TIME, AROUND_FREQUENCY = 8, 8  # frames and bins on either side that a peak must exceed
-LEVEL, SPAN = 24.0, 31  # dB below the loudest bin, this many frames on either side, that a peak may lie
-FLOOR = 1e-3  # of the clip's loudest bin: nothing below is a peak
-AFTER, FAN = 15, 3  # a peak is paired with the first `FAN` fitting of the `AFTER` peaks that follow it
-INTERVAL, DELAY = 128, 64  # bins and frames below which two peaks fit
-LONGEST = 1 << 16  # frames (17 minutes); what follows is not looked at
+WINDOW, HOP = 0.128, 0.016  # window length and hop length of the spectrogram in seconds
+LOWEST, HIGHEST = 24, 512  # range of bins, each 1 / WINDOW = 7.8 Hz wide: 190 Hz to 4 kHz
+AROUND_TIME, AROUND_FREQUENCY = 8, 8  # frames and bins on each side that a peak must exceed
+LEVEL, SPAN = 24.0, 31  # a peak is at most this many dB below the loudest bin within this many frames on each side
+FLOOR = 1e-3  # a peak is at least this share of the loudest bin of the clip
+AFTER, FAN = 15, 3  # a peak is paired with the first `FAN` of the next `AFTER` peaks that are near enough
+INTERVAL, DELAY = 128, 64  # two peaks are near enough if they are fewer bins and fewer frames apart
+LONGEST = 1 << 16  # frames (17 minutes); the rest of a longer clip is ignored
 
-CHANCE = (0.05, 0.25)  # the upper end lets perfect loops match, which agree at every turn
-APART = 4  # frames between an offset and its rivals
-EXPECTED = 0.01
-COMMON = 50_000  # meetings of equal hashes a clip, on average, above which the commonest hashes are left out
-_BLOCK = 1 << 21  # meetings looked at at once
+CHANCE = (0.05, 0.25)  # the upper limit lets perfect loops match, which agree at many offsets
+APART = 4  # smallest distance in frames between the best offset and a rival offset
+EXPECTED = 0.01  # most pairs that may agree as well by chance, in the whole audit
+COMMON = 50_000  # meetings of equal hashes per clip, on average; above it, the most common hashes are left out
+_BLOCK = 1 << 21  # meetings of equal hashes that are processed at once
 
-Tick = Callable[[int, int], None]  # told (done, total)
+Tick = Callable[[int, int], None]  # called with (clips done, clips in total)
 
 
 @dataclasses.dataclass(frozen=True)
 class Print:
-    """The fingerprint of a clip: `hashes` uint32 and the frames of their first peaks, `times` uint16, both (hashes,)."""
+    """The fingerprint of a clip.
+
+    Attributes:
+      hashes: uint32 (hashes,).
+      times: uint16 (hashes,), the frame of the first peak of each hash.
+      frames: number of frames of the clip.
+    """
 
     hashes: np.ndarray
     times: np.ndarray
@@ -47,10 +57,14 @@ class Print:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Clips `first` < `second` (places in the list) that hold the same sound, `offset` seconds later in `second`.
+    """Two clips that hold the same sound.
 
-    `agreeing` of the `peaks` moments with peaks in the time they share agree; `expected` pairs of different recordings in
-    the whole audit would agree as well.
+    Attributes:
+      first, second: indices of the clips in the list, `first` < `second`.
+      offset: how much later the sound begins in `second`, in seconds.
+      agreeing: number of moments in which the clips agree at this offset.
+      peaks: number of moments with peaks in the time that the clips share.
+      expected: number of pairs of different recordings in the whole audit that are expected to agree as well by chance.
     """
 
     first: int
@@ -62,7 +76,7 @@ class Match:
 
 
 def take(audio: np.ndarray, sample_rate: int) -> Print:
-    """The fingerprint of a clip, (samples,) of any type and scale; empty for one shorter than `WINDOW`."""
+    """Returns the fingerprint of a clip, (samples,) of any type and scale; a clip shorter than `WINDOW` has no hashes."""
     time, frequency, frames = peaks(audio, sample_rate)
     count = len(time)
     hashes, times, had = [], [], np.zeros(count, np.int8)
@@ -79,7 +93,7 @@ def take(audio: np.ndarray, sample_rate: int) -> Print:
 
 
 def peaks(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """(frame of each peak, bin of each peak, frames looked at), in order of time; int64."""
+    """Returns (frame of each peak, bin of each peak, number of frames); the peaks are int64 and in order of time."""
     from scipy import ndimage
 
     spectrum = _spectrum(audio, round(WINDOW * sample_rate), round(HOP * sample_rate))
@@ -94,7 +108,7 @@ def peaks(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _spectrum(audio: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """Magnitudes (frames, bins) float32 from `LOWEST` to `HIGHEST`, Hann windows, no padding."""
+    """Returns the magnitudes float32 (frames, bins) of the bins `LOWEST` to `HIGHEST`, with Hann windows and no padding."""
     from scipy import fft
 
     frames = min((len(audio) - window) // hop + 1, LONGEST)
@@ -111,12 +125,25 @@ def _spectrum(audio: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 
 class _Index:
-    """All hashes of an audit, sorted, with whose they are and when: which clips meet in a hash is read off it."""
+    """An inverted index of the hashes of all clips: the entries of one hash follow each other, in the order of the clips.
+
+    Two entries of one hash are a meeting of their clips.
+
+    Attributes:
+      share_kept: share of the hashes that were rare enough to be used.
+      frames: number of frames of each clip, int64 (clips,).
+      time: frame of each entry, uint16 (entries,).
+      clip: clip of each entry, int32 (entries,).
+      entry: the entries sorted by clip, int32 (entries,).
+      partners: for each element of `entry`, the number of later entries of the same hash, int32 (entries,).
+      first_entry: index in `entry` of the first entry of each clip, (clips + 1,).
+      moments: clip * LONGEST + frame of every frame with peaks, sorted, int64 (moments,).
+    """
 
     def __init__(self, prints: Sequence[Print]) -> None:
         sizes = np.array([len(p.hashes) for p in prints], np.int64)
         hashes = np.concatenate([np.zeros(0, np.uint32), *(p.hashes for p in prints)])
-        order = np.argsort(hashes, kind="stable")  # so that entries of one hash are in the order of the clips
+        order = np.argsort(hashes, kind="stable")  # stable, to keep the entries of one hash in the order of the clips
         hashes = hashes[order]
         begin = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)])
         count = np.diff(np.append(begin, len(hashes)))
@@ -129,16 +156,16 @@ class _Index:
         self.clip = np.repeat(np.arange(len(prints), dtype=np.int32), sizes)[order]
         del order
         size = count[kept]
-        end = np.repeat(np.cumsum(size, dtype=np.int32), size)  # of the run of equal hashes that each entry is in
+        end = np.repeat(np.cumsum(size, dtype=np.int32), size)  # end of the run of equal hashes that holds each entry
         partners = end - np.arange(1, len(end) + 1, dtype=np.int32)
         del end
-        self.entry = np.argsort(self.clip, kind="stable").astype(np.int32)  # entries of a clip together again
+        self.entry = np.argsort(self.clip, kind="stable").astype(np.int32)
         self.partners: np.ndarray = partners[self.entry]
         self.first_entry = np.searchsorted(self.clip[self.entry], np.arange(len(prints) + 1))
-        self.moments = _distinct(self.clip.astype(np.int64) * LONGEST + self.time)  # with peaks, of all clips
+        self.moments = _distinct(self.clip.astype(np.int64) * LONGEST + self.time)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of clips that meet others about `_BLOCK` times, and whose pairs can be counted in a table."""
+        """Yield ranges (start, stop) of clips with about `_BLOCK` meetings, few enough that a table can count their pairs."""
         clips = len(self.frames)
         meetings = np.concatenate([[0], np.cumsum(self.partners, dtype=np.int64)])[self.first_entry]
         at = 0
@@ -149,17 +176,19 @@ class _Index:
             at = end
 
     def best_offsets(self, start: int, stop: int, least: int) -> np.ndarray:
-        """Rows (first, second, frames, agreeing, agreeing one frame on, rival) of pairs whose first clip is in [start, stop).
+        """Returns the best offset of each pair of clips whose first clip is in [start, stop).
 
-        For each pair the offset at which most moments agree, two neighbouring ones together, where these are `least`; and
-        how many agree at its best rival, `APART` frames or more away, as far as they are half as many.
+        The best offset is the one at which most moments agree, at this frame and the next one together. Pairs with fewer
+        than `least` of them are left out. The columns of the rows are: first clip, second clip, offset in frames, moments
+        that agree at this offset, moments that agree at the next offset, and moments that agree at the best rival offset,
+        which is `APART` frames or more away. The count of the rival is exact only if it is at least half of `least`.
         """
         entries = slice(self.first_entry[start], self.first_entry[stop])
-        own, count = self.entry[entries].astype(np.int64), self.partners[entries]
-        here = np.repeat(own, count)
+        first_entries, count = self.entry[entries].astype(np.int64), self.partners[entries]
+        here = np.repeat(first_entries, count)
         there = here + 1 + np.arange(len(here)) - np.repeat(np.cumsum(count) - count, count)
         pair = (self.clip[here] - np.int64(start)) * len(self.frames) + self.clip[there]
-        cell = pair * (2 * LONGEST) + self.time[there] + LONGEST - self.time[here]  # the pair at an offset
+        cell = pair * (2 * LONGEST) + self.time[there] + LONGEST - self.time[here]  # one cell per pair and offset
         likely = _crowded(cell, (least + 1) // 2) & (self.clip[here] != self.clip[there])
         cell, agreeing = _runs(_distinct(cell[likely] * LONGEST + self.time[here[likely]]) // LONGEST)
         if not len(cell):
@@ -177,7 +206,7 @@ class _Index:
         return np.stack([first + start, second, offset[best] - LONGEST, agreeing[best], following[best], rival], axis=1)
 
     def shared_moments(self, first: np.ndarray, second: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """The lesser number of moments with peaks, of either clip, in the time they share at an offset in frames."""
+        """Returns the number of moments in the time that two clips share at an offset in frames: the smaller of both clips."""
         begin = np.maximum(0, -offset)
         end = np.maximum(begin, np.minimum(self.frames[first], self.frames[second] - offset))
         counts = [
@@ -189,10 +218,16 @@ class _Index:
 
 
 def find(prints: Sequence[Print], threads: int = 1, tick: Tick = lambda done, total: None) -> tuple[list[Match], float]:
-    """The pairs of clips that hold the same sound, and the share of the hashes that were rare enough to be used.
+    """Returns the pairs of clips that hold the same sound, and the share of the hashes that were rare enough to be used.
 
-    Time grows with the square of the clips until equal hashes meet `COMMON` times a clip, and linearly from there on, where
-    the commonest hashes are left out. Memory: about 45 bytes a hash, of which ten seconds have some 1,400, and 100 MB a thread.
+    Time grows with the square of the number of clips until equal hashes meet `COMMON` times per clip. Above that, the most
+    common hashes are left out, and time grows linearly. Memory is about 45 bytes per hash, with some 1,400 hashes in ten
+    seconds of audio, and 100 MB per thread.
+
+    Args:
+      prints: the fingerprints of the clips.
+      threads: number of threads that search.
+      tick: called with (clips done, clips in total) after each block of clips.
     """
     from scipy import special
 
@@ -200,19 +235,19 @@ def find(prints: Sequence[Print], threads: int = 1, tick: Tick = lambda done, to
         return [], 1.0
     index = _Index(prints)
     pairs = len(prints) * (len(prints) - 1) / 2
-    least = int(np.ceil(np.log(pairs / EXPECTED) / -np.log(CHANCE[0])))  # fewer agreeing moments are never enough
-    found = []
+    least = int(np.ceil(np.log(pairs / EXPECTED) / -np.log(CHANCE[0])))  # fewer agreeing moments never make a match
+    offsets = []
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(index.blocks())
         rows = pool.map(lambda block: index.best_offsets(block[0], block[1], least), blocks)
         for (_, stop), some in zip(blocks, rows, strict=True):
-            found.append(some)
+            offsets.append(some)
             tick(stop, len(prints))
-    first, second, offset, agreeing, following, rival = np.concatenate(found).T
+    first, second, offset, agreeing, following, rival = np.concatenate(offsets).T
     moments = np.maximum(1, index.shared_moments(first, second, offset))
     together = np.minimum(agreeing + following, moments)
     chance = np.clip(rival / moments, *CHANCE)
-    expected = pairs * special.betainc(together, moments - together + 1, chance)  # a binomial variable's upper tail
+    expected = pairs * special.betainc(together, moments - together + 1, chance)  # upper tail of a binomial variable
     seconds = (offset + following / np.maximum(agreeing + following, 1)) * HOP
     columns = [column.tolist() for column in (first, second, seconds, together, moments, expected)]
     matches = [Match(*row) for row in zip(*columns, strict=True)]
@@ -220,7 +255,7 @@ def find(prints: Sequence[Print], threads: int = 1, tick: Tick = lambda done, to
 
 
 def _commonest(count: np.ndarray, budget: int) -> int:
-    """The most entries that a hash may have, so that the meetings of equal hashes stay within a budget."""
+    """Returns the largest number of entries per hash with which all meetings of equal hashes stay within a budget."""
     sizes, hashes = np.unique(count, return_counts=True)
     meetings = np.cumsum(hashes * sizes * (sizes - 1) / 2)
     within = int(np.searchsorted(meetings, budget, side="right"))
@@ -228,8 +263,10 @@ def _commonest(count: np.ndarray, budget: int) -> int:
 
 
 def _crowded(cell: np.ndarray, least: int) -> np.ndarray:
-    """Which entries may lie in a cell that holds, with the cell before or after it, at least so many: all that do, and few
-    that do not, because cells are counted in a table where several share a place. Spares sorting what comes of chance.
+    """Returns a mask of the entries that may be in crowded cells. This saves sorting the meetings that happen by chance.
+
+    A crowded cell holds at least `least` entries together with the cell before or after it. Cells are counted in a hash table
+    where several cells share a place. Therefore the mask has all entries of crowded cells, and a few others.
     """
     table = 1 << (2 * len(cell) + 16).bit_length()
     place = (cell + cell // (2 * LONGEST) * 7919) % table
@@ -239,12 +276,12 @@ def _crowded(cell: np.ndarray, least: int) -> np.ndarray:
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """The distinct values, sorted, in less memory than `np.unique` takes; sorts `values` too."""
+    """Returns the distinct values in order. Sorts `values` in place, to use less memory than `np.unique`."""
     values.sort()
     return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values of a sorted array, and how often each occurs."""
+    """Returns the distinct values of a sorted array, and how often each occurs."""
     begin = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
     return values[begin], np.diff(np.append(begin, len(values)))

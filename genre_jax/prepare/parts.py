@@ -1,9 +1,10 @@
-"""Shards in the making: a plan of fixed parts, each written once, so that a `prepare` that is killed can go on.
+"""Write shards in parts, so that an interrupted `prepare` can be resumed.
 
-A part is a run of the items of a split and becomes one shard. Its records are written first, then a JSON file that tells
-what became of each item: where that lies and the sizes agree, the part is done. Items are ordered by a hash of their
-file's name, so that a shard is a random sample and containers are read in one go. Parts depend on the source alone, not
-on workers, machines or interruptions: the same bytes come out whatever happened on the way.
+A part is a sequence of items of one split, and becomes one shard. `write` writes the records of a part first, and then a
+JSON file with the outcome of each item. A part is done if the JSON file exists and states the size of the record file.
+Items are ordered by a hash of their file name. Therefore each shard is a random sample of its split, and each container is
+read from start to end. The parts depend on the source alone: neither workers nor machines nor interruptions change a byte
+of the shards.
 """
 
 import contextlib
@@ -32,30 +33,33 @@ from genre_jax.prepare import tfrecord
 from genre_jax.prepare.workers import Limits, Renderer, Result
 
 SHARD_BYTES = 128 << 20
-PROBES = 16  # clips rendered beforehand where nothing tells how long they are
-_UNMEASURED = 256  # clips a shard where nothing was measured
-DECODERS = ("soxr", "soundfile", "av", "numpy")  # what the samples depend on
+PROBES = 16  # clips that are decoded in advance to measure their mean length
+_UNMEASURED = 256  # clips per shard if the mean length is unknown
+DECODERS = ("soxr", "soundfile", "av", "numpy")  # packages whose version may change the samples
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A shard of `split` in the making: `items` in order, and the file `path` of its records."""
+    """A shard before it is complete: its `split`, its `items` in order, and the `path` of its record file."""
 
     split: str
     items: tuple[Item, ...]
     path: Path
 
-    def told(self) -> dict | None:
-        """What became of the items, as `write` left it; None where the part is not done."""
+    def outcome(self) -> dict | None:
+        """Returns the outcome of the items that `write` has stored, or None if the part is not done.
+
+        The outcome is {"bytes": …, "files": [(name, class numbers, facts), …], "quarantined": [(name, reason), …]}.
+        """
         try:
-            told = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
-            return told if self.path.stat().st_size == told["bytes"] else None
+            outcome = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
+            return outcome if self.path.stat().st_size == outcome["bytes"] else None
         except (OSError, ValueError):
             return None
 
 
 def plan(scratch: Path, splits: Mapping[str, list[Item]], clip_bytes: int) -> list[Part]:
-    """The parts of all splits, about `SHARD_BYTES` each where a clip comes to `clip_bytes` (0: not known)."""
+    """Returns the parts of all splits. With a mean clip size of `clip_bytes` (0: unknown), a part has about `SHARD_BYTES`."""
     size = max(1, SHARD_BYTES // clip_bytes) if clip_bytes else _UNMEASURED
     parts = []
     for split, items in splits.items():
@@ -67,13 +71,13 @@ def plan(scratch: Path, splits: Mapping[str, list[Item]], clip_bytes: int) -> li
 
 
 def _rank(item: Item) -> tuple:
-    """Files by the hash of their names, wherever they lie; what is in one file in the order of the file."""
+    """Returns the sort key of an item: the hash of its file name without the folder, then its position in the file."""
     digest = hashlib.sha256(os.path.basename(item.path or item.name).encode("utf-8", "surrogateescape")).digest()
     return digest, item.path or "", item.member or (0, 0), item.start, item.name
 
 
 def write(part: Part, labels: tuple[str, ...], results: Iterable[tuple[Item, Result]]) -> None:
-    """Write the records of a part, then what became of its items. Raises `UserError` where the disk is full."""
+    """Write the records of a part, then the outcome of its items. Raises `UserError` if the disk is full."""
     number = {label: number for number, label in enumerate(labels)}
     files, quarantined, size = [], [], 0
     part.path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,17 +92,18 @@ def write(part: Part, labels: tuple[str, ...], results: Iterable[tuple[Item, Res
                     tfrecord.frame(tfrecord.Clip(item.name, item.track, numbers, result.pcm, result.facts.maximum))
                 )
                 files.append((item.name, numbers, dataclasses.astuple(result.facts)))
-        told = json.dumps({"bytes": size, "files": files, "quarantined": quarantined}, ensure_ascii=False)
-        write_text(part.path.with_suffix(".json"), told)
+        outcome = json.dumps({"bytes": size, "files": files, "quarantined": quarantined}, ensure_ascii=False)
+        write_text(part.path.with_suffix(".json"), outcome)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"the disk of {part.path} is full: make room, and the same command goes on") from error
+        raise UserError(f"the disk of {part.path} is full: free some space and run the same command again to resume") from error
 
 
 def clip_bytes(items: list[Item], sample_rate: int, rendered: Renderer) -> int:
-    """The mean size of a clip in its shard: from the durations where all are known, else from a few clips, rendered (0
-    where none of these can be used, or where there are few).
+    """Returns the mean size of a clip in bytes, from the durations if all are known, otherwise from a few decoded clips.
+
+    Returns 0 if there are at most `PROBES` items, or if none of the decoded clips can be used.
     """
     if all(item.duration is not None for item in items):
         return round(2 * sample_rate * sum(item.duration or 0.0 for item in items) / len(items))
@@ -112,11 +117,13 @@ def clip_bytes(items: list[Item], sample_rate: int, rendered: Renderer) -> int:
 
 
 def check_disk(data_dir: Path, clips: int, clip_bytes: int, sample_rate: int) -> None:
-    """Say what the clips still to be written come to. Raises `UserError` where the disk has no room for them."""
+    """Print the size of the clips that are still to be written. Raises `UserError` if the disk has too little space."""
     need, free = clips * clip_bytes, shutil.disk_usage(data_dir).free
     what = f"{clips} clips of about {clip_bytes / 2 / sample_rate:.1f} s at {sample_rate} Hz take about {_gigabytes(need)}"
     if need > free:
-        raise UserError(f"{what}, and {data_dir} has {_gigabytes(free)} free: make room, or choose another --data_dir")
+        raise UserError(
+            f"{what}, but {data_dir} has only {_gigabytes(free)} free: free some space or choose another --data_dir"
+        )
     say(f"{what} in {data_dir} ({_gigabytes(free)} free)")
 
 
@@ -125,7 +132,7 @@ def _gigabytes(size: int) -> str:
 
 
 def fingerprint(source: Source, splits: Mapping[str, list[Item]], sample_rate: int, limits: Limits) -> str:
-    """A hash of all that the bytes of the shards depend on; files count with their sizes and times."""
+    """Returns a hash of everything that the bytes of the shards depend on, with the size and time of each source file."""
     digest = hashlib.sha256()
     about = (locate.VERSION, SHARD_BYTES, sample_rate, source.render.__module__, source.render.__qualname__, limits)
     digest.update(repr((about, source.labels, sorted(versions(DECODERS).items()))).encode())
@@ -141,12 +148,12 @@ def fingerprint(source: Source, splits: Mapping[str, list[Item]], sample_rate: i
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
+    """Returns {package: version} of the packages that are installed."""
+    installed = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 # ---------------------------------------------------------------- all or nothing
@@ -154,20 +161,23 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def staging(data_dir: Path, label: str) -> Iterator[Path]:
-    """A hidden folder to build in, locked against a second `prepare`; it outlives an interruption where parts are done."""
+    """Yield a hidden folder to build in, and lock it against a second `prepare`.
+
+    The folder is removed at the end. After an interruption it is kept if at least one part is done.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     folder = data_dir / f".preparing-{label}"
     with open(data_dir / f".preparing-{label}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another prepare of {label} is running in {data_dir}: wait for it to end") from None
+            raise UserError(f"another prepare of {label} is running in {data_dir}: wait until it ends") from None
         folder.mkdir(exist_ok=True)
         try:
             yield folder
         except BaseException:
             if any(folder.glob("parts/*.json")):
-                say(f"what is done lies in {folder}: the same command goes on from there")
+                say(f"the finished shards are kept in {folder}: run the same command again to resume")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -175,13 +185,14 @@ def staging(data_dir: Path, label: str) -> Iterator[Path]:
 
 
 def resume(scratch: Path, key: str) -> int | None:
-    """The bytes a clip that the interrupted `prepare` of the same source planned with, its parts kept; else None, with
-    `scratch` cleared. `key` is the `fingerprint`.
+    """Returns the `clip_bytes` of an interrupted `prepare` with the same `key` (a `fingerprint`), whose parts can be reused.
+
+    If there is none, clears the folder `scratch` and returns None.
     """
     try:
-        planned = json.loads((scratch / "plan.json").read_text())
-        if planned["key"] == key:
-            return planned["clip_bytes"]
+        stored = json.loads((scratch / "plan.json").read_text())
+        if stored["key"] == key:
+            return stored["clip_bytes"]
     except (OSError, ValueError):
         pass
     for path in scratch.iterdir():
@@ -190,7 +201,7 @@ def resume(scratch: Path, key: str) -> int | None:
 
 
 def keep_plan(scratch: Path, key: str, clip_bytes: int) -> None:
-    """Leave what `resume` reads."""
+    """Write the file that `resume` reads."""
     (scratch / "plan.json").write_text(json.dumps({"key": key, "clip_bytes": clip_bytes}))
 
 
@@ -198,23 +209,24 @@ def keep_plan(scratch: Path, key: str, clip_bytes: int) -> None:
 
 
 def assemble(folder: Path, name: str, labels: tuple[str, ...], parts: Iterable[Part]) -> None:
-    """Move the records of the parts into `folder` as numbered shards, and describe them as tensorflow-datasets does."""
+    """Move the record files of the parts into `folder` as numbered shards, and write the metadata of tensorflow-datasets."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     sizes: dict[str, list[tuple[int, int]]] = {}
     for split, members in itertools.groupby(parts, lambda part: part.split):
-        full = [(part, told) for part in members if (told := part.told()) and told["files"]]
-        for number, (part, told) in enumerate(full):
+        full = [(part, outcome) for part in members if (outcome := part.outcome()) and outcome["files"]]
+        for number, (part, outcome) in enumerate(full):
             os.replace(part.path, folder / f"{name}-{split}.tfrecord-{number:05d}-of-{len(full):05d}")
-            sizes.setdefault(split, []).append((len(told["files"]), told["bytes"]))
-    with contextlib.suppress(ImportError):  # where TensorFlow is not installed, our own reader needs no description
+            sizes.setdefault(split, []).append((len(outcome["files"]), outcome["bytes"]))
+    with contextlib.suppress(ImportError):  # `data/shards.py` needs no metadata, so TensorFlow is optional
         _describe(folder, name, labels, sizes)
 
 
 def _describe(folder: Path, name: str, labels: tuple[str, ...], sizes: Mapping[str, list[tuple[int, int]]]) -> None:
+    """Write the metadata files with which tensorflow-datasets can read the shards; `sizes`: split → (clips, bytes)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow prints four lines about it
-    import tensorflow  # noqa: F401  tensorflow-datasets imports without it and fails later
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # otherwise TensorFlow prints four lines about oneDNN
+    import tensorflow  # noqa: F401  without TensorFlow, tensorflow-datasets can be imported but fails later
     import tensorflow_datasets as tfds
 
     features = {
@@ -245,7 +257,7 @@ def _describe(folder: Path, name: str, labels: tuple[str, ...], sizes: Mapping[s
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No prints and log lines of tensorflow-datasets."""
+    """Suppress what tensorflow-datasets prints and logs."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

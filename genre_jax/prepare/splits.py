@@ -1,6 +1,7 @@
-"""Split protocols by name, `--split=NAME[:NUMBER…]`, and the seeded draws behind them.
+"""Split protocols, `--split=NAME[:NUMBER…]`, and the seeded draws that they use.
 
-A draw sorts names by a hash of (seed, name): it depends on no library's generator, and on no file system's order.
+A draw sorts names by a hash of (seed, name). It depends neither on a random generator of a library nor on the order of
+files in the file system.
 """
 
 import hashlib
@@ -12,24 +13,24 @@ from genre_jax.console import UserError
 
 
 def shuffled(names: Iterable[str], seed: int) -> list[str]:
-    """The names in the order of the seed; a name more or less leaves the order of the others."""
+    """Returns the names in an order that depends on the seed. Adding or removing a name keeps the order of the others."""
     return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}/{name}".encode()).digest(), name))
 
 
 def parse(text: str, legal: Mapping[str, str]) -> tuple[str, list[int]]:
-    """The protocol that `text` names and its numbers, those in brackets being 0 where they are left out.
+    """Parse `--split=NAME[:NUMBER…]` into the name of the protocol and its numbers.
 
-    `legal` maps a name to the form of its numbers: {"random": "[:SEED]", "folds": ":K:INDEX[:SEED]"}.
-    Raises `UserError` with the legal forms.
+    `legal` maps each protocol to the form of its numbers: {"random": "[:SEED]", "folds": ":K:INDEX[:SEED]"}. Numbers in
+    brackets are optional and default to 0. Raises `UserError` with the legal forms.
     """
-    name, *given = text.split(":")
+    name, *numbers = text.split(":")
     form = legal.get(name)
-    if form is None or not all(re.fullmatch(r"\d+", number) for number in given):
+    if form is None or not all(re.fullmatch(r"\d+", number) for number in numbers):
         raise _unknown(text, legal)
     most, least = form.count(":"), form.split("[")[0].count(":")
-    if not least <= len(given) <= most:
+    if not least <= len(numbers) <= most:
         raise _unknown(text, legal)
-    return name, [int(number) for number in given] + [0] * (most - len(given))
+    return name, [int(number) for number in numbers] + [0] * (most - len(numbers))
 
 
 def _unknown(text: str, legal: Mapping[str, str]) -> UserError:
@@ -37,10 +38,13 @@ def _unknown(text: str, legal: Mapping[str, str]) -> UserError:
 
 
 def stratified(classes: Mapping[str, str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Name → split: of each class the same shares, rounded; `classes` maps names to classes, `shares` sum to 1."""
+    """Returns {name: split} with the same rounded shares of every class.
+
+    `classes` maps each name to its class; `shares` maps each split to its share, and the shares sum to 1.
+    """
     placed = {}
     for label in sorted(set(classes.values())):
-        names = shuffled((name for name, own in classes.items() if own == label), seed)
+        names = shuffled((name for name, its_class in classes.items() if its_class == label), seed)
         done = 0.0
         for split, share in shares.items():
             first, done = round(done * len(names)), done + share
@@ -49,15 +53,17 @@ def stratified(classes: Mapping[str, str], shares: Mapping[str, float], seed: in
 
 
 def folds(classes: Mapping[str, str], count: int, index: int, seed: int) -> dict[str, str]:
-    """Name → split: fold `index` of `count` is the test, the next one the validation (where there are three), by class.
+    """Returns {name: split} of a cross-validation with `count` folds of every class.
 
-    Raises `UserError` where there is no such fold.
+    Fold `index` is the test split. If there are three folds or more, the next fold is the validation split. Raises
+    `UserError` if `count` is below 2 or `index` is not in [0, count).
     """
     if count < 2 or index >= count:
-        raise UserError(f"there is no fold {index} of {count}: give 2 folds or more, and an index from 0 to K - 1")
+        raise UserError(f"there is no fold {index} of {count} folds: use 2 folds or more, and an index from 0 to K - 1")
     placed = {}
     for label in sorted(set(classes.values())):
-        for place, name in enumerate(shuffled((name for name, own in classes.items() if own == label), seed)):
+        names = shuffled((name for name, its_class in classes.items() if its_class == label), seed)
+        for place, name in enumerate(names):
             turn = (place - index) % count
             placed[name] = "test" if turn == 0 else "validation" if turn == 1 and count > 2 else "train"
     return placed

@@ -1,6 +1,6 @@
-"""Recordings that tensorflow-datasets has prepared already: its `gtzan` and `gtzan_music_speech`, read without TensorFlow.
+"""Read `gtzan` and `gtzan_music_speech` as tensorflow-datasets has prepared them, without TensorFlow.
 
-Both hold one record a file: `audio` as int64 samples at 22,050 Hz, `audio/filename`, `label`.
+Both data sets hold one record per file, with `audio` as int64 samples at 22,050 Hz, `audio/filename` and `label`.
 """
 
 import json
@@ -13,15 +13,16 @@ from genre_jax.data import tfrecord
 from genre_jax.datasets.types import Item, Render
 from genre_jax.prepare.audio import Audio, AudioError, Format, resample
 
-RATE = 22_050  # Hz, of both; the builders in tensorflow-datasets fix it
+RATE = 22_050  # Hz, fixed by the builders of both data sets in tensorflow-datasets
 FEATURES = ("audio", "audio/filename", "label")
 
 
 def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
-    """An item for each record of the data set `name` with the class names `labels`; None where `source` is no place of it.
+    """Returns one item per record of the data set `name` with the class names `labels`.
 
-    `source` is the data_dir of tensorflow-datasets, or the data set's folder in it, or that of a version. An item's
-    track is the file name without extension. Raises `UserError` where the records are of another kind.
+    `source` is the data_dir of tensorflow-datasets, or the folder of the data set or of one version of it. Returns None if
+    the data set is not there. The track of an item is the file name without extension. Raises `UserError` if the records
+    have other features.
     """
     folders = [source, *sorted(source.glob("*/"), reverse=True), *sorted(source.glob(f"{name}/*/"), reverse=True)]
     folder = next((folder for folder in folders if _holds(folder, name)), None)
@@ -29,12 +30,16 @@ def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
         return None
     paths = sorted(folder.glob(f"{name}-*.tfrecord-*"))
     if not paths:
-        raise UserError(f"{folder} holds no {name}-*.tfrecord-* files: prepare it with file_format='tfrecord'")
+        raise UserError(
+            f"{folder} holds no {name}-*.tfrecord-* files: prepare it in tensorflow-datasets with file_format='tfrecord'"
+        )
     items = []
     for shard in paths:
         for data, example in tfrecord.examples(shard):
             if not set(FEATURES) <= example.keys():
-                raise UserError(f"{shard} holds {', '.join(sorted(example))}, where {name} has {', '.join(FEATURES)}")
+                raise UserError(
+                    f"{shard} holds the features {', '.join(sorted(example))}, expected {', '.join(FEATURES)} for {name}"
+                )
             _, first, end = example["audio"]
             file = tfrecord.text(data, example["audio/filename"])
             label = labels[tfrecord.integers(data, example["label"])[0]]
@@ -43,6 +48,7 @@ def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
 
 
 def _holds(folder: Path, name: str) -> bool:
+    """Whether `folder` holds one version of the data set `name`."""
     try:
         return json.loads((folder / "dataset_info.json").read_text()).get("name") == name
     except (OSError, ValueError):
@@ -50,13 +56,15 @@ def _holds(folder: Path, name: str) -> bool:
 
 
 def render(item: Item, sample_rate: int) -> Render:
-    """The audio of a record, cut where the item is. Raises `AudioError` where its samples are not 16-bit ones."""
+    """Returns the audio of the clip in a record. Raises `AudioError` if a sample of the record is outside 16 bits."""
     assert item.path is not None and item.member is not None
     with open(item.path, "rb") as file:
         file.seek(item.member[0])
         samples = int64_list(file.read(item.member[1]))
     if len(samples) and not -32768 <= samples.min() <= samples.max() <= 32767:
-        raise AudioError(f"holds samples from {samples.min()} to {samples.max()}, not of 16 bits")
+        raise AudioError(
+            f"the record holds samples from {samples.min()} to {samples.max()}, where 16 bits allow -32768 to 32767"
+        )
     first = round(item.start * RATE)
     last = len(samples) if item.duration is None else first + round(item.duration * RATE)
     mono = samples[first:last].astype(np.float32) / np.float32(32768)
@@ -64,9 +72,9 @@ def render(item: Item, sample_rate: int) -> Render:
 
 
 def int64_list(data: bytes) -> np.ndarray:
-    """The values of a serialised `tf.train.Int64List` whose one field is packed, int64 (values,)."""
+    """Returns the values of a serialised `tf.train.Int64List` with one packed field, as int64 (values,)."""
     raw = np.frombuffer(data, np.uint8)
-    raw = raw[1 + int(np.argmax(raw[1:] < 0x80)) + 1 :] if len(raw) else raw  # behind the field's number and its size
+    raw = raw[1 + int(np.argmax(raw[1:] < 0x80)) + 1 :] if len(raw) else raw  # skip the field number and the size
     if not len(raw):
         return np.zeros(0, np.int64)
     last = np.flatnonzero(raw < 0x80)

@@ -1,4 +1,4 @@
-"""Writing shards: clips as records of TFRecord files. `data/shards.py` describes the format and reads it."""
+"""Write clips as records of TFRecord files, the shards. `data/shards.py` describes the format and reads it."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ _BYTES, _FLOAT, _INT64 = 1, 2, 3  # field numbers of tf.train.Feature
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One example as it is written: `audio` int16 (samples,), `labels` class numbers."""
+    """One clip to be written: `audio` int16 (samples,), `labels` class numbers, `maximum` the largest sample in [-1, 1]."""
 
     name: str
     track: str
@@ -24,7 +24,7 @@ class Clip:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum of TFRecord framing: CRC-32C, rotated and offset."""
+    """Returns the checksum of the TFRecord format: CRC-32C, rotated and offset."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -43,7 +43,7 @@ def _delimited(field: int, payload: bytes) -> bytes:
 
 
 def encode_example(clip: Clip) -> bytes:
-    """A clip as a serialised `tf.train.Example`."""
+    """Serialise a clip as a `tf.train.Example`."""
     values = {
         "audio": (_BYTES, _delimited(1, clip.audio.astype("<i2").tobytes())),
         "labels": (_INT64, _delimited(1, b"".join(map(_encode_varint, clip.labels)))),
@@ -59,7 +59,7 @@ def encode_example(clip: Clip) -> bytes:
 
 
 def write_shards(folder: Path, data_set: str, split: str, clips: Iterable[Clip], num_shards: int = 1) -> None:
-    """Write the clips of one split round robin into `num_shards` shards named as tensorflow-datasets names them."""
+    """Write the clips of one split in turn into `num_shards` shards, named as in tensorflow-datasets."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{data_set}-{split}.tfrecord-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def write_shards(folder: Path, data_set: str, split: str, clips: Iterable[Clip],
 
 
 def frame(clip: Clip) -> bytes:
-    """A clip as a record of a TFRecord file: size, checksum of the size, example, checksum of the example."""
+    """Returns the record of a clip in a TFRecord file: size, checksum of the size, example, checksum of the example."""
     record = encode_example(clip)
     size = struct.pack("<Q", len(record))
     return b"".join([size, struct.pack("<I", masked_crc32c(size)), record, struct.pack("<I", masked_crc32c(record))])

@@ -1,7 +1,8 @@
-"""From items to 16-bit clips, in worker processes that a bad file can crash, hang or fill without harm to the rest.
+"""Decode items to 16-bit clips in worker processes, so that a bad file costs one clip only.
 
-Workers are spawned and import neither TensorFlow nor JAX. Each is served by a thread that waits on its pipe, so that a
-worker that dies or hangs is replaced. Results come in the order of the items, at most `_AHEAD` a worker are held.
+A bad file may crash its worker, hang, or use too much memory. Each worker process is served by a thread that waits on a
+pipe to it, and the thread replaces a worker that dies or hangs. Workers are spawned, and import neither TensorFlow nor
+JAX. Results come in the order of the items; at most `_AHEAD` results per worker are held in memory.
 """
 
 import contextlib
@@ -27,16 +28,16 @@ from genre_jax.datasets.types import Item, Render
 from genre_jax.prepare.audio import AudioError, to_pcm
 
 SHORTEST = 0.1  # seconds; a shorter clip is quarantined
-SILENT = 1e-4  # -80 dB below full scale; a clip that never gets above is quarantined
-_AHEAD = 8  # clips per worker that may be under way or waiting to be written
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+SILENT = 1e-4  # peak, -80 dB of full scale; a clip with a lower peak is quarantined
+_AHEAD = 8  # clips per worker that may be in progress or waiting to be written
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the passport tells of a clip: the file as it came, and the levels of the 16-bit result in [0, 1]."""
+    """What the passport records of a clip: the format of its file, and the levels in [0, 1] of the 16-bit result."""
 
-    sha256: str  # of the file, or of the samples where the clip is no file of its own
+    sha256: str  # of the file, or of the 16-bit samples if the clip is in a container or was synthesised
     codec: str
     rate: int
     channels: int
@@ -44,38 +45,38 @@ class Facts:
     maximum: float
     peak: float
     rms: float
-    scaled: bool  # peaks went over 1.0 and were scaled to fit
+    scaled: bool  # the peak exceeded 1.0, and the clip was scaled down
 
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """A clip ready to be written: mono int16 (samples,), its class names, its facts."""
+    """A clip that is ready to be written: mono int16 `pcm` (samples,), its class names and its facts."""
 
     pcm: np.ndarray
     labels: tuple[str, ...]
     facts: Facts
 
 
-Result = Rendered | str  # or the reason why the clip goes to quarantine
+Result = Rendered | str  # a string is the reason why the clip is quarantined
 Renderer = Callable[[Iterable[Item]], Iterator[tuple[Item, Result]]]
 
 
 def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: int) -> Rendered:
-    """Decode and convert one clip. Raises `AudioError` with the reason where it is no use."""
+    """Decode one clip and convert it to 16 bits. Raises `AudioError` with the reason if the clip cannot be used."""
     made = render(item, sample_rate)
     audio = made.audio
     seconds = len(audio.samples) / sample_rate
     if not len(audio.samples):
         raise AudioError("empty: the file holds no samples")
-    loudest = float(max(audio.samples.max(), -audio.samples.min()))  # without copies: the clip may be hours long
+    loudest = float(max(audio.samples.max(), -audio.samples.min()))  # makes no copy, because the clip may be hours long
     if not math.isfinite(loudest):
-        raise AudioError("holds samples that are not finite (NaN or infinity)")
+        raise AudioError("the file holds samples that are not finite (NaN or infinity)")
     if seconds < SHORTEST:
-        raise AudioError(f"too short: {seconds:.3f} s, the least is {SHORTEST} s")
+        raise AudioError(f"too short: {seconds:.3f} s, the minimum is {SHORTEST} s")
     pcm = to_pcm(audio.samples, loudest)
     peak = max(int(pcm.max()), -int(pcm.min())) / 32768
     if peak < SILENT:
-        raise AudioError(f"silent: no sample above {SILENT:g} of full scale")
+        raise AudioError(f"silent: no sample exceeds {SILENT:g} of full scale")
     facts = Facts(
         sha256=_file_sha256(item.path) if item.path and not item.member else hashlib.sha256(pcm.tobytes()).hexdigest(),
         codec=audio.format.codec,
@@ -101,7 +102,7 @@ def _file_sha256(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one clip may take: `timeout` seconds, `memory_gb` GiB."""
+    """Limits of one clip: `timeout` in seconds, and `memory_gb` of its worker process in GiB."""
 
     timeout: float = 60.0
     memory_gb: float = 4.0
@@ -109,7 +110,7 @@ class Limits:
 
 @contextlib.contextmanager
 def renderer(render: Callable[[Item, int], Render], sample_rate: int, workers: int, limits: Limits) -> Iterator[Renderer]:
-    """A function from items to (item, result) in the same order, served by `workers` processes while the block lasts."""
+    """Yield a function from items to (item, result) in the same order. The `workers` processes end with the block."""
     pool = [_Worker(render, sample_rate, limits) for _ in range(workers)]
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in pool:
@@ -132,7 +133,7 @@ def renderer(render: Callable[[Item, int], Render], sample_rate: int, workers: i
         for done, future in waiting:
             yield done, future.result()
 
-    # BLAS would reserve memory for threads on every core, and decoding has no use for them.
+    # Otherwise BLAS reserves memory for one thread per core, which decoding does not use.
     with _environment("OPENBLAS_NUM_THREADS", "1"), ThreadPoolExecutor(workers) as threads:
         try:
             yield rendered
@@ -146,14 +147,14 @@ def renderer(render: Callable[[Item, int], Render], sample_rate: int, workers: i
 
 
 class _Worker:
-    """One process behind a pipe of its own: its death is known at once, and no lock or queue dies with it."""
+    """One process with a pipe of its own. The parent notices its death at once, and no lock or queue is left locked."""
 
     def __init__(self, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits) -> None:
         self._job = (render, sample_rate, limits)
         self._process: BaseProcess | None = None
 
     def result(self, item: Item) -> Result:
-        """Render one clip; a process that dies or takes too long is replaced when the next one comes."""
+        """Render one clip. A process that dies or exceeds the time limit is replaced when the next clip comes."""
         if self._process is None:
             self._start()
         timeout = self._job[2].timeout
@@ -165,14 +166,15 @@ class _Worker:
             return f"the decoder crashed (exit code {self.end()})"
         self.kill()
         self.end()
-        return f"time limit: not decoded within {timeout:g} s"
+        return f"time limit: the file was not decoded within {timeout:g} s"
 
     def kill(self) -> None:
+        """Kill the process, if it runs, without waiting for its end."""
         if process := self._process:
             process.kill()
 
     def end(self) -> int | None:
-        """Wait for the process to be gone; its exit code."""
+        """Wait until the process has ended, and return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -181,20 +183,21 @@ class _Worker:
         return process.exitcode
 
     def _start(self) -> None:
+        """Start the process and wait until it is ready."""
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, *self._job), daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_pipe, *self._job), daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
         try:
-            self._pipe.recv()  # imports are done: from now on the time belongs to the clip
+            self._pipe.recv()  # wait for the imports, because the time limit is for the clip alone
         except EOFError:
             raise RuntimeError(f"a worker process could not start (exit code {self.end()})") from None
 
 
 def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits) -> None:
-    """What a worker process does: clips on demand, until the pipe closes."""
-    _restrain(int(limits.memory_gb * 2**30))
+    """The main function of a worker process: render the items that arrive, until the pipe closes."""
+    _limit_process(int(limits.memory_gb * 2**30))
     pipe.send("ready")
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -206,17 +209,17 @@ def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate:
                     result = str(error)
                 pipe.send(result)
             except MemoryError:
-                pipe.send(f"memory limit: needs more than {limits.memory_gb:g} GiB")
+                pipe.send(f"memory limit: decoding needs more than {limits.memory_gb:g} GiB")
             except BrokenPipeError:
                 raise
-            except Exception as error:  # whatever a decoder raises costs one clip
+            except Exception as error:  # any error of a decoder costs one clip only
                 pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _restrain(memory: int) -> None:
-    """Bound this process's memory, end it with its parent, leave Ctrl-C to that, and keep C libraries quiet."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # macOS refuses these
+def _limit_process(memory: int) -> None:
+    """Limit the memory of this process, end it when its parent ends, ignore Ctrl-C, and silence C libraries."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    if sys.platform == "linux":  # macOS does not support these calls
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
@@ -227,6 +230,7 @@ def _restrain(memory: int) -> None:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable while the block runs."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -239,5 +243,5 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def cores() -> int:
-    """The cores this process may use, where the system tells (Linux), else all."""
+    """Returns the number of cores that this process may use (Linux), or of all cores on other systems."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The embedded data sets: procedural music of `datasets.synthetic`, made on the spot, for the demo and the tests."""
+"""The embedded data sets for the demo and the tests: synthetic music, which needs no source files and no download."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from genre_jax.datasets.synthetic.recipes import GENRES
 from genre_jax.datasets.types import Item, Render, Source
 from genre_jax.prepare.audio import Audio, Format
 
-TRACKS = {"train": 40, "validation": 10, "test": 15}  # per genre; one clip a track
+TRACKS = {"train": 40, "validation": 10, "test": 15}  # number of tracks per genre; a track is one clip
 SECONDS = 10.0
 
 
 def synthetic(source: Path | None = None) -> Source:
-    """Ten genres, one label a clip; splits disjoint in tracks and in the draws behind them."""
+    """Returns ten genres with one label per clip. The splits share neither tracks nor the values drawn for them."""
     _no_source("synthetic", source)
     items = tuple(
         Item(name=_name(split, genre, track), track=_name(split, genre, track), labels=(genre,), split=split)
@@ -24,7 +24,7 @@ def synthetic(source: Path | None = None) -> Source:
 
 
 def synthetic_multilabel(source: Path | None = None) -> Source:
-    """The same music with several labels a clip, for binary cross-entropy."""
+    """Returns mixtures of the same music with one to three labels per clip, for binary cross-entropy."""
     _no_source("synthetic_multilabel", source)
     items = tuple(
         Item(name=_name(split, "mix", track), track=_name(split, "mix", track), labels=(), split=split)
@@ -35,7 +35,7 @@ def synthetic_multilabel(source: Path | None = None) -> Source:
 
 
 def render_genre(item: Item, sample_rate: int) -> Render:
-    """The track of its genre that an item of `synthetic` names."""
+    """Render the track that an item of `synthetic` names."""
     from genre_jax.datasets.synthetic.music import render
 
     split, genre, track = item.name.split("/")
@@ -44,7 +44,7 @@ def render_genre(item: Item, sample_rate: int) -> Render:
 
 
 def render_mix(item: Item, sample_rate: int) -> Render:
-    """The track that an item of `synthetic_multilabel` names, with the labels that come of making it."""
+    """Render the track that an item of `synthetic_multilabel` names, with its labels."""
     from genre_jax.datasets.synthetic.music import render_multilabel
 
     split, _, track = item.name.split("/")
@@ -58,4 +58,4 @@ def _name(split: str, group: str, track: int) -> str:
 
 def _no_source(name: str, source: Path | None) -> None:
     if source is not None:
-        raise UserError(f"data set {name!r} is made, not read: leave out --source={source}")
+        raise UserError(f"data set {name!r} is synthesised and needs no source: remove --source={source}")

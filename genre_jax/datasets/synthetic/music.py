@@ -1,7 +1,8 @@
-"""Tracks of the embedded genres, rendered in NumPy from a seed.
+"""Render tracks of the synthetic genres, noise and babble in NumPy from a seed.
 
-A track is a recipe played with its own `Draw` (key, tempo, timbre) and performance (melody, timing, levels, equaliser). The
-same seed gives the same track, and a shorter rendering is the beginning of a longer one.
+A track is the recipe of its genre, with a `Draw` (key, tempo, timbre) and a performance (melody, timing, levels, equaliser)
+that are random for each track. The same arguments give the same track, and a shorter rendering is the beginning of a longer
+one.
 """
 
 import dataclasses
@@ -14,15 +15,15 @@ from genre_jax.console import UserError, unknown
 from genre_jax.datasets.synthetic.recipes import GENRES, RECIPES, Recipe, Timbre
 
 SPLITS = ("train", "validation", "test")
-TOP_HZ = 3700.0  # nothing pitched above this
+TOP_HZ = 3700.0  # highest frequency of pitched sound
 TREMOLO_HZ = 9.0
-RELEASE = 0.015  # seconds a note takes to end
-TUNING_CENTS = 40.0  # a track is tuned up to this far off
-LOUDNESS = 0.12  # root mean square of a track before its own gain
+RELEASE = 0.015  # seconds in which a note fades out
+TUNING_CENTS = 40.0  # largest deviation of the tuning of a track
+LOUDNESS = 0.12  # root mean square of a track before its random gain
 GAIN_DB, LEVEL_DB, TILT_DB, SWELL_DB = 3.0, 4.0, 5.0, 5.0
-PHRASE = 8  # bars composed for a track, then repeated
-CELLS = 32  # pieces a range is cut into before the splits share them out
-_SHARE = ("train", "validation", "train", "test")  # whose each of four cells in a row is
+PHRASE = 8  # bars that are composed for a track; they repeat
+CELLS = 32  # cells into which each range of values is cut; every cell belongs to one split
+_SHARE = ("train", "validation", "train", "test")  # the splits of four successive cells
 _KEYS = {"train": (0, 2, 4, 6, 8, 10), "validation": (1, 5, 9), "test": (3, 7, 11)}
 _DRAW, _PERFORMANCE, _OVERLAY, _NOISE, _BABBLE = range(5)  # independent random streams
 INSTRUMENTS = ("kick", "snare", "hat", "bass", "chords", "lead")
@@ -30,30 +31,31 @@ INSTRUMENTS = ("kick", "snare", "hat", "bass", "chords", "lead")
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a track draws from the part of each range that belongs to its split alone."""
+    """The values drawn for a track, from cells that belong to its split alone."""
 
     key: int  # semitones above C
     tuning: float  # cents above A = 440 Hz
     tempo: float  # beats per minute
     brightness: float  # 0 to 1: how strong the upper harmonics are
-    decay: float  # 0 to 1: how long notes ring
+    decay: float  # 0 to 1: how long notes sound
     drum: float  # 0 to 1: how high the drums are tuned
 
 
 def draw(genre: str, track: int, split: str = "train") -> Draw:
-    """Key, tempo and timbre of a track; no value of one split can be drawn in another.
+    """Draw the key, tempo and timbre of a track. No value of one split can be drawn in another split.
 
-    Keys are shared out whole; the tempo range of the genre and the other ranges are cut into `CELLS` cells, of which
-    half belong to train and a quarter each to validation and test.
+    Every key belongs to one split. The tempo range of the genre and the other ranges are cut into `CELLS` cells, of which
+    half belong to train, a quarter to validation and a quarter to test.
 
     Raises:
-      UserError: for an unknown genre or split, or a negative track.
+      UserError: unknown genre or split, or negative track.
     """
     rng = _random(_DRAW, *_identity(genre, track, split))
     low, high = RECIPES[genre].tempo
     cells = [cell for cell in range(CELLS) if _SHARE[cell % len(_SHARE)] == split]
 
     def unit() -> float:
+        """Draw a value in [0, 1] from a cell of the split."""
         return float((rng.choice(cells) + rng.uniform(0.01, 0.99)) / CELLS)
 
     return Draw(
@@ -67,36 +69,36 @@ def draw(genre: str, track: int, split: str = "train") -> Draw:
 
 
 def render(genre: str, track: int, split: str = "train", *, sample_rate: int = 16000, seconds: float = 10.0) -> np.ndarray:
-    """A track as float32 (samples,) within (-0.95, 0.95): a pure function of its arguments.
+    """Render a track as float32 (samples,) in (-0.95, 0.95). The result depends on the arguments alone.
 
     Args:
       genre: one of `GENRES`.
-      track: number of the track, from 0; there is no last one.
+      track: number of the track, 0 or more, without upper limit.
       split: one of `SPLITS`, which share neither tracks nor draws (see `draw`).
-      sample_rate: hertz, at least 8000.
-      seconds: length; a shorter rendering is the beginning of a longer one.
+      sample_rate: sample rate in Hz, 8000 or more.
+      seconds: length in seconds; a shorter rendering is the beginning of a longer one.
 
     Raises:
-      UserError: for an unknown genre or split, a negative track, a rate or length too small.
+      UserError: unknown genre or split, negative track, or a sample rate or length that is too small.
     """
     samples = _samples(sample_rate, seconds)
     drawn = draw(genre, track, split)
     recipe = RECIPES[genre]
     rng = _random(_PERFORMANCE, *_identity(genre, track, split))
     phrase = PHRASE * _bar_seconds(recipe, drawn)
-    first = int(rng.integers(len(recipe.harmony.progression)))  # chord of the first bar,
-    start = rng.uniform() * phrase / PHRASE  # and where in that bar the track begins
+    first = int(rng.integers(len(recipe.harmony.progression)))  # chord of the first bar
+    start = rng.uniform() * phrase / PHRASE  # time in the first bar at which the track begins
     tilt_db, gain_db, swell_db = rng.uniform((-TILT_DB, -GAIN_DB, 0.0), (TILT_DB, GAIN_DB, SWELL_DB))
     swell_seconds, swell_phase = rng.uniform((3.0, 0.0), (8.0, 2 * np.pi))
     mix = dataclasses.asdict(recipe.mix)
     levels = {part: 10 ** ((level + rng.uniform(-LEVEL_DB, LEVEL_DB)) / 20) for part, level in mix.items()}
 
     audio = np.zeros(samples)
-    for instrument, own_rng in zip(INSTRUMENTS, rng.spawn(len(INSTRUMENTS)), strict=True):
-        notes = list(_compose(instrument, recipe, drawn, first, own_rng, sample_rate))
+    for instrument, instrument_rng in zip(INSTRUMENTS, rng.spawn(len(INSTRUMENTS)), strict=True):
+        notes = list(_compose(instrument, recipe, drawn, first, instrument_rng, sample_rate))
         power = sum(float(wave @ wave) for _, wave in notes) / (phrase * sample_rate)
         stem = np.zeros(samples)
-        for repeat in range(int((start + seconds) / phrase) + 2):  # one more: its first notes may come early
+        for repeat in range(int((start + seconds) / phrase) + 2):  # one more, because its first notes may come early
             for onset, wave in notes:
                 _add(stem, wave, round((repeat * phrase + onset - start) * sample_rate))
         audio += levels[instrument] / np.sqrt(power) * stem
@@ -109,9 +111,10 @@ def render(genre: str, track: int, split: str = "train", *, sample_rate: int = 1
 def render_multilabel(
     track: int, split: str = "train", *, sample_rate: int = 16000, seconds: float = 10.0
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One to three genres on top of each other at equal loudness, and their names in the order of `GENRES`.
+    """Render a mixture of one to three genres at equal loudness; returns it with the names of the genres in `GENRES` order.
 
-    The parts are the tracks of that number and split, so that splits stay disjoint. Audio and errors as `render`.
+    The mixture is made of the tracks of these genres with the same number and split. Therefore the splits of mixtures are
+    disjoint too. Arguments and errors are those of `render`.
     """
     rng = _random(_OVERLAY, *_identity(GENRES[0], track, split))
     chosen = sorted(rng.choice(len(GENRES), size=rng.integers(1, 4), replace=False))
@@ -125,7 +128,7 @@ def _random(*seed: int) -> np.random.Generator:
 
 
 def _identity(genre: str, track: int, split: str) -> tuple[int, int, int]:
-    """The numbers that seed a track."""
+    """Returns the numbers that seed a track."""
     if genre not in RECIPES:
         raise unknown("genre", genre, GENRES)
     if split not in SPLITS:
@@ -134,12 +137,14 @@ def _identity(genre: str, track: int, split: str) -> tuple[int, int, int]:
 
 
 def _natural(name: str, value: int) -> int:
+    """Returns `value`. Raises `UserError` if it is negative."""
     if value < 0:
         raise UserError(f"{name} must be 0 or more, not {value}")
     return value
 
 
 def _samples(sample_rate: int, seconds: float) -> int:
+    """Returns the number of samples. Raises `UserError` if the sample rate or the length is too small."""
     if sample_rate < 8000:
         raise UserError(f"sample_rate must be 8000 Hz or more, not {sample_rate}")
     if round(seconds * sample_rate) < 1:
@@ -148,19 +153,19 @@ def _samples(sample_rate: int, seconds: float) -> int:
 
 
 def _add(audio: np.ndarray, wave: np.ndarray, begin: int) -> None:
-    """Add `wave` to `audio` in place from sample `begin` on, leaving out what falls outside."""
+    """Add `wave` to `audio` in place from sample `begin` on. Samples outside `audio` are dropped."""
     skip = max(-begin, 0)
     part = audio[begin + skip : max(begin + len(wave), 0)]
     part += wave[skip : skip + len(part)]
 
 
 def _limit(audio: np.ndarray) -> np.ndarray:
-    """Soft limiter: nearly linear for most samples, never reaching 0.95."""
+    """Apply a soft limiter, which is nearly linear for most samples and never reaches 0.95."""
     return (0.95 * np.tanh(audio / 0.95)).astype(np.float32)
 
 
 def _tilt(audio: np.ndarray, decibels: float, sample_rate: int, pivot: float = 500.0) -> np.ndarray:
-    """First-order tilt equaliser: -decibels far below the pivot in hertz, +decibels far above it."""
+    """Apply a first-order tilt equaliser: -decibels far below the pivot frequency in Hz, +decibels far above it."""
     gain, c = 10 ** (decibels / 20), sample_rate / (np.pi * pivot)  # bilinear transform of (gain s + w) / (s + gain w)
     return signal.lfilter([gain * c + 1, 1 - gain * c], [c + gain, gain - c], audio)
 
@@ -170,7 +175,7 @@ def _bar_seconds(recipe: Recipe, drawn: Draw) -> float:
 
 
 def _strikes(pattern: str) -> list[tuple[float, float, float]]:
-    """(onset, length, gain) of the notes of a pattern, times in bars."""
+    """Returns (onset, length, gain) of the notes of a pattern, with times in bars."""
     strikes = []
     for i, mark in enumerate(pattern):
         if mark in "xo":
@@ -180,7 +185,7 @@ def _strikes(pattern: str) -> list[tuple[float, float, float]]:
 
 
 def _score(instrument: str, recipe: Recipe, key: int, first: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """MIDI pitches of every note of a phrase, none for a drum; `first` is the chord it begins with."""
+    """Returns the MIDI pitches of every note of a phrase, no pitches for a drum; `first` is the index of the first chord."""
     progression, scale = recipe.harmony.progression, recipe.harmony.scale
     notes = len(_strikes(getattr(recipe.rhythm, instrument)))
     step = int(rng.integers(len(scale)))
@@ -202,10 +207,10 @@ def _score(instrument: str, recipe: Recipe, key: int, first: int, rng: np.random
 def _compose(
     instrument: str, recipe: Recipe, drawn: Draw, first: int, rng: np.random.Generator, sample_rate: int
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(onset in seconds, waveform) of every note of an instrument in a phrase of `PHRASE` bars."""
+    """Yield (onset in seconds, waveform) of every note of an instrument in a phrase of `PHRASE` bars."""
     bar_seconds = _bar_seconds(recipe, drawn)
     strikes = _strikes(getattr(recipe.rhythm, instrument))
-    waves: dict[tuple[tuple[int, ...], float], np.ndarray] = {}  # each sound is made once
+    waves: dict[tuple[tuple[int, ...], float], np.ndarray] = {}  # a cache, because each sound is used often
     for note, pitches in enumerate(_score(instrument, recipe, drawn.key, first, rng)):
         bar, strike = divmod(note, len(strikes))
         onset, length, gain = strikes[strike]
@@ -222,7 +227,7 @@ def _compose(
 def _tone(
     pitches: tuple[int, ...], seconds: float, timbre: Timbre, drawn: Draw, sample_rate: int, table_size: int = 8192
 ) -> np.ndarray:
-    """MIDI pitches sounding together for so long: wavetables without aliases, in one envelope."""
+    """Render MIDI pitches that sound together for `seconds`, as wavetables without aliasing in one envelope."""
     time = np.arange(int(seconds * sample_rate), dtype=np.float32) / sample_rate
     wave = np.zeros(len(time), np.float32)
     slope = timbre.slope + 1.6 - drawn.brightness
@@ -241,7 +246,7 @@ def _tone(
 
 
 def _drum(kind: str, drawn: Draw, rng: np.random.Generator, sample_rate: int) -> np.ndarray:
-    """One stroke: a falling sine (kick), a tone and a wide band of noise (snare), a high band of noise (hat)."""
+    """Render one stroke: a falling sine (kick), a tone and a wide band of noise (snare), or a high band of noise (hat)."""
     tuning = 2 ** (0.8 * (drawn.drum - 0.5))
     time = np.arange(int(0.25 * sample_rate), dtype=np.float32) / sample_rate
     if kind == "kick":
@@ -258,16 +263,16 @@ def _drum(kind: str, drawn: Draw, rng: np.random.Generator, sample_rate: int) ->
 
 
 def noise(seed: int, *, sample_rate: int = 16000, seconds: float = 10.0, colour: str = "white") -> np.ndarray:
-    """Gaussian noise, float32 (samples,) within [-0.9, 0.9], whose power falls 0, 3 or 6 dB an octave above 20 Hz.
+    """Render Gaussian noise, float32 (samples,) in [-0.9, 0.9].
 
     Args:
-      seed: 0 or more.
-      sample_rate: hertz, at least 8000.
-      seconds: length.
-      colour: "white", "pink" or "brown".
+      seed: seed, 0 or more.
+      sample_rate: sample rate in Hz, 8000 or more.
+      seconds: length in seconds.
+      colour: "white", "pink" or "brown"; above 20 Hz the power falls by 0, 3 or 6 dB per octave.
 
     Raises:
-      UserError: for an unknown colour, a negative seed, a rate or length too small.
+      UserError: unknown colour, negative seed, or a sample rate or length that is too small.
     """
     samples = _samples(sample_rate, seconds)
     exponents = {"white": 0.0, "pink": 0.5, "brown": 1.0}
@@ -280,10 +285,11 @@ def noise(seed: int, *, sample_rate: int = 16000, seconds: float = 10.0, colour:
 
 
 def babble(seed: int, *, sample_rate: int = 16000, seconds: float = 10.0, speakers: int = 3) -> np.ndarray:
-    """Speech-like babble, float32 (samples,) within [-0.9, 0.9]: voices that say syllables and pause.
+    """Render speech-like babble, float32 (samples,) in [-0.9, 0.9]: voices that speak syllables and pause.
 
-    A syllable is a glottal pulse train whose pitch glides, through three formant resonators, with breath at its onset;
-    four to six of them a second. Errors as `noise`, and for fewer than one speaker.
+    A voice speaks four to six syllables per second. A syllable is a glottal pulse train with a gliding pitch and with breath
+    noise at its onset, filtered by three formant resonators. `speakers` is the number of voices, 1 or more. The other
+    arguments and the errors are those of `noise`.
     """
     samples = _samples(sample_rate, seconds)
     if speakers < 1:
@@ -304,10 +310,10 @@ _VOWELS = ((730, 1090, 2440), (530, 1840, 2480), (270, 2290, 3010), (570, 840, 2
 
 
 def _syllable(pitch: float, tract: float, rng: np.random.Generator, sample_rate: int) -> np.ndarray:
-    """A vowel of 160 to 240 ms at about `pitch` hertz, formants scaled by `tract`, at unit energy a sample."""
+    """Render a vowel of 160 to 240 ms at about `pitch` Hz, with formants scaled by `tract` and about unit mean power."""
     time = np.arange(int(rng.uniform(0.16, 0.24) * sample_rate)) / sample_rate
     phase = pitch * (time + 0.5 * rng.uniform(-0.8, 0.8) * time**2)
-    sound = (np.diff(np.floor(phase), prepend=-1.0) > 0).astype(float)  # a pulse at each closing of the glottis
+    sound = (np.diff(np.floor(phase), prepend=-1.0) > 0).astype(float)  # one pulse whenever the glottis closes
     sound += 0.1 * rng.standard_normal(len(time)) * np.exp(-time / 0.03)
     for formant in _VOWELS[rng.integers(len(_VOWELS))]:
         radius, angle = np.exp(-np.pi * 90.0 / sample_rate), 2 * np.pi * formant * tract / sample_rate

@@ -1,17 +1,16 @@
-"""Procedural music: ten genres that must be listened to, made in NumPy from a seed, with no download.
+"""The recipes of ten synthetic genres. `music.py` renders them.
 
-A genre is a `Recipe`; a track is the recipe played with its own `Draw` (key, tempo, timbre) and performance (melody,
-timing, levels, equaliser). What a spectrum's average gives away is balanced on purpose, the same way for all genres:
+The mean spectrum of a track must not reveal its genre. Therefore the following is the same for all genres:
 
-- every instrument's energy is scaled to its level in the mix, however many notes it plays;
-- levels (+-LEVEL_DB per instrument), loudness (+-GAIN_DB), a slow swell (to +-SWELL_DB), spectral tilt (+-TILT_DB) and
-  the brightness of every tone are drawn per track from the same ranges, whatever the genre.
+- The energy of every instrument is scaled to its level in the mix, for any number of notes.
+- Each track draws from the same ranges: levels (±LEVEL_DB per instrument), loudness (±GAIN_DB), a slow swell (up to
+  ±SWELL_DB), spectral tilt (±TILT_DB) and the brightness of every tone.
 
-`march` and `swing` as well as `house` and `jungle` differ in rhythm alone, `hymn` and `noir` in harmony alone: all
-other fields of their recipes are equal. In the rhythm pairs each instrument strikes equally often in a bar.
+`march` and `swing` differ in rhythm alone, as do `house` and `jungle`. `hymn` and `noir` differ in harmony alone. All other
+fields of their recipes are equal. In the rhythm pairs, each instrument strikes equally often in a bar.
 
-All but a little hiss lies below 3.7 kHz, so that sampling at 8 kHz suffices; the music is the same at every rate, noise
-aside. Nothing depends on the length asked for: a shorter rendering is the beginning of a longer one.
+Except for a little hiss, all sound is below 3.7 kHz, so that a sample rate of 8 kHz is enough. Apart from the noise, the
+music is the same at every sample rate.
 """
 
 import dataclasses
@@ -19,9 +18,9 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Rhythm:
-    """When each instrument plays: a bar of `beats` quarter notes, cut evenly into the characters of each pattern.
+    """The pattern of each instrument in a bar of `beats` quarter notes. The characters of a pattern have equal lengths.
 
-    `x` strikes, `o` strikes softly, `-` holds the note before it, `.` is a rest.
+    `x` is a stroke, `o` is a soft stroke, `-` holds the note before it, `.` is a rest.
     """
 
     beats: int
@@ -35,7 +34,10 @@ class Rhythm:
 
 @dataclasses.dataclass(frozen=True)
 class Harmony:
-    """Chord progression, one a bar: (root above the key, voices above the root) in semitones; scale of the lead."""
+    """Chord progression with one chord per bar, (root above the key, voices above the root), and scale of the lead.
+
+    All values are in semitones.
+    """
 
     progression: tuple[tuple[int, tuple[int, ...]], ...]
     scale: tuple[int, ...]
@@ -43,20 +45,20 @@ class Harmony:
 
 @dataclasses.dataclass(frozen=True)
 class Timbre:
-    """How notes sound: a wavetable sounded at each of `ratios` times the pitch, in an attack-decay-sustain envelope."""
+    """The sound of notes: a wavetable at each of `ratios` times the pitch, with an attack-decay-sustain envelope."""
 
-    odd: bool  # odd harmonics alone (hollow) or all of them
-    slope: float  # extra roll-off: harmonic n is n ** -(slope + what the track drew)
+    odd: bool  # only odd harmonics (a hollow sound), or all harmonics
+    slope: float  # roll-off: the amplitude of harmonic n is n ** -(slope + a value drawn for the track)
     ratios: tuple[float, ...]
     attack: float  # seconds
-    decay: float  # seconds, times what the track drew
+    decay: float  # seconds, multiplied by a value drawn for the track
     sustain: float  # level after the decay
     tremolo: float  # depth of amplitude modulation, 0 to 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Level of each instrument and of the background hiss, dB of mean energy."""
+    """Level of each instrument and of the background hiss, in dB of mean energy."""
 
     kick: float = -5.0
     snare: float = -8.0
@@ -69,7 +71,7 @@ class Mix:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A genre: `tempo` range in beats per minute; `bass`, the semitones above the chord's root it cycles through."""
+    """A genre: `tempo` is a range in beats per minute; `bass` are the semitones above the root that the bass cycles through."""
 
     tempo: tuple[float, float]
     rhythm: Rhythm
@@ -93,7 +95,7 @@ CHIP = Timbre(odd=True, slope=0.0, ratios=(1.0,), attack=0.002, decay=0.4, susta
 # fmt: off
 CLUB = Recipe(
     tempo=(114.0, 130.0),
-    rhythm=Rhythm(  # four on the floor: evenly spread, the hat and the bass between the kicks
+    rhythm=Rhythm(  # four on the floor: even spacing, with the hat and the bass between the kicks
         beats=4, kick="x...x...x...x...", snare="....x.......x...", hat="..x...x...x...x.",
         bass="..x-..x-..x-..x-", chords="x-------x-------", lead="x-..x-..x-..x-..",
     ),
@@ -103,7 +105,7 @@ CLUB = Recipe(
 )
 BAND = Recipe(
     tempo=(100.0, 118.0),
-    rhythm=Rhythm(  # everybody on the beat
+    rhythm=Rhythm(  # all instruments on the beat
         beats=4, kick="x.x.", snare="xxxx", hat="xxxx",
         bass="x---x---x---x---", chords="x---x---x---x---", lead="x--.x--.x--.x--.",
     ),
@@ -124,7 +126,7 @@ CHOIR = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "house": CLUB,
-    "jungle": dataclasses.replace(  # half time: rolls of thirty-seconds, then air
+    "jungle": dataclasses.replace(  # half time: rolls of thirty-second notes, then rests
         CLUB,
         rhythm=Rhythm(
             beats=4,
