@@ -8,7 +8,7 @@ Source: the paper: 3 × 256 diagonal Gaussians on 20 MFCCs of 32 mels with delta
 of 200 frames with 50 % overlap. Its accuracy is 97.79 % for clips of 2 s of MUSAN, split by file into 65 / 10 / 25 %.
 Missing here: removal of silence. The paper does not state the following choices: features are standardised, which changes no
 likelihood ratio and keeps float32 exact; 100,000 frames per class are fitted; the start and the end of the fit; the
-log-likelihoods of a clip's frames are summed. scikit-learn fits the mixtures, therefore one process trains.
+log-likelihoods of a clip's frames are averaged. scikit-learn fits the mixtures, therefore one process trains.
 Hardware, time, score: the full run was not measured here.
 """
 

@@ -319,5 +319,5 @@ def test_bad_values_get_a_sentence(changes, sentence):
 
 
 def test_masks_need_features_of_two_axes(tones):
-    with pytest.raises(UserError, match="augment.mask needs features \(frames, bins\), and front end 'waveform' computes"):
+    with pytest.raises(UserError, match=r"augment.mask needs features \(frames, bins\), and front end 'waveform' computes"):
         small_config(tones, "bytenet", augment__mask__time=1)
