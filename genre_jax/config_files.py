@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genre_jax import console
+from genre_jax.config_section import Section
 from genre_jax.console import UserError
 
 
@@ -36,10 +37,13 @@ def read(path: str, argument: str) -> Any:
 
 def _sentence(path: str, origin: str | None, error: Exception) -> str:
     """File, line, type and text of an error; `origin` is the file's name in tracebacks."""
-    text = " ".join(str(error).split())
+    cause = error
+    if isinstance(error, AttributeError) and isinstance(error.obj, Section):  # a key that does not exist was read
+        cause = error.obj.unknown(str(error.name))
+    text = " ".join(str(cause).split())
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == origin]
     if isinstance(error, SyntaxError) and error.filename == origin:
         text, lines = error.msg, [error.lineno]
     place = f"{path}, line {lines[-1]}" if lines and lines[-1] else path
-    kind = "" if isinstance(error, UserError) else type(error).__name__
+    kind = "" if isinstance(cause, UserError) else type(error).__name__
     return ": ".join(filter(None, (place, kind, text)))

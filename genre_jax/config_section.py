@@ -10,10 +10,6 @@ from genre_jax.console import UserError
 KINDS = ("frontend", "model", "optimizer", "schedule")
 
 
-class _UnknownKey(UserError, AttributeError):
-    """An attribute that no section has. It is an AttributeError too, because `hasattr` and `copy` expect one."""
-
-
 class Section(ConfigDict):
     """A whole config, or a section of a config. Setting a key checks its name and the type of its value."""
 
@@ -29,11 +25,6 @@ class Section(ConfigDict):
         parent, key = self._place
         return "" if parent is None else f"{parent.prefix}{key}."
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in self:
-            return super().__getattr__(name)
-        raise _UnknownKey(self._unknown(name))
-
     def __setitem__(self, key: str, value: Any) -> None:
         if self.is_locked:
             value = self._checked(key, value)
@@ -43,13 +34,14 @@ class Section(ConfigDict):
             object.__setattr__(value, "_place", (self, key))
         super().__setitem__(key, value)
 
-    def _unknown(self, key: str) -> UserError:
+    def unknown(self, key: str) -> UserError:
+        """The error for a key that this section does not have."""
         return console.unknown("config key", self.prefix + key, [self.prefix + name for name in {*self, *flat(self)}])
 
     def _checked(self, key: str, value: Any) -> Any:
         """Returns `value` as the type of the key. Raises `UserError`."""
         if key not in self:
-            raise self._unknown(key)
+            raise self.unknown(key)
         name, old = self.prefix + key, self[key]
         if isinstance(old, ConfigDict):
             first = f"{name}.{'name' if 'name' in old else min(old)}"

@@ -25,7 +25,7 @@ def step_of(config):
     """The loss of the first training step, and the run."""
     configs.validate(config)
     run = Run(config)
-    state, values = run.program.train_step(run.initial_state(), run.constants, run.program.devices.shard(run.batches(0)))
+    _, values = run.program.train_step(run.initial_state(), run.constants, run.program.devices.shard(run.batches(0)))
     assert np.isfinite(float(values["loss"])) and float(values["gradient_norm"]) > 0
     return float(values["loss"]), run
 
