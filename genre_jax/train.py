@@ -28,7 +28,6 @@ from genre_jax.frontends.stft import resolve_engine
 from genre_jax.gmm import fit, fits
 from genre_jax.logbook import Logbook, environment
 from genre_jax.meter import Meter
-from genre_jax.models import cpu
 from genre_jax.models.bytenet.network import Reach, resolve_backend
 from genre_jax.weights import pretrained
 
@@ -97,8 +96,7 @@ def train_step(
 
     with freeze.statistics(state.step):
         gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
-    # Together, so that no weight is updated while another gradient reads it: XLA's CPU backend would copy it.
-    gradients, metrics = cpu.once_on_cpus(parallel.sum((gradients, sums), axis_name))
+    gradients, metrics = parallel.sum((gradients, sums), axis_name)
     rate = schedule(state.step)
     directions, opt_state = optimizer.update(gradients, state.opt_state, state.params, step=state.step)
     params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)
@@ -170,8 +168,7 @@ def _accumulate(loss_of, state: TrainState, batch: dict[str, jax.Array], parts: 
 
     def body(carry, part):
         gradients, batch_stats, sums = carry
-        with cpu.in_loop():
-            (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
+        (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
         return (jax.tree.map(jnp.add, gradients, gradient), batch_stats, jax.tree.map(jnp.add, sums, more)), None
 
     shapes = jax.eval_shape(gradient_of, state.params, state.batch_stats, jax.tree.map(lambda x: x[0], micro))

@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.cpu import convolve, on_cpus, product_then_shifts
-from genre_jax.models.layers import BatchNorm, Dropout
+from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout
 from genre_jax.models.pooling import max_pool
 
 glorot = nn.initializers.glorot_uniform()
@@ -31,10 +30,9 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None, keys: jax.Array | None) -> jax.Array:
-        how: Any = on_cpus(product_then_shifts) if self.kernel[1] == x.shape[2] == 1 else convolve
-        conv = nn.Conv(
+        conv = Conv(
             self.filters, self.kernel, padding="VALID", kernel_init=glorot, dtype=self.dtype,
-            param_dtype=self.param_dtype, conv_general_dilated=how, name="conv",
+            param_dtype=self.param_dtype, name="conv",
         )  # fmt: skip
         x = max_pool(nn.relu(conv(x)), self.pool)
         norm = BatchNorm(
@@ -68,9 +66,9 @@ class BurrowsMlp(nn.Module):
         del train, mask  # no batch statistics
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
         for number, units in enumerate(self.hidden):
-            embedding = nn.relu(nn.Dense(units, name=f"dense{number + 1}", **types)(x))
+            embedding = nn.relu(Dense(units, name=f"dense{number + 1}", **types)(x))
             x = Dropout(self.dropout)(embedding, keys)
-        return nn.Dense(self.num_classes, name="fc", **types)(x), {"embedding": embedding}
+        return Dense(self.num_classes, name="fc", **types)(x), {"embedding": embedding}
 
 
 class BurrowsConv(nn.Module):
@@ -114,8 +112,8 @@ class BurrowsConv(nn.Module):
             x = block(x, train=train, mask=mask, keys=keys)
         embedding = x.reshape(len(x), -1)
         if self.hidden:
-            embedding = nn.relu(nn.Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(embedding))
-        logits = nn.Dense(self.num_classes, kernel_init=glorot, name="fc", **types)(embedding)
+            embedding = nn.relu(Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(embedding))
+        logits = Dense(self.num_classes, kernel_init=glorot, name="fc", **types)(embedding)
         return logits, {"embedding": embedding}
 
 

@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.cpu import Conv
-from genre_jax.models.layers import Dropout
+from genre_jax.models.layers import Conv, Dense, Dropout
 from genre_jax.models.pooling import max_pool, switches
 
 POOL = (2, 2)
@@ -59,6 +58,6 @@ class ChoiCnn(nn.Module):
             pooled = max_pool(maps, POOL)
             kept |= {f"maps{n}": maps, f"pooled{n}": pooled, f"switches{n}": switches(maps, POOL)}
             x = Dropout(self.dropout)(pooled, keys)
-        embedding = nn.relu(nn.Dense(self.hidden, name="hidden", **types)(x.reshape(len(x), -1)))
-        logits = nn.Dense(self.num_classes, name="fc", **types)(Dropout(self.dropout)(embedding, keys))
+        embedding = nn.relu(Dense(self.hidden, name="hidden", **types)(x.reshape(len(x), -1)))
+        logits = Dense(self.num_classes, name="fc", **types)(Dropout(self.dropout)(embedding, keys))
         return logits, kept | {"embedding": embedding}

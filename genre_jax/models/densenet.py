@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.console import UserError
-from genre_jax.models.cpu import Conv
-from genre_jax.models.layers import BatchNorm, Dropout, ImageStem, he_fan_in, torch_kernel
+from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout, ImageStem, he_fan_in, torch_kernel
 from genre_jax.models.pooling import max_pool
 
 
@@ -103,5 +102,5 @@ class DenseNet(nn.Module):
                 x = jax.lax.optimization_barrier(jnp.concatenate([x, add(x, keys)], -1))
             x = nn.relu(norm(x, f"transition{stage}_norm" if stage < len(self.stages) else "norm5"))
         embedding = x.mean((1, 2))
-        fc = nn.Dense(self.num_classes, kernel_init=torch_kernel, name="fc", **types)
+        fc = Dense(self.num_classes, kernel_init=torch_kernel, name="fc", **types)
         return fc(embedding), {"features": x, "embedding": embedding}

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.cpu import Conv
-from genre_jax.models.layers import BatchNorm, Dropout, torch_bias, torch_kernel
+from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout, torch_bias, torch_kernel
 from genre_jax.models.pooling import max_pool
 
 HEADS = ("fixed", "pooled")
@@ -49,7 +48,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         def dense(units, x, name):
-            return nn.Dense(
+            return Dense(
                 units, kernel_init=torch_kernel, bias_init=torch_bias(x.shape[-1]), dtype=self.dtype,
                 param_dtype=self.param_dtype, name=name,
             )(x)  # fmt: skip

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.layers import torch_bias, torch_kernel
+from genre_jax.models.layers import Dense, torch_bias, torch_kernel
 
 SCORES = ("general", "dot", "concat")
 HEADS = ("fixed", "pooled")
@@ -183,7 +183,7 @@ class GruAttention(nn.Module):
         return self._dense(self.num_classes, flat, "fc"), {"attention": attention, "encoded": encoded, "embedding": embedding}
 
     def _dense(self, features: int, x: jax.Array, name: str) -> jax.Array:
-        return nn.Dense(
+        return Dense(
             features, kernel_init=torch_kernel, bias_init=torch_bias(x.shape[-1]), dtype=self.dtype,
             param_dtype=self.param_dtype, name=name,
         )(x)  # fmt: skip

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.models.cpu import convolve, depthwise_by_shifts, on_cpus
-from genre_jax.models.layers import BatchNorm, Dropout, ImageStem
+from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout, ImageStem
 
 
 class Library(NamedTuple):
@@ -92,10 +91,9 @@ class MobileNet(nn.Module):
             )
 
         def conv(x, name, features, kernel=1, stride=1, padding: Any = "SAME", groups=1):
-            x = nn.Conv(
+            x = Conv(
                 features, (kernel, kernel), stride, padding=padding, use_bias=False, kernel_init=glorot,
-                feature_group_count=groups, conv_general_dilated=on_cpus(depthwise_by_shifts) if groups > 1 else convolve,
-                name=name, **types,
+                feature_group_count=groups, name=name, **types,
             )(x)  # fmt: skip
             norm = BatchNorm(
                 library.momentum, library.epsilon, library.unbiased, self.axis_name, self.param_dtype, name=f"{name}_bn"
@@ -113,5 +111,5 @@ class MobileNet(nn.Module):
                 x = conv(x, f"conv_pw_{number}", int(64 * 2**stage * self.alpha))
         embedding = x.mean((1, 2))
         y = Dropout(self.dropout, name="dropout")(embedding, keys)
-        y = nn.relu(nn.Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(y))
-        return nn.Dense(self.num_classes, kernel_init=glorot, name="fc", **types)(y), {"features": x, "embedding": embedding}
+        y = nn.relu(Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(y))
+        return Dense(self.num_classes, kernel_init=glorot, name="fc", **types)(y), {"features": x, "embedding": embedding}

@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.cpu import Conv, once_on_cpus
-from genre_jax.models.layers import BatchNorm, ImageStem, he_fan_out, torch_bias, torch_kernel
+from genre_jax.models.layers import BatchNorm, Conv, Dense, ImageStem, he_fan_out, torch_bias, torch_kernel
 from genre_jax.models.pooling import max_pool
 
 
@@ -48,10 +47,10 @@ class Bottleneck(nn.Module):
 
 
 def _join(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array) -> jax.Array:
-    """A block's result of its input and its branch's; in every later block XLA's CPU backend would compute it once more."""
+    """Returns a block's output from its input and the output of its branch."""
     if x.shape != y.shape:
         x = block.norm(block.conv(y.shape[-1], (1, 1), block.stride, name="downsample_conv")(x), "downsample_bn")
-    return once_on_cpus(nn.relu(x + y))
+    return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -100,5 +99,5 @@ class ResNet(nn.Module):
                 x = self.block(self.width * 2**stage, stride, conv, norm, name=f"layer{stage + 1}_{block}")(x)
         features = x.mean((1, 2))
         fan_in = features.shape[-1]
-        fc = nn.Dense(self.num_classes, kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name="fc", **types)
+        fc = Dense(self.num_classes, kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name="fc", **types)
         return fc(features), {"features": x, "embedding": features}

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax import console
-from genre_jax.models.cpu import by_tiles, convolve, on_cpus
-from genre_jax.models.layers import Dropout
+from genre_jax.models.layers import Conv, Dense, Dropout
 from genre_jax.models.pooling import max_pool
 
 ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.3), "relu": nn.relu}
@@ -86,9 +85,7 @@ class Schindler(nn.Module):
             filters = self.width * 2**number
 
             def conv(kernel, name, number=number, filters=filters):
-                how: Any = convolve if number else on_cpus(by_tiles)
-                name = f"{name}{number + 1}"
-                return nn.Conv(filters, kernel, use_bias=self.use_bias, conv_general_dilated=how, name=name, **types)
+                return Conv(filters, kernel, use_bias=self.use_bias, name=f"{name}{number + 1}", **types)
 
             frequency = max_pool(activate(conv(layer.frequency, "frequency")(frequency)), layer.pool)
             temporal = max_pool(activate(conv(layer.temporal, "temporal")(temporal)), layer.pool[::-1])
@@ -96,12 +93,12 @@ class Schindler(nn.Module):
         drop = Dropout(self.dropout)
         if self.dropout_at == "merge":
             merged = drop(merged, keys)
-        embedding = hidden = nn.Dense(self.hidden, name="hidden", **types)(merged)
+        embedding = hidden = Dense(self.hidden, name="hidden", **types)(merged)
         if self.hidden_activation:
             embedding = hidden = activate(hidden)
         if self.dropout_at == "hidden":
             hidden = drop(hidden, keys)
-        logits = nn.Dense(self.num_classes, name="fc", **types)(hidden)
+        logits = Dense(self.num_classes, name="fc", **types)(hidden)
         return logits, {"frequency": frequency, "temporal": temporal, "embedding": embedding}
 
 

@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.cpu import Dense
-from genre_jax.models.layers import layer_keys
+from genre_jax.models.layers import Dense, layer_keys
 
 SELU_SCALE = 1.0507009873554805
 SATURATION = -SELU_SCALE * 1.6732632423543772  # of SELU, far below 0

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from genre_jax import console
 from genre_jax.models.bytenet.dilated import dilated_conv, same_padding
-from genre_jax.models.cpu import Dense
-from genre_jax.models.layers import Dropout, layer_keys
+from genre_jax.models.layers import Dense, Dropout, layer_keys
 
 READOUTS = ("random", "last", "frames")
 
@@ -104,8 +103,8 @@ class SwishNet(nn.Module):
         if self.readout != "frames":
             features = jnp.take_along_axis(features, self._frame(x, train, keys)[:, None, None], 1)[:, 0]
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        hidden = nn.relu(nn.Dense(16 * self.width, name="hidden", **types)(features))
-        logits = nn.Dense(self.num_classes, name="fc", **types)(hidden)
+        hidden = nn.relu(Dense(16 * self.width, name="hidden", **types)(features))
+        logits = Dense(self.num_classes, name="fc", **types)(hidden)
         if self.readout != "frames":
             return logits, {"embedding": hidden}
         return logits.mean(1), {"embedding": hidden.mean(1), "frame_logits": logits}

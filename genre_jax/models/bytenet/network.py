@@ -11,8 +11,7 @@ from genre_jax import console
 from genre_jax.models.bytenet.block import NORMS, BlockSpec
 from genre_jax.models.bytenet.block_set import REMAT, BlockSet
 from genre_jax.models.bytenet.dilated import BACKENDS, same_padding
-from genre_jax.models.cpu import convolve
-from genre_jax.models.layers import torch_bias, torch_kernel
+from genre_jax.models.layers import Conv, Dense, torch_bias, torch_kernel
 from genre_jax.parallel import TimeShards
 
 HEADS = ("fixed", "pooled", "attention")
@@ -39,13 +38,6 @@ def resolve_backend(backend: str) -> str:
     recomputation it took 2.9 to 14.6 s. No accelerator was at hand: take "timed" there.
     """
     return "shift" if backend in ("auto", "timed") else backend
-
-
-def _tiled(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *_: Any, **__: Any) -> jax.Array:
-    """The convolution whose stride is its kernel's width, as one matrix product (gradients in 0.6 of the time, on a CPU)."""
-    width, features = strides[0], x.shape[-1]
-    steps = x.shape[1] // width
-    return x[:, : steps * width].reshape(x.shape[0], steps, width * features) @ kernel.reshape(width * features, -1)
 
 
 class SetReach(NamedTuple):
@@ -159,7 +151,7 @@ class ByteNet(nn.Module):
         x = nn.relu(self._conv(2 * self.width, nn.relu(x), "decoder_mid"))
         x = whole(self._conv(self.width, x, "decoder_out"))
         features, intermediates = self._read(x)
-        fc = nn.Dense(
+        fc = Dense(
             self.num_classes, kernel_init=torch_kernel, bias_init=torch_bias(features.shape[-1]), dtype=self.dtype,
             param_dtype=self.param_dtype, name="fc",
         )  # fmt: skip
@@ -178,10 +170,9 @@ class ByteNet(nn.Module):
 
     def _conv(self, features: int, x: jax.Array, name: str, kernel: int = 1, stride: int = 1) -> jax.Array:
         """A convolution with bias and without padding."""
-        return nn.Conv(
+        return Conv(
             features, (kernel,), stride, padding="VALID", kernel_init=torch_kernel,
             bias_init=torch_bias(kernel * x.shape[-1]), dtype=self.dtype, param_dtype=self.param_dtype, name=name,
-            conv_general_dilated=_tiled if kernel == stride else convolve,
         )(x)  # fmt: skip
 
     def _set(self, x: jax.Array, name: str, spec: BlockSpec, keys: jax.Array | None, longest: int) -> jax.Array:
