@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre_jax.console import UserError, say
+from genre_jax.models.network import Network
 
 
-class Gmm(nn.Module):
+class Gmm(Network):
     """A mixture of Gaussians with diagonal covariances for each class, over single frames.
 
     A clip's logits are the means over its frames of the log-likelihoods that the mixtures give them: its class is the one
@@ -27,13 +28,9 @@ class Gmm(nn.Module):
       iterations: of expectation maximisation, at most; a choice (100 is scikit-learn's).
     """
 
-    num_classes: int
     components: int = 256
     frames: int = 100_000
     iterations: int = 100
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     input_shape = (200, 60)
 
@@ -43,21 +40,12 @@ class Gmm(nn.Module):
                 raise UserError(f"'model.{key}' must be at least 1, and was given {getattr(self, key)}")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` of features `(batch, frames, bins)`.
+    def forward(self, x, call):
+        """Over `x` (batch, frames, bins).
 
         "frame_logits" are (batch, frames, num_classes); "embedding" (batch, num_classes · components) is the mean share of
         each Gaussian in its mixture.
         """
-        del train, mask, keys  # neither batch statistics nor dropout
         shape = (self.num_classes, self.components, x.shape[-1])
         means = self.param("means", nn.initializers.normal(1.0), shape, self.param_dtype)
         variances = self.param("variances", nn.initializers.ones, shape, self.param_dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from genre_jax import parallel
 from genre_jax.models import cpu
 
+glorot = nn.initializers.glorot_uniform()
 # PyTorch's default for convolutions and linear layers: U(±1 / sqrt(fan in)).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # He et al. 2015 for ReLU networks, over outputs, as torchvision's ResNets have it.
@@ -38,6 +39,17 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
 
     return init
+
+
+def torch_init(fan_in: int) -> dict[str, nn.initializers.Initializer]:
+    """Returns PyTorch's default initialisers of a layer with `fan_in` inputs a unit, as keyword arguments."""
+    return {"kernel_init": torch_kernel, "bias_init": torch_bias(fan_in)}
+
+
+def gate(x: jax.Array) -> jax.Array:
+    """WaveNet's gated unit: tanh of the first half of the channels times the sigmoid of the second half."""
+    first, second = jnp.split(x, 2, -1)
+    return jnp.tanh(first) * nn.sigmoid(second)
 
 
 def _statistics_dtype(x: jax.Array) -> jnp.dtype:
