@@ -16,31 +16,29 @@ from ml_collections import ConfigDict
 
 from genre_jax.console import UserError, say
 from genre_jax.losses import LOSSES
+from genre_jax.models.network import Network
 
 
-class Gmm(nn.Module):
+class Gmm(Network):
     """A mixture of Gaussians with diagonal covariances for each class, over single frames.
 
-    A clip's logits are the means over its frames of the log-likelihoods that the mixtures give them: its class is the one
-    under which all of its frames together are likeliest. The parameters are not trained but fitted, by scikit-learn's
-    expectation maximisation, and computed with in float32 at least.
+    The logits of a clip are the log-likelihoods of its frames under the mixtures, averaged over the frames; the predicted class
+    is the one under which all frames together are most likely. The parameters are fitted by scikit-learn's expectation
+    maximisation. Computation is in float32 or more.
 
     With 60 features, 3 classes and 256 components it has 92,928 parameters; the paper prints 92,416, which is all means and
-    variances and the weights of one mixture.
+    variances, and the weights of one mixture.
 
     Attributes:
-      components: Gaussians of a class.
-      frames: of a class on average that the fit reads, evenly spread over the windows of the training split; a choice.
-      iterations: of expectation maximisation, at most; a choice (100 is scikit-learn's).
+      components: int ≥ 1, Gaussians per class.
+      frames: int ≥ 1, frames per class (on average) that the fit reads, spread evenly over the windows of the training split.
+        The paper does not state a number.
+      iterations: int ≥ 1, largest number of iterations of expectation maximisation; 100 is scikit-learn's default.
     """
 
-    num_classes: int
     components: int = 256
     frames: int = 100_000
     iterations: int = 100
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     input_shape = (200, 60)
 
@@ -50,21 +48,12 @@ class Gmm(nn.Module):
                 raise UserError(f"'model.{key}' must be at least 1, and was given {getattr(self, key)}")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` of features `(batch, frames, bins)`.
+    def forward(self, x, call):
+        """Logits of features (batch, frames, bins).
 
         "frame_logits" are (batch, frames, num_classes); "embedding" (batch, num_classes · components) is the mean share of
         each Gaussian in its mixture.
         """
-        del train, mask, keys  # neither batch statistics nor dropout
         shape = (self.num_classes, self.components, x.shape[-1])
         means = self.param("means", nn.initializers.normal(1.0), shape, self.param_dtype)
         variances = self.param("variances", nn.initializers.ones, shape, self.param_dtype)
@@ -76,14 +65,14 @@ class Gmm(nn.Module):
         return frame_logits.mean(1).astype(self.dtype), {"embedding": shares.astype(self.dtype), "frame_logits": frame_logits}
 
     def count_as_published(self, params: Any) -> int:
-        """Parameters as the paper counts them: the weights of one mixture stand for those of all."""
+        """Number of parameters as the paper counts them, with the weights of one mixture instead of all."""
         return params["means"].size + params["variances"].size + self.components
 
     def fit(self, features: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], seed: int) -> tuple[dict, float]:
-        """Parameters fitted to frames `(frames, bins)` of the class numbers `targets` (frames,), and the frames' mean
-        log-likelihood under the mixtures of their own classes.
+        """Fit the mixtures to frames `features` (frames, bins) with class numbers `targets` (frames,).
 
-        Raises `UserError` where a class has fewer frames than components, or scikit-learn is not installed.
+        Returns the parameters, and the mean log-likelihood of the frames under the mixtures of their classes. Raises
+        `UserError` if a class has fewer frames than components, or scikit-learn is not installed.
         """
         try:
             from sklearn.exceptions import ConvergenceWarning
@@ -92,20 +81,20 @@ class Gmm(nn.Module):
             raise UserError("model 'gmm' is fitted by scikit-learn: pip install scikit-learn") from error
         fitted, total = [], 0.0
         for number, label in enumerate(classes):
-            own = features[targets == number].astype(np.float64)
-            if len(own) < self.components:
-                limit = f"at most {len(own)}, the frames of class {label!r}"
+            frames = features[targets == number].astype(np.float64)
+            if len(frames) < self.components:
+                limit = f"at most {len(frames)}, the frames of class {label!r}"
                 raise UserError(f"'model.components' must be {limit}, and was given {self.components}")
             mixture = GaussianMixture(self.components, covariance_type="diag", max_iter=self.iterations, random_state=seed)
-            with warnings.catch_warnings():  # told below
+            with warnings.catch_warnings():  # the line below reports it
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                mixture.fit(own)
-            likelihood = mixture.score(own)
+                mixture.fit(frames)
+            likelihood = mixture.score(frames)
             fitted.append((mixture.means_, mixture.covariances_, mixture.weights_))
-            total += likelihood * len(own)
+            total += likelihood * len(frames)
             state = "converged" if mixture.converged_ else "stopped"
             say(
-                f"{label}: {self.components} Gaussians on {len(own):,} frames, {state} after {mixture.n_iter_} iterations, "
+                f"{label}: {self.components} Gaussians on {len(frames):,} frames, {state} after {mixture.n_iter_} iterations, "
                 f"log-likelihood {likelihood:.4g} a frame"
             )
         stacked = (np.stack(values).astype(self.param_dtype) for values in zip(*fitted, strict=True))

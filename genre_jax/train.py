@@ -19,7 +19,6 @@ from genre_jax import forward, freezing, losses, optim, parallel
 from genre_jax.augment import features as feature_augment
 from genre_jax.augment import waveform as augment
 from genre_jax.data import order
-from genre_jax.models import cpu
 
 Batch = dict[str, jax.Array]
 
@@ -161,8 +160,7 @@ def _accumulate(loss_of, state: TrainState, batch: Batch, parts: int):
 
     def body(carry, part):
         gradients, batch_stats, sums = carry
-        with cpu.in_loop():
-            (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
+        (_, (batch_stats, more)), gradient = gradient_of(state.params, batch_stats, part)
         return (jax.tree.map(jnp.add, gradients, gradient), batch_stats, jax.tree.map(jnp.add, sums, more)), None
 
     shapes = jax.eval_shape(gradient_of, state.params, state.batch_stats, jax.tree.map(lambda x: x[0], micro))

@@ -8,7 +8,8 @@ from networks import largest_difference, learn_by_heart, outputs_of
 
 from genre_jax import models
 from genre_jax.console import UserError
-from genre_jax.models.bytenet import block, block_set, dilated, network
+from genre_jax.models import cpu
+from genre_jax.models.bytenet import block, block_set, network
 from genre_jax.models.bytenet.network import ByteNet
 
 RNG = np.random.default_rng(0)
@@ -137,7 +138,7 @@ VARIANTS = [
 )
 def test_policies_and_backends_change_neither_value_nor_gradient(dtype, batch, causal, norm, gated, policies, monkeypatch):
     """Dropout included, on an odd length that the larger dilations exceed, in chunks; parameters do not know of either."""
-    monkeypatch.setattr(dilated, "CHUNK", {"cpu": 10 * 3 * 8})  # ten steps of three clips
+    monkeypatch.setattr(cpu, "CHUNK", {"cpu": 10 * 3 * 8})  # ten steps of three clips
     dilations, results = (1, 4, 16, 64), []
     with jax.enable_x64(dtype == "float64"):
         x = jnp.asarray(RNG.normal(size=(batch, 41, 8)), dtype)

@@ -3,7 +3,6 @@
 Each test adds an entry and takes a training step with it, through the same code as the entries of the package.
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,8 @@ from genre_jax import datasets, evaluate, frontends, losses, metrics, models
 from genre_jax.augment import validate, waveform
 from genre_jax.datasets.types import Item, Source
 from genre_jax.frontends import Frontend
-from genre_jax.models.layers import Dense, Network
+from genre_jax.models.layers import Dense
+from genre_jax.models.network import Network
 from genre_jax.prepare.build import prepare
 from genre_jax.run import Run, train_and_evaluate
 
@@ -111,7 +111,6 @@ def test_a_network(tones, monkeypatch):
         scale: float = 1.0
         input_shape = (16, 16)
 
-        @nn.compact
         def forward(self, x, call):
             embedding = self.scale * x.mean(1)
             return Dense(self.num_classes, name="fc")(embedding), {"embedding": embedding}

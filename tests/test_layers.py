@@ -1,6 +1,5 @@
 """The shared layers against their definitions in float64, and the shapes of ResNet."""
 
-import contextlib
 import functools
 import re
 
@@ -244,48 +243,49 @@ def test_thesis_stem_is_the_z_score_of_the_image():
 # ---------------------------------------------------------------- convolutions by other ways
 
 
-@pytest.mark.parametrize(
-    ("how", "kernel", "padding", "shape"),
-    [
-        (cpu.by_tiles, (3, 4), "SAME", (2, 5, 9, 1)),
-        (cpu.by_tiles, (4, 7), "SAME", (2, 6, 5, 1)),
-        (cpu.product_then_shifts, (3, 1), "VALID", (2, 8, 1, 6)),
-        (cpu.product_then_shifts, (1, 1), "VALID", (2, 4, 1, 3)),
-        (cpu.depthwise_by_shifts, (3, 3), ((1, 1), (1, 1)), (2, 6, 5, 4)),
-        (cpu.depthwise_by_shifts, (3, 2), ((0, 1), (0, 1)), (2, 7, 6, 4)),
-        (cpu.convolve, (3, 3), "SAME", (3, 7, 6, 4)),
-        (cpu.convolve, (4, 3), ((2, 0), (1, 3)), (2, 8, 5, 2)),
-        (cpu.convolve, (1, 2), "VALID", (2, 6, 7, 3)),
-        (cpu.convolve, (5,), "SAME", (2, 4, 3)),
-        (cpu.convolve, (2,), "VALID", (1, 9, 3)),
-        (cpu.convolve, (1, 1), "SAME", (2, 7, 5, 3)),
-        (cpu.convolve, (1,), "VALID", (3, 6, 4)),
-    ],
-)
-def test_another_way_to_convolve_gives_the_same_numbers_and_gradients(how, kernel, padding, shape):
-    features, groups = (shape[-1], shape[-1]) if how is cpu.depthwise_by_shifts else (5, 1)
-    strides = (2, 1)[: len(kernel)] if how in (cpu.depthwise_by_shifts, cpu.convolve) else 1
+CONVOLUTIONS = [  # kernel, strides, padding, shape of the input, features, groups
+    ((3, 3), (2, 1), "SAME", (3, 7, 6, 4), 5, 1),
+    ((4, 3), (2, 1), ((2, 0), (1, 3)), (2, 8, 5, 2), 5, 1),
+    ((1, 2), (2, 1), "VALID", (2, 6, 7, 3), 5, 1),
+    ((2, 3), (3, 2), ((0, 2), (1, 1)), (2, 9, 8, 3), 5, 1),
+    ((5,), (2,), "SAME", (2, 4, 3), 5, 1),
+    ((2,), (2,), "VALID", (1, 9, 3), 5, 1),  # windows side by side
+    ((2,), (1,), "VALID", (1, 9, 3), 5, 1),
+    ((1, 1), (2, 1), "SAME", (2, 7, 5, 3), 5, 1),
+    ((1,), (2,), "VALID", (3, 6, 4), 5, 1),
+    ((3, 1), (1, 1), "VALID", (2, 8, 1, 6), 1, 1),  # fewer outputs than channels
+    ((3, 1), (2, 1), "VALID", (2, 8, 2, 20), 5, 1),
+    ((5, 7), (1, 1), "SAME", (2, 6, 9, 1), 5, 1),  # many taps, one channel
+    ((5, 8), (1, 1), ((2, 0), (0, 1)), (2, 7, 11, 1), 5, 1),
+    ((3, 3), (2, 1), ((1, 1), (1, 1)), (2, 6, 5, 4), 4, 4),  # one filter a channel
+    ((3, 2), (2, 1), ((0, 1), (0, 1)), (2, 7, 6, 4), 4, 4),
+    ((3, 3), (1, 1), "SAME", (2, 7, 6, 4), 4, 4),
+    ((3, 3), (1, 1), "SAME", (2, 7, 6, 4), 8, 4),  # XLA's own
+]
+
+
+@pytest.mark.parametrize(("kernel", "strides", "padding", "shape", "features", "groups"), CONVOLUTIONS)
+def test_convolutions_on_cpus_are_xlas_with_its_gradients(kernel, strides, padding, shape, features, groups):
     with jax.enable_x64(True):
-        x, plain, other = (
+        x, plain, ours = (
             jnp.asarray(RNG.normal(size=shape)),
             *(
-                nn.Conv(features, kernel, strides, padding, feature_group_count=groups, param_dtype=jnp.float64, **options)
-                for options in ({}, {"conv_general_dilated": how})
+                conv(features, kernel, strides, padding, feature_group_count=groups, param_dtype=jnp.float64)
+                for conv in (nn.Conv, layers.Conv)
             ),
         )
         variables = plain.init(jax.random.key(0), x)
 
         def run(net):
-            with cpu.in_loop():
-                return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
+            return jax.jit(jax.value_and_grad(lambda v, x: (net.apply(v, x) ** 3).sum(), (0, 1)))(variables, x)
 
-        for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (other, plain)), strict=True):
+        for one, expected in zip(*(jax.tree.leaves(run(net)) for net in (ours, plain)), strict=True):
             np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
 @pytest.mark.parametrize("kernel", [(3, 3), (2, 5), (4,)])
-def test_unfolded_image_of_one_channel_gives_the_same_numbers_and_gradients(kernel, padding):
+def test_images_of_one_channel_give_the_same_numbers_and_gradients(kernel, padding):
     padding = padding if isinstance(padding, str) else padding[: len(kernel)]
     with jax.enable_x64(True):
         x = jnp.asarray(RNG.normal(size=(*(2, 7, 9)[: len(kernel) + 1], 1)))
@@ -303,13 +303,13 @@ def test_unfolded_image_of_one_channel_gives_the_same_numbers_and_gradients(kern
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
 
 
-def program_of_the_same_gradients(loop, x, w):
+def program_of_the_same_gradients(x, w):
     """The compiled gradients of a convolution at stride 2 × 1, whose numbers are those of XLA's own."""
 
     def total(how, x, w):
         return jnp.sin(how(x, w, (2, 1), ((1, 1), (0, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))).sum()
 
-    with jax.enable_x64(True), cpu.in_loop() if loop else contextlib.nullcontext():
+    with jax.enable_x64(True):
         x, w = jnp.asarray(x), jnp.asarray(w)
         compiled = jax.jit(jax.grad(total, (1, 2)), static_argnums=0).lower(cpu.convolve, x, w).compile()
         expected = jax.grad(total, (1, 2))(jax.lax.conv_general_dilated, x, w)
@@ -320,26 +320,16 @@ def program_of_the_same_gradients(loop, x, w):
 
 @pytest.mark.parametrize("positions", [7, 21, 84, 168])  # of a strip: a row, three, two images, all
 @pytest.mark.parametrize("channels", [(3, 32), (32, 64), (65, 64)])
-@pytest.mark.parametrize("loop", [False, True])
-def test_strips_give_the_same_gradients(loop, channels, positions, monkeypatch):
+def test_strips_give_the_same_gradients(channels, positions, monkeypatch):
     """Their products make the gradient by the kernel, and no convolution does."""
     monkeypatch.setattr(cpu, "_LARGE", 50)
     monkeypatch.setattr(cpu, "_WHOLE", 0)
     monkeypatch.setattr(cpu, "_STRIP", positions * 6 * channels[0])
     x, w = (RNG.normal(size=shape) for shape in ((4, 11, 7, channels[0]), (3, 2, *channels)))
 
-    program = program_of_the_same_gradients(loop, x, w)
+    program = program_of_the_same_gradients(x, w)
     assert len(re.findall(r" dot\(", program)) == 1 and len(re.findall(r" convolution\(", program)) == 2
     assert f"f64[{positions},{6 * channels[0]}]" in program
-
-
-@pytest.mark.parametrize("rows", [3, 4, 7, 8])
-def test_sums_by_example_are_those_of_all_rows(rows):
-    for shape in ((2, rows, 5), (2, rows, 3, 5), (2, 5)):
-        x = RNG.normal(size=shape)
-        with jax.enable_x64(True):
-            found = jax.jit(cpu.sum_by_example)(x)
-        np.testing.assert_allclose(found, x.sum(tuple(range(1, x.ndim - 1))), atol=1e-13)
 
 
 @pytest.mark.parametrize("sizes", [(7, 3), (3, 7)])
@@ -352,22 +342,21 @@ def test_product_over_frames_has_the_gradients_of_its_definition(sizes):
     with jax.enable_x64(True):
         found, expected = (
             jax.jit(jax.value_and_grad(functools.partial(total, how), (0, 1)))(x, w)
-            for how in (cpu.product, jnp.matmul)
+            for how in (layers.product, jnp.matmul)
         )  # fmt: skip
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_convolutions_in_loops_are_the_fast_ones():
-    """XLA's CPU backend has one fast order of dimensions; in a loop, nothing turns the others."""
-    net = nn.Conv(3, (3, 2), (2, 1), conv_general_dilated=cpu.convolve)
+    """XLA's CPU backend has one fast order of dimensions, and turns no other order into it inside a loop."""
+    net = layers.Conv(3, (3, 2), (2, 1))
     x = jnp.ones((4, 2, 6, 5, 1))
     variables = net.init(jax.random.key(0), x[0])
 
     def gradients(x):
         one = jax.grad(lambda v, x: (net.apply(v, x) ** 2).sum(), (0, 1))
-        with cpu.in_loop():
-            return jax.lax.map(lambda part: one(variables, part), x)
+        return jax.lax.map(lambda part: one(variables, part), x)
 
     text = jax.jit(gradients).lower(x).compile().as_text()
     orders = set(re.findall(r"convolution\(.*dim_labels=(\S+?),", text))

@@ -11,7 +11,7 @@ import pytest
 from networks import learn_by_heart
 
 from genre_jax import models
-from genre_jax.models import gru, pooling, snn, swishnet
+from genre_jax.models import gru, layers, pooling, snn
 
 RNG = np.random.default_rng(0)
 
@@ -312,7 +312,7 @@ def test_swishnet_reads_the_frame_that_it_says():
 
 def test_gate_halves():
     x = RNG.normal(size=(2, 6))
-    np.testing.assert_allclose(swishnet.gated(jnp.asarray(x)), np.tanh(x[:, :3]) / (1 + np.exp(-x[:, 3:])), atol=1e-6)
+    np.testing.assert_allclose(layers.gate(jnp.asarray(x)), np.tanh(x[:, :3]) / (1 + np.exp(-x[:, 3:])), atol=1e-6)
 
 
 # ---------------------------------------------------------------- SNN

@@ -62,6 +62,10 @@ class Frontend(nn.Module, kw_only=True):
             raise UserError(f"with statistics, image must be False and frames must be 0, not {self.image} and {self.frames}")
         if (self.height or self.width) and not self.image:
             raise UserError(f"without image, height and width must be 0, not {self.height} and {self.width}")
+        for name in self.conditioning:
+            console.pick("conditioning", name, CONDITIONINGS)
+        if self.scale != "standardise" and self.scale not in SCALES:
+            raise console.unknown("scale", self.scale, (*SCALES, "standardise"))
         super().__post_init__()
 
     def features(self, y: jax.Array) -> jax.Array:
@@ -71,7 +75,7 @@ class Frontend(nn.Module, kw_only=True):
     def unscaled(self, waveform: jax.Array) -> jax.Array:
         """Return the features `(batch, frames, bins)` of waveforms `(batch, samples)` before `scale` is applied."""
         for name in self.conditioning:
-            waveform = console.pick("conditioning", name, CONDITIONINGS)(waveform, sr=self.sr)
+            waveform = CONDITIONINGS[name](waveform, sr=self.sr)
         x = self.features(waveform)
         if self.deltas:
             x = jnp.concatenate([x, *(delta(x, order=order) for order in range(1, self.deltas + 1))], -1)
@@ -89,7 +93,7 @@ class Frontend(nn.Module, kw_only=True):
     def __call__(self, waveform: jax.Array) -> jax.Array:
         """Return the input of the network for waveforms `(batch, samples)`; the class describes the shape."""
         x = self.unscaled(waveform)
-        x = console.pick("scale", self.scale, {**SCALES, "standardise": self._standardised})(x)
+        x = self._standardised(x) if self.scale == "standardise" else SCALES[self.scale](x)
         if self.statistics:
             return x[..., 0, :]
         if not self.image:

@@ -1,15 +1,12 @@
-"""The networks: an explicit dict name → Module, and how one is built and counted.
+"""The networks: a dict name → Module, and functions that build a network and count its parameters.
 
-Every Module has the call `(features, *, train, mask, keys) -> (logits, intermediates)`, with "embedding" `(batch, dim)`
-among the intermediates, and takes `num_classes`, `dtype`, `param_dtype` and `axis_name` beside its own options.
+`network.Network` is the base of all networks. It describes their call.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -22,12 +19,14 @@ from genre_jax.models.densenet import DenseNet
 from genre_jax.models.folmer import FolmerCnn, FolmerMlp
 from genre_jax.models.gru import GruAttention
 from genre_jax.models.mobilenet import MobileNet
+from genre_jax.models.network import Network
+from genre_jax.models.network import count as count
 from genre_jax.models.resnet import Bottleneck, ResNet
 from genre_jax.models.schindler import SchindlerDeep, SchindlerShallow
 from genre_jax.models.snn import Snn
 from genre_jax.models.swishnet import SwishNet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, Callable[..., Network]] = {
     "burrows_conv1d": BurrowsConv1d,
     "burrows_conv2d": BurrowsConv2d,
     "burrows_mlp": BurrowsMlp,
@@ -55,8 +54,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, *, num_classes: int, dtype: str = "float32", axis_name: str | None = None, **options: Any) -> nn.Module:
-    """The network `name`. Parameters are float32, or float64 where `dtype` is; raises `UserError` for unknown names."""
+def build(name: str, *, num_classes: int, dtype: str = "float32", axis_name: str | None = None, **options: Any) -> Network:
+    """Returns the network `name`; raises `UserError` for unknown names.
+
+    Parameters are float64 if `dtype` is, otherwise float32.
+    """
     if name not in MODELS:
         raise console.unknown("model", name, MODELS)
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
@@ -65,21 +67,13 @@ def build(name: str, *, num_classes: int, dtype: str = "float32", axis_name: str
     )
 
 
-def abstract_variables(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Any:
-    """Shapes of a network's variables for inputs `(1, *input_shape)`, without computing anything."""
+def abstract_variables(model: Network, input_shape: tuple[int, ...] | None = None) -> Any:
+    """Returns the shapes of a network's variables for inputs `(1, *input_shape)`. Computes nothing."""
     shape = (1, *(input_shape or model.input_shape))
     return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def count(params: Any) -> int:
-    """Numbers in a tree of parameters."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
 def count_parameters(name: str, *, num_classes: int, **options: Any) -> int:
-    """Parameters of a network as its source counts them, from shapes alone: the trainable ones (a frozen stem left out)."""
+    """Returns how many parameters a network has as its source counts them. Uses shapes alone."""
     model = build(name, num_classes=num_classes, **options)
-    params = dict(abstract_variables(model)["params"])
-    if "stem" in params and not model.train_stem:
-        del params["stem"]
-    return model.count_as_published(params) if isinstance(model, Gmm) else count(params)
+    return model.count_as_published(abstract_variables(model)["params"])

@@ -6,33 +6,39 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax import console
-from genre_jax.models.layers import torch_bias, torch_kernel
+from genre_jax.models.layers import Dense, torch_bias, torch_init, torch_kernel
+from genre_jax.models.network import Network
 
 SCORES = ("general", "dot", "concat")
 HEADS = ("fixed", "pooled")
 
 
 def _gates(inputs: jax.Array, products: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Reset and update gate, candidate, and the recurrent product in it, of both sides' products (3 hidden, batch)."""
+    """Returns reset gate, update gate, candidate, and the recurrent product in the candidate.
+
+    `inputs` and `products` (3 hidden, batch) are the products of the input and of the state.
+    """
     reset, update, candidate = jnp.split(inputs, 3)
-    own_reset, own_update, own = jnp.split(products, 3)
-    reset, update = nn.sigmoid(reset + own_reset), nn.sigmoid(update + own_update)
-    return reset, update, jnp.tanh(candidate + reset * own), own
+    state_reset, state_update, recurrent = jnp.split(products, 3)
+    reset, update = nn.sigmoid(reset + state_reset), nn.sigmoid(update + state_update)
+    return reset, update, jnp.tanh(candidate + reset * recurrent), recurrent
 
 
 @jax.custom_vjp
 def gru(inputs: jax.Array, kernel: jax.Array, bias: jax.Array, state: jax.Array) -> jax.Array:
-    """States (time, batch, hidden) of a gated recurrent unit, with PyTorch's equations and order of gates.
-
-    `inputs` (time, batch, 3 hidden) are the input's products with its bias, of all steps in one; `kernel` (hidden, 3 hidden)
-    and `bias` (3 hidden,) are the recurrent side's, `state` (batch, hidden) the one before the first step.
+    """Returns the states (time, batch, hidden) of a gated recurrent unit, with PyTorch's equations and order of gates.
 
         r, z = sigmoid(inputs + products);  n = tanh(inputs + r · products);  state = (1 - z) · n + z · state
 
-    The scans hold a state as a column, (hidden, batch): on a CPU its product with a large kernel takes half the time of a
-    row's. The backward pass keeps the states alone: it makes the recurrent products again, all steps in one, and the kernel's
-    gradient too is one product over all steps, where the scan's own would add to the whole kernel at every step.
+    The scans hold a state as a column, (hidden, batch), because its product with a large kernel takes half the time of a
+    row's on a CPU. The backward pass keeps the states alone. It computes the recurrent products of all steps as one product,
+    and likewise the gradient by the kernel; the backward pass of a scan would add to the whole kernel at every step.
+
+    Args:
+      inputs: products of the input at all steps, with the input's bias, (time, batch, 3 hidden).
+      kernel: of the recurrent side, (hidden, 3 hidden).
+      bias: of the recurrent side, (3 hidden,).
+      state: before the first step, (batch, hidden).
     """
     rows = kernel.T
 
@@ -60,11 +66,11 @@ def _gru_backward(kept, d_states):
 
     def step(d_state, at):
         d_out, x, product, state = at
-        reset, update, candidate, own = _gates(x, product)
+        reset, update, candidate, recurrent = _gates(x, product)
         d_state = d_state + d_out
         d_candidate = d_state * (1 - update) * (1 - candidate**2)
         d_update = d_state * (state - candidate) * update * (1 - update)
-        d_reset = d_candidate * own * reset * (1 - reset)
+        d_reset = d_candidate * recurrent * reset * (1 - reset)
         d_product = jnp.concatenate([d_reset, d_update, d_candidate * reset])
         d_input = jnp.concatenate([d_reset, d_update, d_candidate])
         return d_state * update + kernel @ d_product, (d_input, d_product)
@@ -87,7 +93,7 @@ class Gru(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, state: jax.Array) -> jax.Array:
-        """States (batch, time, hidden) over `x` (batch, time, bins) from `state` (batch, hidden)."""
+        """Returns states (batch, time, hidden) over `x` (batch, time, bins) from `state` (batch, hidden) on."""
 
         def param(name, *shape):
             return self.param(name, torch_bias(self.hidden), shape, self.param_dtype).astype(self.dtype)
@@ -100,10 +106,12 @@ class Gru(nn.Module):
 
 
 class Score(nn.Module):
-    """How well each encoder state fits each decoder state: Luong et al. 2015's scores, none with a bias.
+    """Scores of how well each encoder state fits each decoder state, after Luong et al. 2015, without biases.
 
-    "dot" has no parameters, "general" a matrix `kernel` (hidden, hidden), "concat" `kernel` (2 hidden, hidden), of which the
-    decoder's half comes first, and `vector` (hidden,).
+    Attributes:
+      score: "dot" has no parameters. "general" has a matrix `kernel` (hidden, hidden). "concat" has `kernel` (2 hidden,
+        hidden), whose first half is for the decoder, and `vector` (hidden,).
+      dtype, param_dtype: as in `Network`.
     """
 
     score: str
@@ -112,14 +120,14 @@ class Score(nn.Module):
 
     @nn.compact
     def __call__(self, decoded: jax.Array, encoded: jax.Array) -> jax.Array:
-        """(batch, target, source) of states (batch, target, hidden) and (batch, source, hidden)."""
+        """Returns (batch, target, source) of states (batch, target, hidden) and (batch, source, hidden)."""
         hidden = encoded.shape[-1]
         if self.score == "concat":
             kernel = self.param("kernel", torch_kernel, (2 * hidden, hidden), self.param_dtype).astype(self.dtype)
             vector = self.param("vector", torch_bias(hidden), (hidden,), self.param_dtype).astype(self.dtype)
             source = encoded @ kernel[hidden:]
 
-            @jax.checkpoint  # what is inside the tanh is (target, source, hidden) an example: never kept, one target at a time
+            @jax.checkpoint  # the tanh is (target, source, hidden) an example: computed for one target at a time, never kept
             def of_target(target):
                 return jnp.tanh(target[:, None] + source) @ vector
 
@@ -129,51 +137,32 @@ class Score(nn.Module):
         return jnp.einsum("bth,bsh->bts", decoded, encoded)
 
 
-class GruAttention(nn.Module):
-    """Encoder and decoder, both over the same frames; each decoder state attends to all encoder states.
+class GruAttention(Network):
+    """Encoder and decoder over the same frames. Each decoder state attends to all encoder states.
 
     With the defaults, 161 frames of 112 bands and 67 classes this is the thesis's network as its code has it: encoder
-    19,605,000 + decoder 41,679,567 = 61,284,567 parameters, no dropout, initialised as PyTorch does.
+    19,605,000 + decoder 41,679,567 = 61,284,567 parameters, no dropout, PyTorch's initialisation.
 
     Attributes:
       hidden: size of the recurrent states (2500 in the final code; 500 before 9 June 2018).
-      features: channels that the 1 × 1 convolution before the classifier leaves of them.
-      score: general, dot or concat (`Score`).
+      features: channels after the 1 × 1 convolution before the classifier.
+      score: "general", "dot" or "concat" (`Score`).
       head: "fixed" flattens time (needs one input length); "pooled" averages over it (any length).
     """
 
-    num_classes: int
     hidden: int = 2500
     features: int = 250
     score: str = "general"
     head: str = "fixed"
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
+    choices = (("score", SCORES), ("head", HEADS))
     input_shape = (161, 112)
 
-    def __post_init__(self):
-        for key, legal in {"score": SCORES, "head": HEADS}.items():
-            if getattr(self, key) not in legal:
-                raise console.unknown(f"model.{key}", getattr(self, key), legal)
-        super().__post_init__()
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` of features `(batch, frames, bins)`; "attention" is (batch, target, source frames)."""
-        del train, mask, keys  # neither batch statistics nor dropout
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        encoded = Gru(self.hidden, name="encoder", **types)(x, jnp.zeros((x.shape[0], self.hidden), self.dtype))
-        decoded = Gru(self.hidden, name="decoder", **types)(x, encoded[:, -1])
-        scores = Score(self.score, name="score", **types)(decoded, encoded)
+    def forward(self, x, call):
+        """Over `x` (batch, frames, bins); "attention" is (batch, target frames, source frames)."""
+        encoded = Gru(self.hidden, name="encoder", **self.types)(x, jnp.zeros((x.shape[0], self.hidden), self.dtype))
+        decoded = Gru(self.hidden, name="decoder", **self.types)(x, encoded[:, -1])
+        scores = Score(self.score, name="score", **self.types)(decoded, encoded)
         attention = nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
         context = jnp.einsum("bts,bsh->bth", attention.astype(self.dtype), encoded)
         x = jnp.tanh(self._dense(self.hidden, jnp.concatenate([decoded, context], -1), "combine"))
@@ -183,7 +172,4 @@ class GruAttention(nn.Module):
         return self._dense(self.num_classes, flat, "fc"), {"attention": attention, "encoded": encoded, "embedding": embedding}
 
     def _dense(self, features: int, x: jax.Array, name: str) -> jax.Array:
-        return nn.Dense(
-            features, kernel_init=torch_kernel, bias_init=torch_bias(x.shape[-1]), dtype=self.dtype,
-            param_dtype=self.param_dtype, name=name,
-        )(x)  # fmt: skip
+        return Dense(features, name=name, **torch_init(x.shape[-1]), **self.types)(x)

@@ -4,20 +4,19 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.models.cpu import convolve, depthwise_by_shifts, on_cpus
-from genre_jax.models.layers import BatchNorm, Dropout, ImageStem
+from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout, ImageStem, glorot
+from genre_jax.models.network import Network
 
 
 class Library(NamedTuple):
-    """How a library pads its strided convolutions and normalises.
+    """The padding of a library's strided convolutions, and its batch norm.
 
     Attributes:
-      stem, strided: the padding of the first convolution, and of the strided depthwise ones.
-      momentum, epsilon, unbiased: as `BatchNorm` has them.
+      stem: padding of the first convolution.
+      strided: padding of the strided depthwise convolutions.
+      momentum, epsilon, unbiased: as in `BatchNorm`.
     """
 
     stem: Any
@@ -33,23 +32,25 @@ LIBRARIES = {
 }
 
 
-class MobileNet(nn.Module):
+class MobileNet(Network):
     """Depthwise-separable convolutions over images `(batch, frames, bins, 1)`, then a dense layer, then the classes.
 
-    With `alpha` 0.25 and 3 classes it has the teacher's 217,235 trainable parameters, beside the 6 of the frozen stem, which
-    copies the image to three channels.
+    With `alpha` 0.25 and 3 classes the network has the teacher's 217,235 trainable parameters, beside the 6 of the frozen
+    stem, which copies the image to three channels.
 
     Attributes:
       stages: depthwise-separable blocks at each size of the image, with 64, 128, 256, 512 and 1024 channels at `alpha` 1.
       alpha: factor of the channels of each layer, rounded down; published weights have 0.25, 0.5, 0.75 and 1.
       hidden: units of the dense layer before the classes.
-      library: whose weights it can start from and remain the same function: "keras" (3; the teacher's: strided depthwise
-        convolutions padded at the end only, batch norms of momentum 0.99, 0.01 here, epsilon 1e-3 and biased variance) or
-        "timm" (padded at both ends; 0.1, 1e-5, unbiased, as PyTorch).
-      dropout: rate before that layer; 0.1 in the earlier code of SwishNet's first author, not stated in the paper.
+      library: the library whose published weights give the same outputs here. "keras" (the teacher's): strided depthwise
+        convolutions are padded at the end only, batch norms have momentum 0.01 (Keras's 0.99), epsilon 1e-3 and the biased
+        variance. "timm": padding at both ends, 0.1, 1e-5, the unbiased variance, as PyTorch.
+      dropout: rate before the dense layer, 0 to 1; 0.1 in the earlier code of SwishNet's first author, not stated in the
+        paper.
+      instance_norm: whether the stem normalises the image.
+      train_stem: whether the stem is trained.
     """
 
-    num_classes: int
     stages: tuple[int, ...] = (1, 2, 2, 6, 2)
     alpha: float = 0.25
     hidden: int = 16
@@ -57,34 +58,17 @@ class MobileNet(nn.Module):
     dropout: float = 0.1
     instance_norm: bool = True
     train_stem: bool = False
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
+    choices = (("library", LIBRARIES),)
     input_shape = (200, 64, 1)
 
     def __post_init__(self):
         if self.alpha < 1 / 32:
             raise UserError(f"'model.alpha' must be at least 1/32, and was given {self.alpha}")
-        if self.library not in LIBRARIES:
-            raise console.unknown("model.library", self.library, LIBRARIES)
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` and intermediates; `mask` (batch,) leaves examples out of batch statistics.
-
-        `keys` (batch,) are the examples' for dropout. Raises `UserError` for images that the strides would leave empty.
-        """
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        glorot, library = nn.initializers.glorot_uniform(), LIBRARIES[self.library]
+    def forward(self, x, call):
+        library = LIBRARIES[self.library]
         least = 2 ** len(self.stages) - 1  # ceil(size / 2) must be halved between the stages
         if min(x.shape[1:3]) < least:
             raise UserError(
@@ -92,17 +76,16 @@ class MobileNet(nn.Module):
             )
 
         def conv(x, name, features, kernel=1, stride=1, padding: Any = "SAME", groups=1):
-            x = nn.Conv(
+            x = Conv(
                 features, (kernel, kernel), stride, padding=padding, use_bias=False, kernel_init=glorot,
-                feature_group_count=groups, conv_general_dilated=on_cpus(depthwise_by_shifts) if groups > 1 else convolve,
-                name=name, **types,
+                feature_group_count=groups, name=name, **self.types,
             )(x)  # fmt: skip
             norm = BatchNorm(
                 library.momentum, library.epsilon, library.unbiased, self.axis_name, self.param_dtype, name=f"{name}_bn"
             )
-            return jax.nn.relu6(norm(x, train=train, mask=mask))
+            return jax.nn.relu6(norm(x, train=call.train, mask=call.mask))
 
-        x = ImageStem(True, self.train_stem, self.instance_norm, name="stem", **types)(x)
+        x = ImageStem(True, self.train_stem, self.instance_norm, name="stem", **self.types)(x)
         x = conv(x, "conv1", int(32 * self.alpha), 3, 2, library.stem)
         number = 0
         for stage, blocks in enumerate(self.stages):
@@ -112,6 +95,6 @@ class MobileNet(nn.Module):
                 x = conv(x, f"conv_dw_{number}", channels, 3, stride, padding, channels)
                 x = conv(x, f"conv_pw_{number}", int(64 * 2**stage * self.alpha))
         embedding = x.mean((1, 2))
-        y = Dropout(self.dropout, name="dropout")(embedding, keys)
-        y = nn.relu(nn.Dense(self.hidden, kernel_init=glorot, name="hidden", **types)(y))
-        return nn.Dense(self.num_classes, kernel_init=glorot, name="fc", **types)(y), {"features": x, "embedding": embedding}
+        y = Dropout(self.dropout, name="dropout")(embedding, call.keys)
+        y = nn.relu(Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)(y))
+        return Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)(y), {"features": x, "embedding": embedding}

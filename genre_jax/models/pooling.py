@@ -1,12 +1,14 @@
 """Max pooling of images, and what undoes it."""
 
 import functools
+import itertools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genre_jax.console import UserError
-from genre_jax.models.cpu import from_windows, seen_by_taps
 
 Window = tuple[int, int]
 
@@ -71,3 +73,45 @@ def unpool(
         return jnp.where(move(at) == number.astype(at.dtype), move(pooled), 0)
 
     return from_windows(spread, window, strides or window, size, (padding, padding))
+
+
+def seen_by_taps(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[jax.Array]:
+    """What each tap of a window, row-major, sees of `x` (batch, *sizes, channels), a number a window, which lie within `x`."""
+    for place in itertools.product(*map(range, window)):
+        spans = zip(x.shape[1:-1], window, place, strides, strict=True)
+        yield x[(slice(None), *(slice(first, size - reach + first + 1, stride) for size, reach, first, stride in spans))]
+
+
+def from_windows(
+    spread: Callable[[Callable, np.ndarray], jax.Array],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    size: tuple[int, int],
+    before: tuple[int, int],
+) -> jax.Array:
+    """The image (batch, *size, channels) that windows, `strides` apart, add up to; the first starts `before` its corner.
+
+    The image is made in blocks as large as the strides: window (y, x) covers the blocks from (y, x) on, one of them where
+    windows lie side by side.
+
+    Args:
+      spread: of `move` and `number` the share in every block, (batch, y, rows, x, columns, channels), of one of the windows
+        over it. `move` brings what windows have, (batch, y, x, channels), to their blocks; `number` (rows, 1, columns, 1)
+        says which tap of the window the places of a block are, row-major, and one beyond the last where they are none.
+    """
+    (high, wide), (down, across) = window, strides
+    tall, broad = -(-high // down), -(-wide // across)  # blocks that a window reaches into
+    shares = []
+    for i, j in itertools.product(range(tall), range(broad)):
+        row, column = i * down + np.arange(down)[:, None], j * across + np.arange(across)
+        number = np.where((row < high) & (column < wide), row * wide + column, high * wide)
+        around = ((0, 0), (i, tall - 1 - i), (j, broad - 1 - j), (0, 0))
+
+        def move(array, around=around):
+            return jnp.pad(array, around)[:, :, None, :, None]
+
+        shares.append(spread(move, number[:, None, :, None]))
+    blocks = functools.reduce(jnp.add, shares)
+    image = blocks.reshape(len(blocks), blocks.shape[1] * down, -1, blocks.shape[-1])
+    image = image[:, before[0] : before[0] + size[0], before[1] : before[1] + size[1]]
+    return jnp.pad(image, ((0, 0), (0, size[0] - image.shape[1]), (0, size[1] - image.shape[2]), (0, 0)))

@@ -1,19 +1,18 @@
 """The shallow and the deep network of Schindler, Lidy & Rauber 2016: a frequency and a temporal pipeline side by side.
 
-The paper is known here through document 004 (Wyborn, Butt & Klas), its code, and sibling re-implementations. Where they
-disagree: the deep temporal pipeline starts with 21 × 10 (document 004's code and four others; 21 × 20 in two), dropout comes
-after the 200-unit layer (the paper's text; its figure has it on the merge), LeakyReLU 0.3 (document 004's code: ReLU).
+This module follows document 004 (Wyborn, Butt & Klas), its code, and re-implementations by others; the paper itself was not
+available. They disagree in three points. The deep temporal pipeline starts with 21 × 10 (document 004's code and four
+re-implementations; 21 × 20 in two). Dropout comes after the 200-unit layer (the paper's text; its figure has it on the
+merge). LeakyReLU has slope 0.3 (document 004's code: ReLU).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from genre_jax import console
-from genre_jax.models.cpu import by_tiles, convolve, on_cpus
-from genre_jax.models.layers import Dropout
+from genre_jax.models.layers import Conv, Dense, Dropout, glorot
+from genre_jax.models.network import Network
 from genre_jax.models.pooling import max_pool
 
 ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.3), "relu": nn.relu}
@@ -23,28 +22,33 @@ Size = tuple[int, int]  # mel bands × frames
 
 
 class Layer(NamedTuple):
-    """A convolution's kernels in the two pipelines, and the frequency one's pooling, whose transpose is the temporal one's."""
+    """The kernels of a layer in the two pipelines.
+
+    Attributes:
+      frequency, temporal: sizes of the kernels.
+      pool: window of the pooling in the frequency pipeline; the temporal pipeline has its transpose.
+    """
 
     frequency: Size
     temporal: Size
     pool: Size
 
 
-class Schindler(nn.Module):
-    """What both networks share: convolution, activation, pooling in two pipelines; merge, 200 units, classifier.
+class Schindler(Network):
+    """Base of both networks: two pipelines of convolution, activation and pooling; merge, dense layer, classifier.
 
-    Weights start as Xavier et al. have them, uniform, biases at 0.
+    Weights start as Xavier's uniform ones, biases as 0.
 
     Attributes:
-      width: filters of the first layer of each pipeline, doubled by each later one.
+      width: channels of the first layer of each pipeline; each later layer doubles them.
       hidden: units of the layer between merge and classifier.
       activation: leaky_relu (slope 0.3) or relu.
-      hidden_activation: whether the hidden layer has it too (the shallow network's has none in document 004's code).
-      use_bias: whether the convolutions have biases (document 004's code: none).
-      dropout: rate, and `dropout_at` its place: "hidden", after that layer, or "merge", before it.
+      hidden_activation: whether the hidden layer has the activation (document 004's code: not in the shallow network).
+      use_bias: whether the convolutions have biases (document 004's code: no).
+      dropout: rate, 0 to 1.
+      dropout_at: place of the dropout: "hidden", after the hidden layer, or "merge", before it.
     """
 
-    num_classes: int
     width: int = 16
     hidden: int = 200
     activation: str = "leaky_relu"
@@ -52,56 +56,39 @@ class Schindler(nn.Module):
     use_bias: bool = True
     dropout: float = 0.1
     dropout_at: str = "hidden"
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
+    choices = (("activation", ACTIVATIONS), ("dropout_at", DROPOUT_AT))
     input_shape = (80, 80, 1)
 
-    def __post_init__(self):
-        for key, legal in {"activation": ACTIVATIONS, "dropout_at": DROPOUT_AT}.items():
-            if getattr(self, key) not in legal:
-                raise console.unknown(f"model.{key}", getattr(self, key), legal)
-        super().__post_init__()
-
     def layers(self) -> tuple[Layer, ...]:
-        """The layers of the two pipelines."""
+        """Returns the layers of the two pipelines."""
         raise NotImplementedError
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` of images `(batch, bins, frames, 1)`; `keys` (batch,) for dropout."""
-        del train, mask  # no batch statistics
-        types = {"kernel_init": nn.initializers.glorot_uniform(), "dtype": self.dtype, "param_dtype": self.param_dtype}
+    def forward(self, x, call):
+        """Over images `(batch, bins, frames, 1)`; "frequency" and "temporal" are the last images of the pipelines."""
         activate = ACTIVATIONS[self.activation]
+
+        def convolved(x, kernel, name, number):
+            conv = Conv(
+                self.width * 2**number, kernel, use_bias=self.use_bias, kernel_init=glorot, name=f"{name}{number + 1}",
+                **self.types,
+            )  # fmt: skip
+            return activate(conv(x))
+
         frequency = temporal = x
         for number, layer in enumerate(self.layers()):
-            filters = self.width * 2**number
-
-            def conv(kernel, name, number=number, filters=filters):
-                how: Any = convolve if number else on_cpus(by_tiles)
-                name = f"{name}{number + 1}"
-                return nn.Conv(filters, kernel, use_bias=self.use_bias, conv_general_dilated=how, name=name, **types)
-
-            frequency = max_pool(activate(conv(layer.frequency, "frequency")(frequency)), layer.pool)
-            temporal = max_pool(activate(conv(layer.temporal, "temporal")(temporal)), layer.pool[::-1])
+            frequency = max_pool(convolved(frequency, layer.frequency, "frequency", number), layer.pool)
+            temporal = max_pool(convolved(temporal, layer.temporal, "temporal", number), layer.pool[::-1])
         merged = jnp.concatenate([frequency.reshape(len(x), -1), temporal.reshape(len(x), -1)], -1)
         drop = Dropout(self.dropout)
         if self.dropout_at == "merge":
-            merged = drop(merged, keys)
-        embedding = hidden = nn.Dense(self.hidden, name="hidden", **types)(merged)
+            merged = drop(merged, call.keys)
+        embedding = hidden = Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)(merged)
         if self.hidden_activation:
             embedding = hidden = activate(hidden)
         if self.dropout_at == "hidden":
-            hidden = drop(hidden, keys)
-        logits = nn.Dense(self.num_classes, name="fc", **types)(hidden)
+            hidden = drop(hidden, call.keys)
+        logits = Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)(hidden)
         return logits, {"frequency": frequency, "temporal": temporal, "embedding": embedding}
 
 
@@ -116,7 +103,7 @@ class SchindlerDeep(Schindler):
     """Four layers a pipeline: 1,280,002 parameters with 80 × 80 inputs and 10 classes, 1,279,522 without biases.
 
     Attributes:
-      first_frames: frames of the first temporal kernel, 21 × 10; 20 is the reading of two sibling re-implementations.
+      first_frames: frames of the first temporal kernel, 21 × 10. Two re-implementations have 20.
     """
 
     dropout: float = 0.25

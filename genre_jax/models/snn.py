@@ -1,32 +1,33 @@
 """The self-normalising network that SwishNet's paper compares with (arXiv 1812.00149; Klambauer et al. 2017)."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax.models.cpu import Dense
-from genre_jax.models.layers import layer_keys
+from genre_jax.models.layers import Dense, layer_keys
+from genre_jax.models.network import Network
 
 SELU_SCALE = 1.0507009873554805
-SATURATION = -SELU_SCALE * 1.6732632423543772  # of SELU, far below 0
+SATURATION = -SELU_SCALE * 1.6732632423543772  # SELU of numbers far below 0
 
 # Weights of variance 1 / fan in, with which SELU keeps mean 0 and variance 1.
 lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class AlphaDropout(nn.Module):
-    """Dropout to SELU's saturation value, then an affine map, so that inputs of mean 0 and variance 1 keep both.
+    """Dropout to SELU's saturation value, then an affine map. Inputs of mean 0 and variance 1 keep both.
 
-    The mask depends on the example's own key alone.
+    The mask of an example depends on the example's own key alone.
+
+    Attributes:
+      rate: share of the numbers that are dropped, 0 to 1.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """`x` (batch, …) and `keys` (batch,); without keys (evaluation) the identity."""
+        """Drop numbers of `x` (batch, …) by `keys` (batch,). Without keys (evaluation) this is the identity."""
         if keys is None or self.rate == 0:
             return x
         kept = 1 - self.rate
@@ -39,41 +40,28 @@ class AlphaDropout(nn.Module):
         return scale * (dropped - SATURATION * self.rate)
 
 
-class Snn(nn.Module):
-    """Frame by frame: 60 features (20 MFCCs, delta, delta-delta), three SELU layers, classifier.
+class Snn(Network):
+    """Three SELU layers and a classifier over each frame of 60 features (20 MFCCs, delta, delta-delta).
 
-    With 60 features and 3 classes 179,203 parameters, the paper's count, which no other sizes in powers of two give. A clip's
-    logits are the mean over its frames, so that a loss on clips trains every frame; the paper lets the frames vote, each for
-    its best class: "votes" (batch, num_classes), shares that sum to 1.
+    With 60 features and 3 classes the network has 179,203 parameters, the paper's count. No other sizes in powers of two give
+    this count. The logits of a clip are the mean over its frames; therefore a loss on clips trains every frame. In the paper
+    each frame votes for its best class: "votes" (batch, num_classes) are the shares of the votes and sum to 1.
 
     Attributes:
       hidden: units of the layers.
-      dropout: rate of the alpha dropout after each of them. The paper does not state its rate; this is a choice.
+      dropout: rate of the alpha dropout after each of them, 0 to 1. The paper does not state the rate.
     """
 
-    num_classes: int
     hidden: tuple[int, ...] = (512, 256, 64)
     dropout: float = 0.1
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     input_shape = (200, 60)
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` of features `(batch, frames, bins)`; `keys` (batch,) for dropout."""
-        del train, mask  # no batch statistics
-        types = {"kernel_init": lecun_normal, "dtype": self.dtype, "param_dtype": self.param_dtype}
+    def forward(self, x, call):
+        """Over `x` (batch, frames, bins); "frame_logits" are (batch, frames, num_classes)."""
         for number, units in enumerate(self.hidden):
-            x = AlphaDropout(self.dropout)(nn.selu(Dense(units, name=f"dense{number + 1}", **types)(x)), keys)
-        logits = Dense(self.num_classes, name="fc", **types)(x)
+            layer = Dense(units, kernel_init=lecun_normal, name=f"dense{number + 1}", **self.types)
+            x = AlphaDropout(self.dropout)(nn.selu(layer(x)), call.keys)
+        logits = Dense(self.num_classes, kernel_init=lecun_normal, name="fc", **self.types)(x)
         votes = jax.nn.one_hot(logits.argmax(-1), self.num_classes).mean(1)
         return logits.mean(1), {"embedding": x.mean(1), "frame_logits": logits, "votes": votes}

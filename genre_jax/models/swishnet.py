@@ -6,24 +6,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax import console
 from genre_jax.models.bytenet.dilated import dilated_conv, same_padding
-from genre_jax.models.cpu import Dense
-from genre_jax.models.layers import Dropout, layer_keys
+from genre_jax.models.layers import Dense, Dropout, gate, glorot, layer_keys
+from genre_jax.models.network import Network
 
 READOUTS = ("random", "last", "frames")
 
-glorot = nn.initializers.glorot_uniform()
-
-
-def gated(x: jax.Array) -> jax.Array:
-    """tanh of the first half of the channels times the sigmoid of the second: half as many."""
-    first, second = jnp.split(x, 2, -1)
-    return jnp.tanh(first) * nn.sigmoid(second)
-
 
 class CausalConv(nn.Module):
-    """Gated convolution over `(batch, frames, in)` that sees no later frame, to `features` / 2 channels."""
+    """Gated convolution over `(batch, frames, in)` to `features` / 2 channels that sees no later frame.
+
+    Attributes:
+      features: channels before the gate; even.
+      kernel, dilation: of the convolution, in frames.
+      dtype, param_dtype: as in `Network`.
+    """
 
     features: int
     kernel: int
@@ -37,11 +34,11 @@ class CausalConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         padding = same_padding(self.dilation, self.kernel, causal=True)
         y = dilated_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.dilation, padding)
-        return gated(y + bias.astype(self.dtype))
+        return gate(y + bias.astype(self.dtype))
 
 
 class SeparableConv(nn.Module):
-    """The same with a filter a channel along time, without bias, and a 1 × 1 convolution after it, as Keras has it."""
+    """As `CausalConv`, with one filter a channel along time without bias, then a 1 × 1 convolution, as Keras has it."""
 
     features: int
     kernel: int
@@ -55,75 +52,58 @@ class SeparableConv(nn.Module):
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (self.kernel - 1, 0), (0, 0)))
         taps = (x[:, j : j + frames] * depthwise[j, :, 0].astype(self.dtype) for j in range(self.kernel))
         pointwise = Dense(self.features, kernel_init=glorot, dtype=self.dtype, param_dtype=self.param_dtype, name="pointwise")
-        return gated(pointwise(sum(taps)))
+        return gate(pointwise(sum(taps)))
 
 
-class SwishNet(nn.Module):
-    """Eight gated blocks over 20 MFCCs a frame; the classifier reads one frame, which has seen the 202 up to it.
+class SwishNet(Network):
+    """Eight gated blocks over 20 MFCCs a frame. The classifier reads one frame, which has seen 202 frames.
 
-    With 3 classes 5,483 parameters at `width` 1 (slim) and 18,267 at 2 (wide), as the paper states. Its figure 1 lacks the
-    hidden layer without which these counts do not come out, and the first author's earlier code has one. The figure's
-    "strides" 3, 2, 2, 2, 2 are taken as dilations 3, 6, 12, 24, 48, as in that code: maps of different length could not be
-    added. Weights start as Keras has it (Xavier uniform, biases 0).
+    With 3 classes the network has 5,483 parameters at `width` 1 (slim) and 18,267 at 2 (wide), as the paper states. The
+    hidden layer is missing in figure 1 of the paper; the counts need it, and the first author's earlier code has it. The
+    "strides" 3, 2, 2, 2, 2 of the figure are dilations 3, 6, 12, 24, 48, as in that code, because maps of different length
+    could not be added. Weights start as Keras has it (Xavier uniform, biases 0).
 
     Attributes:
       width: factor on all widths.
-      dropout: rate after every concatenation and sum (0.1 in that code; the paper has it "optional", without a rate).
-      readout: the frame that is read: "random": in training one of the last half of the clip, drawn for each example (in
-        that code for the whole batch), else the last; "last"; "frames": all of them, the clip's logits are their mean, and
-        "frame_logits" (batch, frames, num_classes) is among the intermediates. The parameters are the same.
+      dropout: rate after every concatenation and sum, 0 to 1 (0.1 in that code; the paper calls it "optional" and gives no
+        rate).
+      readout: the frame that the classifier reads. "random": in training a frame of the last half of the clip, drawn for each
+        example (in that code for the whole batch), otherwise the last frame. "last": the last frame. "frames": all frames;
+        the logits of the clip are their mean, and "frame_logits" (batch, frames, num_classes) is among the intermediates.
+        The parameters are the same.
     """
 
-    num_classes: int
     width: int = 1
     dropout: float = 0.1
     readout: str = "random"
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
+    choices = (("readout", READOUTS),)
     input_shape = (200, 20)
 
-    def __post_init__(self):
-        if self.readout not in READOUTS:
-            raise console.unknown("model.readout", self.readout, READOUTS)
-        super().__post_init__()
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        mask: jax.Array | None = None,
-        keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits `(batch, num_classes)` of features `(batch, frames, bins)`; `keys` (batch,) for dropout and read-out."""
-        del mask  # no batch statistics
-        features = self._features(x, keys)
+    def forward(self, x, call):
+        """Over `x` (batch, frames, bins)."""
+        features = self._features(x, call.keys)
         if self.readout != "frames":
-            features = jnp.take_along_axis(features, self._frame(x, train, keys)[:, None, None], 1)[:, 0]
-        types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        hidden = nn.relu(nn.Dense(16 * self.width, name="hidden", **types)(features))
-        logits = nn.Dense(self.num_classes, name="fc", **types)(hidden)
+            features = jnp.take_along_axis(features, self._frame(x, call.train, call.keys)[:, None, None], 1)[:, 0]
+        hidden = nn.relu(Dense(16 * self.width, kernel_init=glorot, name="hidden", **self.types)(features))
+        logits = Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)(hidden)
         if self.readout != "frames":
             return logits, {"embedding": hidden}
         return logits.mean(1), {"embedding": hidden.mean(1), "frame_logits": logits}
 
     def _features(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """(batch, frames, 40 width): the last block's output and the three skips."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        """Returns the output of the last block and the three skips, (batch, frames, 40 width)."""
 
         def drop(x):
             return Dropout(self.dropout)(x, keys)
 
         def pair(x, filters, number):
-            conv = CausalConv(filters * self.width, 3, 1, name=f"conv{number}", **types)
-            separable = SeparableConv(filters * self.width, 6, name=f"separable{number}", **types)
+            conv = CausalConv(filters * self.width, 3, 1, name=f"conv{number}", **self.types)
+            separable = SeparableConv(filters * self.width, 6, name=f"separable{number}", **self.types)
             return jnp.concatenate([conv(x), separable(x)], -1)
 
         def dilated(x, filters, dilation, number):
-            return CausalConv(filters * self.width, 3, dilation, name=f"conv{number}", **types)(x)
+            return CausalConv(filters * self.width, 3, dilation, name=f"conv{number}", **self.types)(x)
 
         x = drop(pair(x, 16, 1))
         x = drop(pair(x, 8, 2))
@@ -137,9 +117,9 @@ class SwishNet(nn.Module):
         return drop(jnp.concatenate([dilated(skip_c, 32, 48, 8), skip_a, skip_b, skip_c], -1))
 
     def _frame(self, x: jax.Array, train: bool, keys: jax.Array | None) -> jax.Array:
-        """The frame (batch,) that is read of each example."""
+        """Returns the frame (batch,) that the classifier reads of each example."""
         frames = x.shape[1]
         if not train or keys is None or self.readout == "last":
             return jnp.full(len(x), frames - 1)
-        own = layer_keys(keys, (*self.path, "readout"))
-        return jax.vmap(lambda key: jax.random.randint(key, (), frames // 2, frames))(own)
+        frame_keys = layer_keys(keys, (*self.path, "readout"))
+        return jax.vmap(lambda key: jax.random.randint(key, (), frames // 2, frames))(frame_keys)

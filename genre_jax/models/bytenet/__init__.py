@@ -1,4 +1,4 @@
-"""The dilated ByteNet of document 000, in the order in which a batch passes: network, block_set, block, dilated."""
+"""The dilated ByteNet of document 000. A batch passes network, block_set, block, dilated, in this order."""
 
 from genre_jax.models.bytenet.network import ByteNet
 

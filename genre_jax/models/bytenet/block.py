@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.models.bytenet.dilated import dilated_conv, over_chunks, same_padding
-from genre_jax.models.layers import drop_steps
+from genre_jax.models.layers import drop_steps, gate
 from genre_jax.parallel import TimeShards
 
 Params = dict[str, dict[str, jax.Array]]
@@ -117,12 +117,6 @@ def folded(statistics: Statistics, params: dict[str, jax.Array]) -> tuple[jax.Ar
     mean, inverse = statistics
     fixed = jax.lax.stop_gradient(mean)
     return fixed, inverse * scale, bias + (fixed - mean) * (inverse * scale)
-
-
-def gate(x: jax.Array) -> jax.Array:
-    """WaveNet's gated unit: tanh of the first half of the channels times the sigmoid of the second."""
-    one, other = jnp.split(x, 2, -1)
-    return jnp.tanh(one) * nn.sigmoid(other)
 
 
 def block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec) -> jax.Array:

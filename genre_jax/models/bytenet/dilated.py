@@ -20,12 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from genre_jax import console, parallel
-
-# Elements of the widest sequence in a chunk of time: on a CPU 2 MB in float32, which stay in a core's cache (measured at 112
-# channels: half and twice that cost 0 to 30 % more, sixteen times that 20 %); elsewhere what keeps temporaries small.
-CHUNK = {"cpu": 1 << 19}
-ELSEWHERE = 1 << 27
+from genre_jax import console
+from genre_jax.models import cpu
 
 BACKENDS = ("lax", "shift", "phases")
 
@@ -140,7 +136,7 @@ def over_chunks(shape: tuple[int, ...], body: Callable[[Any, int, Any], Any], ca
     `shape` (batch, time, features) of the widest sequence that it makes.
     """
     batch, time, features = shape
-    size = min(time, max(1, CHUNK.get(parallel.platform(), ELSEWHERE) // (batch * features)))
+    size = min(time, max(1, cpu.chunk_size() // (batch * features)))
     count, rest = divmod(time, size)
     if count > 1:
         carry = lax.fori_loop(0, count, lambda i, carry: body(i * size, size, carry), carry)
