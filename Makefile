@@ -51,4 +51,4 @@ sabotage: venv
 	$(RUN) tests/sabotage/run.py
 
 clean:
-	rm -rf $(VENV) runs data build *.egg-info
+	rm -rf $(VENV) runs data build .cache *.egg-info

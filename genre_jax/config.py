@@ -361,6 +361,8 @@ def validate(config: ConfigDict) -> None:
 def validate_values(config: ConfigDict) -> None:
     """Check the values that can be checked without reading files and without building the network. Raises `UserError`."""
     values = flat(config)
+    if config.version != VERSION:
+        raise UserError(f"config key 'version' must be {VERSION}, and was given {config.version}")
     for key, legal in CHOICES.items():
         if values[key] not in legal:
             raise console.unknown(key, values[key], legal)

@@ -298,7 +298,7 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return
-    old = configs.flat(configs.from_json(json.loads(path.read_text())))
+    old = configs.flat(configs.from_json(json.loads(path.read_text()), str(path)))
     changed = [key for key, value in configs.flat(config).items() if old.get(key) != value and key not in FREE_ON_RESUME]
     if changed:
         raise UserError(

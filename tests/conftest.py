@@ -1,16 +1,34 @@
-"""One process, eight CPU devices, strict types; compilations cached for the session; small data sets made once.
+"""Eight CPU devices, compiled programs that are shared by all tests and kept for later runs, small data sets made once.
 
-On a machine with a GPU, too, unless JAX_PLATFORMS says otherwise.
+The tests run on CPUs on a machine with a GPU, too, unless JAX_PLATFORMS says otherwise.
 """
 
+import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
+
+
+def compiled() -> Path:
+    """The folder of compiled programs for this kind of CPU; a program for another kind could crash."""
+    info = Path("/proc/cpuinfo")
+    features = (
+        {line for line in info.read_text().splitlines() if line.startswith(("flags", "model name"))} if info.exists() else {}
+    )
+    machine = " ".join((platform.machine(), *sorted(features)))
+    return ROOT / ".cache" / "compiled" / hashlib.sha256(machine.encode()).hexdigest()[:12]
+
+
+# By environment variables, which child processes inherit.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 
@@ -24,18 +42,7 @@ from genre_jax import config as configs
 from genre_jax.data import locate
 from genre_jax.prepare import tfrecord
 
-ROOT = Path(__file__).parent.parent
 CLASSES = ("low", "mid", "high", "noise")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """What a test or its child processes compile again costs little: a program of a step is the same in many tests."""
-    options = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
-    options["jax_persistent_cache_min_compile_time_secs"] = 0.1
-    for name, value in options.items():
-        os.environ[name.upper()] = str(value)
-        jax.config.update(name, value)
 
 
 @pytest.fixture(autouse=True)

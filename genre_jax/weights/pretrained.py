@@ -56,7 +56,8 @@ def load_trained(source: str | Path) -> Trained:
 def _of_workdir(folder: Path) -> Trained:
     if not (folder / "labels.json").exists():
         raise UserError(f"{str(folder)!r} is not the workdir of a run: it holds no labels.json")
-    config = configs.from_json(json.loads((folder / "config.json").read_text()))
+    path = folder / "config.json"
+    config = configs.from_json(json.loads(path.read_text()), str(path))
     labels = tuple(json.loads((folder / "labels.json").read_text()))
     checkpoints = Checkpoints(folder / "checkpoints", config.train.keep)
     with jax.enable_x64(config.dtype == "float64"):
