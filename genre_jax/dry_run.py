@@ -15,25 +15,26 @@ from genre_jax.run import Run
 def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
     """Print parameters, reach, memory, steps per epoch and ETA of a run: it compiles the step and times `timed_steps` of it."""
     run = Run(config)
-    gmm.refuse_steps(config, run.program.network.model)
+    program = run.program
+    gmm.refuse_steps(config, program.network.model)
     state = run.initial_state()
-    batch = run.program.devices.shard(run.batches(0))
+    batch = program.devices.shard(run.batches(0))
     size = config.train.batch_size
     _row("parameters", f"{models.count(state.params):,}")
     _reach(run)
-    _row("steps an epoch", f"{run.program.clips / size:,.1f} ({run.program.clips:,} clips in batches of {size})")
-    _row("steps in all", f"{run.program.total:,}")
-    step = run.program.train_step.lower(state, run.constants, batch).compile()
+    _row("steps per epoch", f"{program.clips / size:,.1f} ({program.clips:,} clips in batches of {size})")
+    _row("steps in all", f"{program.total:,}")
+    step = program.train_step.lower(state, run.constants, batch).compile()
     needs = Needs.of(step)
-    _row("memory a device", f"{needs.predicted_bytes / 1e6:,.0f} MB ({needs.temp_bytes / 1e6:,.0f} MB of it temporary)")
+    _row("memory per device", f"{needs.predicted_bytes / 1e6:,.0f} MB ({needs.temp_bytes / 1e6:,.0f} MB temporary)")
     started = 0.0
     for _ in range(timed_steps + 1):
         state, _ = step(state, run.constants, batch)
         jax.block_until_ready(state)
         started = started or time.perf_counter()  # the first step warms up
     seconds = (time.perf_counter() - started) / timed_steps
-    _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s a step)")
-    _row("ETA", clock(run.program.total * seconds))
+    _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s per step)")
+    _row("ETA", clock(program.total * seconds))
 
 
 def _reach(run: Run) -> None:
@@ -55,17 +56,18 @@ def _row(label: str, value: str) -> None:
 def overfit_one_batch(config: ConfigDict) -> None:
     """Train on the first batch alone; raise `UserError` unless its loss falls below a tenth of its first value."""
     run = Run(config)
-    gmm.refuse_steps(config, run.program.network.model)
+    program = run.program
+    gmm.refuse_steps(config, program.network.model)
     state = run.initial_state()
-    batch = run.program.devices.shard(run.batches(0))
+    batch = program.devices.shard(run.batches(0))
     first = loss = float("nan")
-    for step in range(1, run.program.total + 1):
-        state, metrics = run.program.train_step(state, run.constants, batch)
+    for step in range(1, program.total + 1):
+        state, metrics = program.train_step(state, run.constants, batch)
         if step == 1:
             first = float(metrics["loss"])
-        if step % run.every["log"] == 0 or step == run.program.total:
+        if step % run.every["log"] == 0 or step == program.total:
             loss = float(metrics["loss"])
-            say(f"step {step}/{run.program.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
+            say(f"step {step}/{program.total}  loss {loss:.4g}  accuracy {float(metrics['accuracy']):.4g}")
     if not loss < 0.1 * first:
-        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {run.program.total} steps")
+        raise UserError(f"one batch was not learned: its loss went from {first:.4g} to {loss:.4g} in {program.total} steps")
     say(f"one batch was learned: its loss went from {first:.4g} to {loss:.4g}")

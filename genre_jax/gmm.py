@@ -125,7 +125,7 @@ def check(config: ConfigDict, model: nn.Module) -> bool:
     name = config.model.name
     if LOSSES[config.loss.name].task != "single":
         wrong = f"loss.name must be 'softmax', and was given {config.loss.name!r}"
-        raise UserError(f"model {name!r} needs one label a clip: {wrong}")
+        raise UserError(f"model {name!r} needs one label per clip: {wrong}")
     if config.init_from:
         raise UserError(f"model {name!r} is fitted anew: init_from must be '', and was given {config.init_from!r}")
     return True

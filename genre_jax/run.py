@@ -200,7 +200,7 @@ def _load_split(folder: Path, split: str, config: ConfigDict) -> shards.Index:
     if evaluate.task(config) == "single" and len(index) and not (counts == 1).all():
         row = int(np.flatnonzero(counts != 1)[0])
         raise UserError(
-            f"loss {config.loss.name!r} needs one label a clip, and {index.names[row]!r} has {counts[row]}: "
+            f"loss {config.loss.name!r} needs one label per clip, and {index.names[row]!r} has {counts[row]}: "
             "set data.labels to 'first' or loss.name to 'sigmoid'"
         )
     return index
@@ -236,7 +236,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     results = workdir / "results.json"
     _check_workdir(workdir, config)
     if results.exists():
-        say(f"{workdir} holds a finished run: its results stand (another --workdir starts a new one)")
+        say(f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one)")
         return json.loads(results.read_text())
     run = Run(config)
     fitted = gmm.check(config, run.program.network.model)
@@ -283,7 +283,7 @@ def _announce(run: Run, parameters: int) -> None:
     config, program = run.config, run.program
     say(
         f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(program.devices.all)} device(s), "
-        f"{program.total} steps of {config.train.batch_size} clips, {program.clips} clips an epoch"
+        f"{program.total} steps of {config.train.batch_size} clips, {program.clips} clips per epoch"
     )
     seen = program.reach()
     if seen and seen[0].dead_blocks:

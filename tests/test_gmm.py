@@ -79,7 +79,7 @@ def test_what_it_refuses(tones):
         models.build("gmm", num_classes=2, frames=0)
     config = gmm_config(tones, loss__name="sigmoid")
     with pytest.raises(
-        UserError, match="model 'gmm' needs one label a clip: loss.name must be 'softmax', and was given 'sigmo"
+        UserError, match="model 'gmm' needs one label per clip: loss.name must be 'softmax', and was given 'sigmo"
     ):
         train_and_evaluate(config, tones / "never")
     config = gmm_config(tones)

@@ -48,7 +48,7 @@ def test_an_unknown_name_lists_at_most_the_ten_nearest():
 
 def test_dry_run_tells_parameters_memory_steps_and_eta(tones):
     out, _ = finish(run_module("genre_jax.main", SMALL, f"--config.data.data_dir={tones}", "--dry_run"))
-    for label in ("parameters", "memory a device", "steps an epoch", "steps in all", "speed", "ETA"):
+    for label in ("parameters", "memory per device", "steps per epoch", "steps in all", "speed", "ETA"):
         assert label in out
     assert "3.0 (24 clips in batches of 8)" in out
 

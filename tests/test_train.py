@@ -354,6 +354,17 @@ def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_finishes(tones, tmp_path):
+    """By the default reader: no step is left, and only the test split is evaluated."""
+    config = small_config(tones, "snn", train__duration="1 steps", data__reader="auto")
+    summary = train_and_evaluate(config, tmp_path)
+    (tmp_path / "results.json").unlink()
+    again = train_and_evaluate(config, tmp_path)
+    assert {key: value for key, value in again.items() if "second" not in key} == {
+        key: value for key, value in summary.items() if "second" not in key
+    }
+
+
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
     train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)
     runs._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
@@ -422,7 +433,7 @@ def test_softmax_refuses_several_labels_a_clip(tmp_path):
         for old in folder.glob(f"*-{split}.tfrecord*"):
             old.unlink()
         tfrecord.write_shards(folder, "both", split, clips)
-    with pytest.raises(UserError, match="loss 'softmax' needs one label a clip, and 'c1' has 2: set data.labels to 'first'"):
+    with pytest.raises(UserError, match="loss 'softmax' needs one label per clip, and 'c1' has 2: set data.labels to 'first'"):
         Run(small_config(tmp_path, data__name="both"))
     for options in ({"data__labels": "first"}, {"loss__name": "sigmoid"}):
         run = Run(small_config(tmp_path, data__name="both", **options))
