@@ -1,6 +1,6 @@
-"""Eight CPU devices, compiled programs that are shared by all tests and kept for later runs, small data sets made once.
+"""The setup of all tests: eight CPU devices, a cache of compiled programs that later runs reuse, and small data sets.
 
-The tests run on CPUs on a machine with a GPU, too, unless JAX_PLATFORMS says otherwise.
+The tests run on the CPU, also on a machine with a GPU, unless JAX_PLATFORMS is set.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def compiled() -> Path:
-    """The folder of compiled programs for this kind of CPU; a program for another kind could crash."""
+    """Return the cache folder for this kind of CPU. A program that was compiled for another kind could crash."""
     info = Path("/proc/cpuinfo")
     features = (
         {line for line in info.read_text().splitlines() if line.startswith(("flags", "model name"))} if info.exists() else {}
@@ -24,7 +24,7 @@ def compiled() -> Path:
     return ROOT / ".cache" / "compiled" / hashlib.sha256(machine.encode()).hexdigest()[:12]
 
 
-# By environment variables, which child processes inherit.
+# Child processes inherit environment variables.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled()))
@@ -47,13 +47,13 @@ CLASSES = ("low", "mid", "high", "noise")
 
 @pytest.fixture(autouse=True)
 def same_draws(request):
-    """A module's RNG begins anew with every test, whose numbers so do not depend on the tests before it."""
+    """Seed a module's RNG again before each test. The numbers of a test do not depend on the tests before it."""
     if hasattr(request.module, "RNG"):
         request.module.RNG = np.random.default_rng(0)
 
 
 def tone_clip(split: str, genre: int, number: int, samples: int) -> tfrecord.Clip:
-    """A tone of its class's pitch range under noise, or noise alone."""
+    """Return a clip with a noisy tone in the pitch range of its class, or with noise only (the last class)."""
     rng = np.random.default_rng([("train", "validation", "test").index(split), genre, number])
     time = np.arange(samples) / 8000
     pitch = (200, 500, 1200)[genre] * rng.uniform(0.9, 1.1) if genre < 3 else 0
@@ -64,7 +64,7 @@ def tone_clip(split: str, genre: int, number: int, samples: int) -> tfrecord.Cli
 
 
 def write_tones(data_dir: Path, name: str = "tones", counts=(("train", 6), ("validation", 3), ("test", 3))) -> Path:
-    """A data set of four classes at 8 kHz with clips of differing, odd lengths; two clips a track."""
+    """Write a data set of four classes at 8 kHz. The clips have different, irregular lengths; a track has two clips."""
     folder = locate.directory(data_dir, name, 8000)
     for split, count in counts:
         clips = [tone_clip(split, g, n, 2100 + 371 * n + g) for g in range(4) for n in range(count)]
@@ -76,14 +76,14 @@ def write_tones(data_dir: Path, name: str = "tones", counts=(("train", 6), ("val
 
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory) -> Path:
-    """The data directory that holds the data set "tones"."""
+    """Return the data directory that holds the data set "tones"."""
     data_dir = tmp_path_factory.mktemp("data")
     write_tones(data_dir)
     return data_dir
 
 
 def small_config(data_dir: Path, model: str = "bytenet", **changes):
-    """The config of `small_run.py` on the tones in `data_dir`; `changes` are dotted keys with `__` for the dot."""
+    """Return the config of `small_run.py` on the tones in `data_dir`. `changes` are config keys with `__` for each dot."""
     config = small_run.get_config(model)
     for key, value in ({"data__data_dir": str(data_dir)} | changes).items():
         configs.override(config, key.replace("__", "."), value)
@@ -92,7 +92,10 @@ def small_config(data_dir: Path, model: str = "bytenet", **changes):
 
 
 def run_module(module: str, *arguments: str, devices: int = 1, hide: tuple[str, ...] = (), **options) -> subprocess.Popen:
-    """`python -m module arguments` from the repository root, on `devices` CPU devices, with the modules `hide` not installed."""
+    """Start `python -m module arguments` in the repository root.
+
+    The process has `devices` CPU devices, and cannot import the modules `hide`. `options` go to `Popen`.
+    """
     hiding = f"import sys; sys.modules.update(dict.fromkeys({list(hide)!r})); " if hide else ""
     start = f"{hiding}import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -103,7 +106,7 @@ def run_module(module: str, *arguments: str, devices: int = 1, hide: tuple[str, 
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
-    """What a command printed, after it ended with `code`."""
+    """Wait for a command, check its exit code, and return its standard output and standard error."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, f"exit {process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
     return out, err

@@ -1,4 +1,4 @@
-"""What the tests of several networks share."""
+"""Helpers that the tests of several networks share."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,13 @@ import numpy as np
 import optax
 
 
-def largest_difference(one, other):
-    return max(np.abs(np.asarray(a) - b).max() for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+def largest_difference(first, second):
+    """Return the largest absolute difference between the leaves of two trees."""
+    return max(np.abs(np.asarray(a) - b).max() for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
 
 
 def outputs_of(net, input_shape, *names: str) -> dict[str, tuple[int, ...]]:
-    """The shape of what each of the named submodules gives, nothing computed."""
+    """Return the output shape of each named submodule. Only shapes are evaluated."""
 
     def forward(key, x):
         _, state = net.init_with_output(key, x, capture_intermediates=lambda module, _: module.name in names)
@@ -23,7 +24,10 @@ def outputs_of(net, input_shape, *names: str) -> dict[str, tuple[int, ...]]:
 
 
 def learn_by_heart(net, x, labels, rate: float, steps: int, below: float = 0.05) -> float:
-    """The loss over a batch after as many steps of Adam, or the first that lies below `below`; the first exceeds 0.5."""
+    """Train on one batch with Adam for at most `steps` steps and return the last loss.
+
+    Training stops as soon as the loss is lower than `below`. The first loss must exceed 0.5.
+    """
     variables = jax.jit(net.init)(jax.random.key(0), x)
     optimizer = optax.adam(rate)
 

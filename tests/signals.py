@@ -1,4 +1,4 @@
-"""What front ends are tried on: noise, tone, sweep, impulse, silence, and cuts of real clips where they are at hand."""
+"""Test signals for front ends: noise, tone, sweep, impulse, silence, and excerpts of real clips if the files exist."""
 
 import functools
 from pathlib import Path
@@ -12,42 +12,42 @@ REAL = ("music/brahms_hungarian_dance_5.ogg", "speech/librispeech_198-209-0000.o
 
 @functools.cache
 def signals() -> dict[str, np.ndarray]:
-    """Name → float32 waveform of an odd number of samples."""
+    """Return name → float32 waveform. The number of samples is odd."""
     rng, time = np.random.default_rng(0), np.arange(SAMPLES) / 16000
-    found = {
+    waveforms = {
         "noise": rng.normal(0, 0.3, SAMPLES),
         "tone": 0.5 * np.sin(2 * np.pi * 440.3 * time),
         "sweep": 0.5 * np.sin(2 * np.pi * (50 + 6000 * time) * time),
         "impulse": np.eye(1, SAMPLES, 4001)[0],
         "silence": np.zeros(SAMPLES),
     }
-    return {name: y.astype(np.float32) for name, y in found.items()} | real_clips()
+    return {name: y.astype(np.float32) for name, y in waveforms.items()} | real_clips()
 
 
 def real_clips() -> dict[str, np.ndarray]:
-    """Name → float32 waveform out of a real clip's second second, empty where there is none."""
+    """Return name → float32 waveform that starts at 1 s of a real clip. The result is empty if the files do not exist."""
     if not AUDIO.is_dir():
         return {}
     import soundfile
 
     paths = [next(path.glob("*.ogg")) if path.is_dir() else path for path in (AUDIO / name for name in REAL)]
-    found = {}
+    excerpts = {}
     for path in paths:
         y, sr = soundfile.read(path, dtype="float32", always_2d=True)
-        found[path.parent.name] = np.ascontiguousarray(y[sr : sr + SAMPLES, 0])
-    return found
+        excerpts[path.parent.name] = np.ascontiguousarray(y[sr : sr + SAMPLES, 0])
+    return excerpts
 
 
 def batch() -> np.ndarray:
-    """All signals as one array (signals, samples)."""
+    """Return all signals as one array (signals, samples)."""
     return np.stack(list(signals().values()))
 
 
 def relative(ours, reference) -> float:
-    """Largest error, relative to the reference's peak."""
+    """Return the largest error relative to the peak of the reference."""
     return float(np.abs(np.asarray(ours) - reference).max() / max(np.abs(reference).max(), 1e-30))
 
 
 def worst(ours, reference) -> float:
-    """The largest `relative` error of any signal of a batch."""
+    """Return the largest `relative` error over the signals of a batch."""
     return max(relative(a, b) for a, b in zip(np.asarray(ours), reference, strict=True))

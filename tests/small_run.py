@@ -1,4 +1,7 @@
-"""A config file for runs of a few seconds on the tones: `--config=tests/small_run.py:resnet --config.data.data_dir=…`."""
+"""Config file for runs of a few seconds on the data set "tones".
+
+Usage: `--config=tests/small_run.py:resnet --config.data.data_dir=…`.
+"""
 
 from genre_jax.config import base, choose, with_argument
 
@@ -18,7 +21,7 @@ def bytenet(config):
 
 
 def snn(config):
-    """The network that compiles fastest."""
+    """Choose the network that compiles fastest."""
     choose(config, "frontend", "log_mel", n_fft=256, hop_length=128, n_mels=16)
     choose(config, "model", "snn", hidden=[16], dropout=0.2)
 

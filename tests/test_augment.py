@@ -1,4 +1,4 @@
-"""What each augmentation does to the signal, from what keys, and when; the vocoder has a file of its own."""
+"""Tests of the augmentations: effect on the signal, random keys, and schedule. `test_vocoder.py` tests the vocoder."""
 
 import functools
 
@@ -38,11 +38,11 @@ def decibels(power):
 
 
 def hum_bank(lengths=(6000, 500), samples=2000):
-    """One long and one short recording: tones of 1013 and of 2987 Hz."""
-    index_like = [np.sin(2 * np.pi * f * np.arange(n) / RATE) for f, n in zip((1013, 2987), lengths, strict=True)]
+    """Return a noise bank of a long and a short recording: tones of 1013 Hz and 2987 Hz."""
+    tones = [np.sin(2 * np.pi * f * np.arange(n) / RATE) for f, n in zip((1013, 2987), lengths, strict=True)]
     audio = np.zeros(sum(lengths) + 2 * samples, np.int16)
     start = samples + np.cumsum(lengths) - np.array(lengths)
-    for at, signal in zip(start, index_like, strict=True):
+    for at, signal in zip(start, tones, strict=True):
         audio[at : at + len(signal)] = np.round(16_000 * signal)
     return {"audio": audio, "start": start.astype(np.int32), "length": np.array(lengths, np.int32)}
 
@@ -62,11 +62,11 @@ def test_noise_has_the_gain_probability_and_place_of_the_thesis():
     assert 0.135 < gain.min() < 0.145 and 0.255 < gain.max() < 0.262 and abs(gain.mean() - 0.2) < 0.003  # tones peak at 98 %
     spectrum = np.abs(np.fft.rfft(added, axis=1))
     high = spectrum[:, 740:760].max(1) > spectrum[:, 240:260].max(1)  # bins are 4 Hz
-    assert abs(high[heard > 0].mean() - 0.5) < 0.05  # either recording as often
+    assert abs(high[heard > 0].mean() - 0.5) < 0.05  # both recordings are equally frequent
     short, long = added[high & (heard > 0)], added[~high & (heard > 0)]
-    assert ((long != 0).mean(1) > 0.7).all()  # fills the cut (a tone crosses zero every fourth sample)
+    assert ((long != 0).mean(1) > 0.7).all()  # fills the segment (a tone is zero at some samples)
     first, last = (short != 0).argmax(1), 1999 - (short != 0)[:, ::-1].argmax(1)
-    assert (last - first < 500).all() and (last - first > 490).all()  # whole, somewhere in it
+    assert (last - first < 500).all() and (last - first > 490).all()  # the whole short recording is inside the segment
     assert first.min() < 60 and 1440 < first.max() <= 1502 and abs(first.mean() - 750) < 40
 
 
@@ -108,7 +108,7 @@ def test_band_limit_silences_one_side_of_its_cutoff():
     cutoff = 2 * np.abs(decibels(gain[low & ~high] ** 2) + 3.01).argmin(1)
     assert 498 <= cutoff.min() < 520 and 970 < cutoff.max() <= 1002
     assert abs(np.log(cutoff).mean() - np.log(500 * 1000) / 2) < 0.03
-    assert gain[low & ~high][:, 1000:].max() < 10 ** (-45 / 20)  # an octave above the highest cut-off: 48 dB
+    assert gain[low & ~high][:, 1000:].max() < 10 ** (-45 / 20)  # one octave above the highest cut-off frequency: 48 dB
     cutoff = 2 * np.abs(decibels(gain[high & ~low] ** 2 + 1e-12) + 3.01).argmin(1)
     assert 1498 <= cutoff.min() < 1540 and 2440 < cutoff.max() <= 2502
     assert gain[high & ~low][:, 375].max() < 10 ** (-45 / 20)
@@ -118,7 +118,7 @@ def test_band_limit_silences_one_side_of_its_cutoff():
 
 
 def test_mixup_mixes_signal_and_labels_by_one_share():
-    """Sounds add up, and so do their labels, one or several; an example stays its own main part."""
+    """Mixup adds signals and labels (one or several) with the same weights. The example itself has the larger weight."""
     x = jnp.eye(4000)[:, :3] * 0 + jnp.arange(1.0, 4001)[:, None]
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4000, 5)), jnp.float32)
     other = jnp.zeros_like(x), jnp.ones_like(labels)
@@ -157,12 +157,12 @@ def test_masked_bands_and_spans_are_silent_and_the_rest_is_untouched(image):
     hidden = out == np.asarray(x).min((1, 2), keepdims=True)
     np.testing.assert_array_equal(out[~hidden], np.asarray(x)[~hidden])
     bands, spans = hidden.all(1).sum(1), hidden.all(2).sum(1)
-    assert (bands.min(), bands.max()) == (0, 6) and abs(bands.mean() - 3) < 0.2  # 0 … 24 / 4, uniform
+    assert (bands.min(), bands.max()) == (0, 6) and abs(bands.mean() - 3) < 0.2  # uniform from 0 to 24 / 4
     assert spans.min() == 0 and 10 <= spans.max() <= 12
-    assert (hidden.sum((1, 2)) <= 24 * spans + 60 * bands - spans * bands + 1).all()  # nothing else (but the least itself)
+    assert (hidden.sum((1, 2)) <= 24 * spans + 60 * bands - spans * bands + 1).all()  # nothing else, except the minimum
     edges = np.diff(hidden.all(1).astype(int), axis=1)
-    assert ((edges == 1).sum(1) <= 1).all()  # one band
-    assert hidden.all(1)[:, 0].any() and hidden.all(1)[:, -1].any()  # up to both ends
+    assert ((edges == 1).sum(1) <= 1).all()  # a single band
+    assert hidden.all(1)[:, 0].any() and hidden.all(1)[:, -1].any()  # bands reach both ends
 
 
 def test_label_smoothing_is_pytorchs():
@@ -210,7 +210,7 @@ ALL = FEW | {
 
 
 def learn(config, devices, steps):
-    """Losses and last state of `steps` steps on so many devices."""
+    """Return the losses of `steps` steps on `devices` devices, and the last parameters."""
     config = configs.from_json(configs.to_json(config))
     config.devices = devices
     run = Run(config)
@@ -229,7 +229,7 @@ def learn(config, devices, steps):
     ],
 )
 def test_8_devices_and_micro_batches_change_nothing(tones, of, which, late):
-    """In float64: mixup across devices, noise, masks, smoothed labels, what starts later; `make test-all`: everything at once."""
+    """Float64, with mixup across devices, noise, masks, label smoothing, late starts. The slow case has all augmentations."""
     with jax.enable_x64(True):
         config = small_config(tones, "snn", dtype="float64", augment__start=late, augment__mixup__of=of, **which)
         config.train.batch_size = 16
@@ -242,7 +242,7 @@ def test_8_devices_and_micro_batches_change_nothing(tones, of, which, late):
 
 
 def inputs_of(run, batch, step=0):
-    """What the network learns from at `step`, on one device."""
+    """Return the inputs and labels of the training step `step` on one device."""
     state = run.initial_state().replace(step=jnp.asarray(step))
     arrays = {key: jnp.asarray(value) for key, value in batch.items()}
     starts = {name: int(text.split()[0]) for name, text in validate.durations(run.config.augment).items()}
@@ -252,7 +252,7 @@ def inputs_of(run, batch, step=0):
 
 
 def test_an_example_is_augmented_by_its_clip_and_visit_alone(tones):
-    """In another batch, at another place, it is the same; at the next visit it is another."""
+    """The result is the same at another position in the batch, and differs at the next visit."""
     changes = {key: value for key, value in ALL.items() if "mixup" not in key}
     run = Run(small_config(tones, "snn", devices=1, **changes))
     compute = jax.jit(lambda batch: inputs_of(run, batch)["features"])

@@ -1,4 +1,4 @@
-"""Order, cuts, windows and hosts: every batch is a function of its number alone."""
+"""Tests of batches: order, segments, windows and hosts. Each batch depends only on its number."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_random_starts_are_uniform_and_independent():
     clip, draw = np.divmod(np.arange(40_000), 200)
     starts = random_starts(3, clip, draw, np.full(40_000, 9))
     counts = np.bincount(starts, minlength=10)
-    assert len(counts) == 10 and ((counts - 4000) ** 2 / 4000).sum() < 27.9  # chi-squared, 9 degrees, p = 0.001
+    assert len(counts) == 10 and ((counts - 4000) ** 2 / 4000).sum() < 27.9  # chi-squared test, 9 degrees of freedom, p = 0.001
     assert abs(np.corrcoef(starts[:-1], starts[1:])[0, 1]) < 0.02
     assert (random_starts(3, clip, draw, np.zeros(40_000, int)) == 0).all()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the best and the last k stay; weights of another run are taken over or refused by name."""
+"""Tests of checkpoints: the best and the last k are kept; weights of another run are loaded or refused."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def test_best_and_last_are_kept_and_ties_go_to_the_latest(tmp_path):
 
 
 def test_a_saved_state_may_be_overwritten_at_once(tmp_path):
-    """The step donates its buffers, so the asynchronous write must not read them."""
+    """The train step donates its buffers. Therefore the asynchronous write must not read them."""
     checkpoints = Checkpoints(tmp_path)
     state = state_of(1)
     checkpoints.save(1, state)

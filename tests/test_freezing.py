@@ -1,4 +1,4 @@
-"""Frozen parameters stay bit for bit until their release, with or without their statistics, in one traced step."""
+"""Tests of freezing: parameters, optionally with their statistics, do not change until release, in one compiled step."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def moved(before, after) -> set[str]:
 
 
 def walk(config, steps: int):
-    """The states on the host before and after each of `steps` steps, and their metrics."""
+    """Run `steps` steps. Returns the states on the host (the initial state first) and the metrics of each step."""
     run = Run(config)
     state = run.initial_state()
     states, metrics = [jax.device_get(state)], []
@@ -40,7 +40,7 @@ def walk(config, steps: int):
 
 
 def frozen_config(tones, **changes):
-    """Three steps make an epoch."""
+    """Return the config of a run with a frozen trunk. An epoch has three steps."""
     return small_config(tones, "resnet", model__stages=[1], devices=1, freeze__patterns=TRUNK, **changes)
 
 
@@ -57,14 +57,14 @@ def test_frozen_leaves_stay_bit_for_bit_and_move_from_the_stated_epoch_on(tones,
     for step, (before, after) in enumerate(itertools.pairwise(states)):
         released = step >= 3
         assert moved(before.params, after.params) == {"fc/kernel", "fc/bias"} | (trunk if released else set()), step
-        rounded = {"stem/kernel", "stem/bias"} if released else set()  # an average of equal numbers, in float32
+        rounded = {"stem/kernel", "stem/bias"} if released else set()  # float32 rounding of an average of equal numbers
         assert moved(before.ema, after.ema) - rounded == {"fc/kernel", "fc/bias"} | (trunk if released else set()), step
         assert moved(before.batch_stats, after.batch_stats) == (statistics if released or not batch_stats else set()), step
     assert len(traces) == 1
 
 
 def test_frozen_statistics_normalise_as_in_evaluation(tones):
-    """The loss of a training step is that of evaluation, in micro-batches too; before, and only before, the release."""
+    """Until release, the training loss equals the evaluation loss, also with micro-batches. After release it differs."""
     config = frozen_config(tones, freeze__batch_stats=True, freeze__until="2 steps", schedule__learning_rate=0.0)
     _, metrics = walk(config, 3)
     run = Run(config)
@@ -107,7 +107,7 @@ def test_statistics_inside_remat_are_frozen_by_pattern(until):
 
 
 def path_of(optimizer, first: int = 0, params=None):
-    """Parameters after each step of `optimizer` along GRADIENTS[first:], and its last state."""
+    """Apply GRADIENTS[first:]. Returns the parameters after each step, and the last state of the optimiser."""
     params = params or PARAMS
     state, path = optimizer.init(params), []
     for step, gradients in enumerate(GRADIENTS[first:], first):
@@ -120,7 +120,10 @@ def path_of(optimizer, first: int = 0, params=None):
 @pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"weight_decay": 0.1, "gradient_clip": 1.0}])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "amsgrad"])
 def test_the_optimiser_of_frozen_leaves_starts_at_release(name, options):
-    """b is frozen for two steps: then it moves as under a fresh optimiser. Clipping meanwhile counts a alone."""
+    """Parameter b is frozen for two steps, and then moves as with a new optimiser.
+
+    Until release, the gradient norm for clipping includes only parameter a.
+    """
     options = {"gradient_clip": 0.0} | options
     path, _ = path_of(optim.build(name, freeze=freezing.Freeze(("b",), 2), **options))
     assert [float(params["b"][0]) for params in path[:2]] == [1.0, 1.0]
@@ -130,7 +133,7 @@ def test_the_optimiser_of_frozen_leaves_starts_at_release(name, options):
         directions, state = alone.update(GRADIENTS[step], state, params, step=jnp.int32(step))
         params = jax.tree.map(lambda p, d: p - 0.1 * d, params, directions)
         np.testing.assert_allclose(path[step]["a"], params["a"], rtol=1e-6)
-    if not options["gradient_clip"]:  # whose norm is of both leaves
+    if not options["gradient_clip"]:  # clipping would use the norm of both leaves
         fresh, _ = path_of(optim.build(name, **options), 2)
         np.testing.assert_allclose([p["b"] for p in path[2:]], [p["b"] for p in fresh], rtol=1e-6)
         whole, _ = path_of(optim.build(name, **options))
@@ -138,12 +141,12 @@ def test_the_optimiser_of_frozen_leaves_starts_at_release(name, options):
 
 
 def test_the_optimiser_of_frozen_leaves_may_start_with_the_run():
-    """Document 000's code: moments gather at learning rate 0."""
+    """As in the code of document 000, the moments accumulate while the learning rate is 0."""
     path, state = path_of(optim.build("adam", 0.0, freezing.Freeze(("b",), 2, optimizer_from="start")))
     _, usual = path_of(optim.build("adam", 0.0))
     assert [float(params["b"][0]) for params in path[:2]] == [1.0, 1.0]
-    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(usual), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(usual), strict=True):
+        np.testing.assert_array_equal(leaf, expected)
     released, _ = path_of(optim.build("adam", 0.0, freezing.Freeze(("b",), 2)))
     assert abs(path[2]["b"] - released[2]["b"]) > 1e-2
 
@@ -170,7 +173,7 @@ def test_the_run_scales_layers_by_pattern(tones):
 
 @pytest.mark.parametrize("train_stem", [False, True])
 def test_decay_moves_no_stem_that_is_not_trained(tones, train_stem):
-    """Its gradient is 0, but weights that decay move without one."""
+    """The gradient of the stem is 0, but weight decay would change the stem without a gradient."""
     config = small_config(tones, "resnet", model__stages=[1], devices=1, optimizer__weight_decay=0.1, optimizer__l1=0.1)
     config.model.train_stem = train_stem
     config.learning_rates = ["stem/*=2", "*=1"]

@@ -1,4 +1,4 @@
-"""The Gaussian mixtures: scikit-learn's numbers in our forward pass, and a run of them through every command."""
+"""Tests of the Gaussian mixture models: likelihoods as in scikit-learn, refused options, and all commands on a run."""
 
 import html
 import json
@@ -22,7 +22,7 @@ CLASSES = ("low", "high")
 
 
 def two_classes(frames: int = 300):
-    """Frames of 4 features in two clusters a class, and their classes."""
+    """Return frames of 4 features in two clusters per class, and the class of each frame."""
     targets = np.arange(frames) % 2
     centres = np.array([[[0, 0, 0, 0], [6, 0, 3, 0]], [[0, 6, 0, 0], [6, 6, 0, 3]]])
     return RNG.normal(centres[targets, RNG.integers(0, 2, frames)], 1.0).astype(np.float32), targets
@@ -36,7 +36,7 @@ def gmm_config(data_dir, **changes):
 
 
 def test_count_is_the_papers():
-    """Which has the weights of one mixture of three; the parameters that there are have all."""
+    """The paper counts the weights of one of the three mixtures. The parameters contain the weights of all three."""
     assert models.count_parameters("gmm", num_classes=3) == 92_416
     assert models.count(models.abstract_variables(models.build("gmm", num_classes=3))) == 92_928
 
@@ -49,11 +49,11 @@ def test_logits_are_scikit_learns_likelihoods():
     logits, kept = jax.jit(net.apply)({"params": params}, jnp.asarray(clips))
     total, shares = 0.0, []
     for number in range(2):
-        own = features[targets == number].astype(np.float64)
-        expected = mixture.GaussianMixture(3, covariance_type="diag", max_iter=50, random_state=1).fit(own)
+        of_class = features[targets == number].astype(np.float64)
+        expected = mixture.GaussianMixture(3, covariance_type="diag", max_iter=50, random_state=1).fit(of_class)
         np.testing.assert_allclose(kept["frame_logits"][..., number].ravel(), expected.score_samples(features[:60]), rtol=1e-4)
         shares.append(expected.predict_proba(features[:60]).reshape(5, 12, 3).mean(1))
-        total += expected.score(own) * len(own)
+        total += expected.score(of_class) * len(of_class)
     np.testing.assert_allclose(logits, kept["frame_logits"].mean(1), rtol=1e-6)
     np.testing.assert_allclose(kept["embedding"], np.concatenate(shares, 1), atol=1e-4)
     assert likelihood == pytest.approx(total / len(features), rel=1e-9)
@@ -93,7 +93,7 @@ def test_what_it_refuses(tones):
 
 
 def test_a_run_goes_through_every_command(tones, tmp_path):
-    """Fit, results of the one schema, report, tagging, one file; the same again from its checkpoint."""
+    """Covers fitting, results, report, tagging and export. A second run from the checkpoint gives the same results."""
     config = gmm_config(tones)
     workdir = tmp_path / "run"
     results = train_and_evaluate(config, workdir)

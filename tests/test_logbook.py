@@ -1,4 +1,4 @@
-"""The logs of a run: cut back where it resumes, whole lines only, seconds that add up."""
+"""Tests of the logs: a resumed run drops later and incomplete lines, and continues the count of seconds."""
 
 import json
 
@@ -12,7 +12,7 @@ def steps(path):
 
 
 def test_a_resumed_run_goes_on_from_its_checkpoint(tmp_path):
-    """Lines after the checkpoint at step 4 and a last one that the kill cut short are gone, and written again."""
+    """Lines after the checkpoint at step 4, and an incomplete last line, are removed and written again."""
     metrics, timings = tmp_path / "metrics.jsonl", tmp_path / "timings.jsonl"
     first = Logbook(tmp_path, 0)
     for step in (2, 4, 6):

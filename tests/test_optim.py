@@ -1,4 +1,4 @@
-"""Optimisers step by step against PyTorch's (golden/torch.npz), schedules against their closed forms."""
+"""Tests of optimisers against PyTorch, step by step (golden/torch.npz), and of schedules against their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ OPTIONS = {
 
 
 def walk(name: str, gradient_clip: float = 0.0, **options) -> np.ndarray:
-    """The parameters (steps, 7) along the golden gradients at rate 0.1, moved as the train step moves them."""
+    """Return the parameters (steps, 7) after each golden gradient at learning rate 0.1, updated as in the train step."""
     with jax.enable_x64(True):
         optimizer = optim.build(name, gradient_clip, **options)
         p = jnp.asarray(tensor("p", (7,)))
@@ -42,7 +42,7 @@ def test_five_steps_equal_torch(case):
 
 
 def test_l1_adds_signs_to_the_gradient():
-    """Adam's first step is the sign of what it is given: of the penalty where the gradient is 0, however large the parameter."""
+    """The first step of Adam is the sign of its input: the sign of the penalty if the gradient is 0, for any parameter size."""
     params, gradients = jnp.array([200.0, -3.0, 0.0, 1.0]), jnp.array([-1.0, 0.0, 0.0, -1.0])
     for decay in (0.0, 1e-3):
         optimizer = optim.build("adam", 0.0, l1=0.01, weight_decay=decay)
@@ -64,7 +64,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def rates(name: str, steps, total: int = 1000, **options) -> list[float]:
-    """The schedule at `steps`, under jit with a traced step, as the train step calls it; an epoch has 100 steps."""
+    """Return the learning rates at `steps`, under jit with a traced step as in the train step. An epoch has 100 steps."""
 
     def resolve(duration: str) -> int:
         number, unit = duration.split()
@@ -99,7 +99,7 @@ def test_multistep():
 
 
 def test_exponential():
-    """Document 004's EXP, in steps: 5e-5 · 0.9^(step / 3000) is 3.59e-6 after 75,000 steps."""
+    """The schedule EXP of document 004, in steps: 5e-5 · 0.9^(step / 3000) is 3.59e-6 after 75,000 steps."""
     steps = [0, 1500, 3000, 75_000]
     expected = [5e-5, 5e-5 * 0.9**0.5, 4.5e-5, 3.59e-6]
     np.testing.assert_allclose(rates("exponential", steps, learning_rate=5e-5), expected, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""What an epoch is made of and in which order it comes: counts, shares, visits, protocols, mixtures."""
+"""Tests of the training order: class counts and shares, visits, segments, copies, and mixtures of data sets."""
 
 import itertools
 
@@ -17,7 +17,7 @@ NAMES = ("blues", "jazz", "pop", "rock")
 
 
 def index_of(lengths, labels=None, tracks=None, name="made", classes=NAMES, rate=22_050):
-    """An index of clips without audio."""
+    """Return an index of clips without audio."""
     count = len(lengths)
     labels = np.eye(len(classes), dtype=np.uint8)[np.arange(count) % len(classes)] if labels is None else labels
     tracks = np.arange(count) if tracks is None else np.asarray(tracks)
@@ -52,7 +52,7 @@ def test_uniform_is_a_permutation_of_all_rows_every_epoch():
     order = order_of(UNEVEN, "uniform", seed=7)
     row, visit = order(np.arange(180))
     for epoch in range(3):
-        shuffled = np.random.Generator(np.random.Philox(key=[7, epoch])).permutation(60)  # the order of runs from before
+        shuffled = np.random.Generator(np.random.Philox(key=[7, epoch])).permutation(60)  # the order of earlier versions
         np.testing.assert_array_equal(row[60 * epoch :][:60], shuffled)
     np.testing.assert_array_equal(visit, np.repeat([0, 1, 2], 60))
 
@@ -70,7 +70,7 @@ def test_classes_get_their_share_of_every_epoch_and_exactly_in_the_long_run(how,
     row, _ = order(np.arange(60 * 400))
     counts = np.array([UNEVEN[epoch].sum(0) for epoch in row.reshape(400, 60)])
     assert np.abs(counts - 60 * shares).max() < 1
-    np.testing.assert_allclose(counts.mean(0), 60 * shares, atol=0.1)  # rounding at random: no class is favoured
+    np.testing.assert_allclose(counts.mean(0), 60 * shares, atol=0.1)  # random rounding favours no class
     assert len({tuple(epoch) for epoch in UNEVEN[row[:180]].argmax(1).reshape(3, 60).tolist()}) == 3
 
 
@@ -80,7 +80,7 @@ def test_a_class_goes_through_all_its_clips_before_one_comes_again_and_reshuffle
         drawn = row[np.isin(row, members)]
         passes = drawn[: len(drawn) // len(members) * len(members)].reshape(-1, len(members))
         assert (np.sort(passes, 1) == members).all()
-        assert len({tuple(one) for one in passes.tolist()}) >= min(len(passes), len(members))
+        assert len({tuple(clips) for clips in passes.tolist()}) >= min(len(passes), len(members))
         np.testing.assert_array_equal(visit[np.isin(row, members)], np.arange(len(drawn)) // len(members))
 
 
@@ -88,12 +88,13 @@ def test_visits_count_every_draw_of_a_clip_of_several_classes():
     order = order_of(MULTI, "balanced")
     row, visit = order(np.arange(40 * 30))
     seen = dict.fromkeys(range(40), 0)
-    for one, number in zip(row.tolist(), visit.tolist(), strict=True):
-        assert number == seen[one]
-        seen[one] += 1
-    assert {one for one, count in seen.items() if not count} == set(np.flatnonzero(MULTI.sum(1) == 0))  # no class, no draw
+    for clip, number in zip(row.tolist(), visit.tolist(), strict=True):
+        assert number == seen[clip]
+        seen[clip] += 1
+    # A clip without a class is never drawn.
+    assert {clip for clip, count in seen.items() if not count} == set(np.flatnonzero(MULTI.sum(1) == 0))
     drawn_for = np.array([MULTI[row][:, c].sum() for c in range(5)])
-    assert (drawn_for[:4] >= 0.99 * 40 * 30 / 4).all() and not drawn_for[4]  # its own share, and what other classes draw of it
+    assert (drawn_for[:4] >= 0.99 * 40 * 30 / 4).all() and not drawn_for[4]  # draws for other classes add to a share
 
 
 def test_any_position_can_be_asked_for_first():
@@ -131,13 +132,13 @@ def test_mixed_sets_are_drawn_by_weight_and_each_goes_through_its_clips():
 
 
 def test_fixed_segments_are_drawn_once_a_track():
-    """15 × 20,462 samples of each of 750 tracks of 30 s: 11,250; and 10 × 4 s."""
+    """750 tracks of 30 s give 11,250 segments (15 of 20,462 samples per track), or 7,500 (10 of 4 s per track)."""
     index = index_of(np.full(750, 661_500))
     rows = rows_of(index, data_of(samples=20_462, segments="fixed"), seed=1)
     assert len(rows) == 11_250
     np.testing.assert_array_equal(np.bincount(rows.clip), np.full(750, 15))
     assert rows.start.min() >= 0 and rows.start.max() <= 661_500 - 20_462
-    assert len(set(zip(rows.clip.tolist(), rows.variant.tolist(), strict=True))) == 11_250  # a key of its own each
+    assert len(set(zip(rows.clip.tolist(), rows.variant.tolist(), strict=True))) == 11_250  # each segment has a different key
     assert abs(rows.start.mean() / (661_500 - 20_462) - 0.5) < 0.01
     again = rows_of(index, data_of(samples=20_462, segments="fixed"), seed=1)
     np.testing.assert_array_equal(again.start, rows.start)
@@ -164,7 +165,7 @@ SCHINDLER = {"copies__semitones": [-5, -2, 2, 5], "copies__stretches": [0.2, 0.5
 
 
 def test_schindler_enlarges_11250_to_47250():
-    """48 more a track: 3 segments of their own × 4 stretches × 4 shifts."""
+    """Each track gains 48 copies: 3 additional segments × 4 stretches × 4 shifts."""
     index = index_of(np.full(750, 661_500))
     rows = rows_of(index, data_of(samples=20_462, segments="fixed", **SCHINDLER), seed=1)
     assert len(rows) == 47_250
@@ -186,7 +187,7 @@ def test_folmer_doubles_800_to_1600():
     assert len(rows) == 1600
     for number in (0, 1):
         np.testing.assert_array_equal(np.sort(rows.clip[rows.variant == number]), np.arange(800))
-    assert (rows.start == -1).all()  # cut at random, as its recording is
+    assert (rows.start == -1).all()  # the segment of a copy is random, like the segment of its recording
 
 
 # ---------------------------------------------------------------- mixtures and errors
@@ -268,7 +269,7 @@ PLANS = {
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_three_epochs_in_one_go_resumed_and_by_hosts(tones, plan):
-    """Order and content are the same in one go, resumed mid-epoch by a fresh reader, and read by 2 and 4 hosts and merged."""
+    """A new reader that resumes within an epoch, and 2 or 4 hosts together, give the order and content of a single pass."""
     from genre_jax.data.batches import TrainBatches, prefetch
 
     index = shards.load_index(locate.directory(tones, "tones", 8000), "train")
@@ -291,14 +292,14 @@ def test_three_epochs_in_one_go_resumed_and_by_hosts(tones, plan):
         for key, values in whole.items():
             np.testing.assert_array_equal(other[key], values, err_msg=key)
     triples = list(zip(*(whole[key].tolist() for key in ("clip", "variant", "visit")), strict=True))
-    assert len(set(triples)) == len(triples)  # no two examples share their random numbers
+    assert len(set(triples)) == len(triples)  # no two examples share random numbers
     for row in range(len(triples)):
         clip, start = whole["clip"][row], whole["start"][row]
         np.testing.assert_array_equal(whole["audio"][row], index.cut(clip, start, 2000))
 
 
 def test_mixed_sets_through_a_run(tones, tmp_path, monkeypatch):
-    """Two data sets of the same classes, drawn 1 : 3; an epoch is as many clips as both have."""
+    """Two data sets of the same classes are drawn 1 : 3. An epoch has as many clips as both data sets together."""
     import shutil
 
     from conftest import write_tones

@@ -1,8 +1,8 @@
-"""Real recordings, leave-one-speaker-out: the commands that a user types, from files of all lengths to their tags.
+"""Leave-one-speaker-out test on real recordings. It runs the commands of a user, from audio files to tags.
 
-Three LibriSpeech speakers, five pieces of music and 100 ESC-10 noises of `shared/audio`. Each of three folds holds out one
-speaker, one or two pieces of music and a third of the noises' sources; the rest trains. The pooled figures are recorded in
-docs/benchmarks/real_audio.md.
+The data are three LibriSpeech speakers, five pieces of music and 100 ESC-10 noises of `shared/audio`. Each of three folds
+tests one speaker, one or two pieces of music and a third of the sources of noise, and trains on the other recordings.
+docs/benchmarks/real_audio.md lists the results over all folds.
 """
 
 import csv
@@ -22,16 +22,16 @@ AUDIO = ROOT.parent / "shared" / "audio"
 CLASSES = ["music", "noise", "speech"]
 FOLDS = 3
 ROW_SECONDS = 5.0
-STEP_SECONDS = {"music": 2.0, "noise": ROW_SECONDS, "speech": 0.35}  # of training rows: the few recordings are seen often
+STEP_SECONDS = {"music": 2.0, "noise": ROW_SECONDS, "speech": 0.35}  # small steps repeat short recordings often
 LEAST_RECALL = 0.8
-FAST_MALLOC = {  # glibc returns and refetches the big buffers of every step otherwise
+FAST_MALLOC = {  # Otherwise glibc returns and requests the large buffers again in each step.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TOP_PAD_": str(1 << 28),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
 }
 TRAINING = (
-    "--config.data.validation=",  # two speakers are too few to spare one
+    "--config.data.validation=",  # no validation split: the training split has only two speakers
     "--config.evaluate.weights=last",
     "--config.evaluate.hop=8000",
     "--config.train.duration=240 steps",
@@ -41,15 +41,15 @@ TRAINING = (
     "--config.optimizer.weight_decay=1e-3",
     "--config.augment.shift=1.0",
     "--config.augment.polarity=0.5",
-    "--config.augment.speed=0.4",  # other speakers and keys out of the few there are
-    "--config.augment.equalise_db=12",  # other microphones and rooms
+    "--config.augment.speed=0.4",  # simulates other speakers and musical keys
+    "--config.augment.equalise_db=12",  # simulates other microphones and rooms
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not AUDIO.is_dir(), reason="needs ../shared/audio")]
 
 
 def recordings() -> dict[str, dict[str, list[Path]]]:
-    """Class → track → files. An ESC-10 name is FOLD-SOURCE-TAKE: takes of one source are one track."""
+    """Return class → track → files. An ESC-10 name is FOLD-SOURCE-TAKE. All takes of a source form one track."""
     found: dict[str, dict[str, list[Path]]] = {label: defaultdict(list) for label in CLASSES}
     for label, tracks in found.items():
         for path in sorted((AUDIO / label).rglob("*.ogg")):
@@ -58,7 +58,7 @@ def recordings() -> dict[str, dict[str, list[Path]]]:
 
 
 def held_out(fold: int) -> dict[Path, str]:
-    """File → class of the recordings that `fold` tests: every third track of each class (noise: of each kind of noise)."""
+    """Return file → class of the test recordings of `fold`: every third track of each class, or of each kind of noise."""
     files = {}
     for label, tracks in recordings().items():
         place: Counter[Path] = Counter()
@@ -70,7 +70,7 @@ def held_out(fold: int) -> dict[Path, str]:
 
 
 def cuts(seconds: float, step: float | None) -> list[tuple[float, float]]:
-    """(start, duration) of the rows of a recording: every `step` seconds, or end to end where it is None."""
+    """Return (start, duration) of the rows of a recording: every `step` seconds, or without overlap if `step` is None."""
     if step is None:
         rows = max(1, round(seconds / ROW_SECONDS))
         return [(row * seconds / rows, seconds / rows) for row in range(rows)]
@@ -79,7 +79,7 @@ def cuts(seconds: float, step: float | None) -> list[tuple[float, float]]:
 
 
 def write_table(path: Path, fold: int) -> None:
-    """The CSV of a fold: recordings in rows of about five seconds, each track in one split; test rows do not overlap."""
+    """Write the CSV of a fold. A row has about five seconds; a track is in one split; test rows do not overlap."""
     testing = held_out(fold)
     with open(path, "w", newline="") as file:
         table = csv.writer(file)
@@ -93,7 +93,7 @@ def write_table(path: Path, fold: int) -> None:
 
 
 def succeed(module: str, *arguments: object) -> tuple[str, float]:
-    """Run a command to its end; what it printed and the seconds it took."""
+    """Run a command, and return its output and its duration in seconds."""
     started = time.monotonic()
     process = run_module(module, *map(str, arguments))
     out, err = process.communicate(timeout=900)
@@ -102,7 +102,7 @@ def succeed(module: str, *arguments: object) -> tuple[str, float]:
 
 
 def clip_decisions(path: Path) -> list[tuple[str, str]]:
-    """(true, predicted) class of each clip of predictions.npz, by mean probability of its windows."""
+    """Return (true, predicted) class of each clip of predictions.npz, from the mean probability of its windows."""
     with np.load(path) as file:
         table = dict(file)
     names, probabilities = table["classes"].tolist(), metrics.softmax(table["logits"])
@@ -114,11 +114,13 @@ def clip_decisions(path: Path) -> list[tuple[str, str]]:
 
 
 def confusion(decisions: list[tuple[str, str]]) -> np.ndarray:
+    """Return the confusion matrix (true class, predicted class)."""
     counts = Counter(decisions)
     return np.array([[counts[true, predicted] for predicted in CLASSES] for true in CLASSES])
 
 
 def shown(title: str, counts: np.ndarray) -> str:
+    """Return the confusion matrix and the recalls as text."""
     lines = [f"{title:<16}" + "".join(f"{label:>8}" for label in CLASSES) + "  recall"]
     for label, row in zip(CLASSES, counts, strict=True):
         lines.append(

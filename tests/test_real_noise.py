@@ -1,4 +1,4 @@
-"""A noise bank of real recordings (ESC-10, `shared/audio/noise`): gain and spectra of noisy clips are what was promised."""
+"""Tests of gain, signal-to-noise ratio and spectrum with a noise bank of real recordings (ESC-10, `shared/audio/noise`)."""
 
 import json
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not NOISES.is_dir(), reason="needs ../shared/aud
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    """Two recordings of each of the ten kinds, as a prepared data set; 5 s each, and 1.5 s of the second."""
+    """Return a prepared data set with two recordings per kind of noise: the first of 5 s, the second of 1.5 s."""
     folder = locate.directory(tmp_path_factory.mktemp("noises"), "esc", RATE)
     kinds = sorted(path.name for path in NOISES.iterdir())
     clips = []
@@ -46,13 +46,13 @@ def noisy(index, y, **changes):
 
 
 def best_match(row, recordings):
-    """(gain, share of the row's energy that is left) of the recording, at the shift, that explains the row best."""
+    """Search for the recording and the shift that explain `row` best. Returns gain and residual share of energy."""
     size = 1 << 18
     spectrum = np.fft.rfft(row, size)
-    found = (0.0, np.inf)
+    best = (0.0, np.inf)
     for recording in recordings:
         shift = np.arange(1 - len(recording), SAMPLES)
-        first, end = np.maximum(-shift, 0), np.minimum(len(recording), SAMPLES - shift)  # what of it lies in the row
+        first, end = np.maximum(-shift, 0), np.minimum(len(recording), SAMPLES - shift)  # its part inside the row
         energy = np.append(0, np.cumsum(recording**2))
         energy = energy[end] - energy[first]
         cross = np.fft.irfft(spectrum * np.fft.rfft(recording, size).conj(), size)[shift % size]
@@ -61,12 +61,12 @@ def best_match(row, recordings):
         placed[max(0, shift[at]) :][: end[at] - first[at]] = recording[first[at] : end[at]]
         gain = (row @ placed) / max(placed @ placed, 1e-12)
         rest = np.sum((row - gain * placed) ** 2) / np.sum(row**2)
-        found = min(found, (gain, rest), key=lambda pair: pair[1])
-    return found
+        best = min(best, (gain, rest), key=lambda pair: pair[1])
+    return best
 
 
 def test_added_noise_is_a_real_recording_times_a_gain_of_the_thesis(index):
-    """Sample for sample, so that its spectrum is the recording's, 11.7 to 17.1 dB down."""
+    """The noise equals a recording times a gain. Therefore it has the spectrum of the recording, attenuated by 11.7 to 17.1 dB."""
     recordings = [index.cut(clip, 0, int(index.length[clip])) / 32768 for clip in range(len(index))]
     added = noisy(index, np.zeros((ROWS, SAMPLES)))
     heard = added[np.abs(added).max(1) > 0]
@@ -77,7 +77,7 @@ def test_added_noise_is_a_real_recording_times_a_gain_of_the_thesis(index):
 
 
 def test_noisy_clips_have_the_ratio_that_was_asked_and_both_spectra(index):
-    """A chord at 5 to 15 dB over real noise: powers by band are the sum of both, but for chance correlation."""
+    """A chord is 5 to 15 dB louder than real noise. Each band has the sum of both powers, except for random correlation."""
     time = np.arange(SAMPLES) / RATE
     chord = np.tile(sum(0.1 * np.sin(2 * np.pi * f * time) for f in (220, 277, 330)), (ROWS, 1)).astype(np.float32)
     mixed = noisy(index, chord, probability=1.0, snr_db=[5.0, 15.0])
@@ -86,9 +86,9 @@ def test_noisy_clips_have_the_ratio_that_was_asked_and_both_spectra(index):
     assert 4.99 < ratio.min() < 8 and 12 < ratio.max() < 15.01 and abs(ratio.mean() - 10) < 2
 
     def bands(x):
-        return (np.abs(np.fft.rfft(x, axis=1)) ** 2)[:, :24_000].reshape(ROWS, 24, 1000).sum(-1)  # of 333 Hz
+        return (np.abs(np.fft.rfft(x, axis=1)) ** 2)[:, :24_000].reshape(ROWS, 24, 1000).sum(-1)  # bands of 333 Hz
 
-    high = slice(3, None)  # the chord, of whole periods, has nothing above 1 kHz
+    high = slice(3, None)  # the chord has whole periods, and no energy above 1 kHz
     np.testing.assert_allclose(bands(mixed)[:, high], bands(added)[:, high], rtol=1e-2, atol=1e-3)
     kinds = {tuple((row > row.max() / 100).tolist()) for row in bands(added)}
     assert len(kinds) > 5  # many kinds of noise

@@ -1,4 +1,4 @@
-"""Pull the plug: a run that was killed and started again by the same command is the run that was not."""
+"""A run that was killed and restarted with the same command gives the results of an uninterrupted run."""
 
 import random
 import signal
@@ -30,7 +30,7 @@ def start(data_dir: Path, workdir: Path, model: str, devices: int, *extra: str):
 
 
 def kill_when(process, due, timeout: float = 240) -> None:
-    """SIGKILL as soon as `due()`; it must happen before the run ends by itself."""
+    """Send SIGKILL as soon as `due()` is true. The run must not end before."""
     end = time.monotonic() + timeout
     while process.poll() is None and not due():
         assert time.monotonic() < end, "the moment to kill did not come"
@@ -41,22 +41,23 @@ def kill_when(process, due, timeout: float = 240) -> None:
 
 
 def writing_checkpoint(workdir: Path):
-    """True while Orbax writes into a temporary folder."""
+    """Return a function that is true while Orbax writes into a temporary folder."""
     return lambda: any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
 
 
 def saved(workdir: Path) -> bool:
-    """Whether there is a whole checkpoint to resume from."""
+    """Return whether the run has a complete checkpoint."""
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def lines(workdir: Path) -> int:
+    """Return the number of complete lines of metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def outcome(workdir: Path) -> tuple[bytes, dict[str, np.ndarray], list[np.ndarray]]:
-    """metrics.jsonl, predictions and parameters of a finished run."""
+    """Return metrics.jsonl, the predictions and the parameters of a finished run."""
     with np.load(workdir / "predictions.npz") as file:
         predictions = dict(file)
     saved = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(STEPS) / "model").resolve())
@@ -130,7 +131,7 @@ def test_core_and_main_run_where_tensorflow_is_not_installed(tones, tmp_path):
 
 
 def test_core_runs_without_the_libraries_of_an_accelerator_machine_that_lacks_them(tones, tmp_path):
-    """JAX, Flax, Optax, Orbax, NumPy, absl and ml_collections alone."""
+    """The core needs only JAX, Flax, Optax, Orbax, NumPy, absl and ml_collections."""
     missing = ("tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "jinja2", "soundfile", "soxr", "av", "sklearn",
                "tensorboardX", "tqdm")  # fmt: skip
     process = run_module(

@@ -1,4 +1,4 @@
-"""The patches of `tests/sabotage` fit the code; `make sabotage` runs the tests that they must turn red."""
+"""The patches of `tests/sabotage` apply to the code. `make sabotage` runs the tests that must fail with each patch."""
 
 import ast
 

@@ -1,4 +1,4 @@
-"""The shard format: what is written is read, cut by cut, and damage is told."""
+"""Tests of the shard format: clips are read as they were written, and damaged shards raise an error."""
 
 import os
 
@@ -15,7 +15,7 @@ from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.prepare import tfrecord
 
-LENGTHS = (1, 2, 3, 63, 64, 127, 128, 1000, 16383, 16385)  # bytes of a length field change at 2**7 and 2**14
+LENGTHS = (1, 2, 3, 63, 64, 127, 128, 1000, 16383, 16385)  # the size of a length field changes at 2**7 and 2**14
 
 
 def clips(lengths=LENGTHS, seed=0) -> list[tfrecord.Clip]:
@@ -23,7 +23,7 @@ def clips(lengths=LENGTHS, seed=0) -> list[tfrecord.Clip]:
     made = []
     for number, length in enumerate(lengths):
         audio = rng.integers(-32768, 32768, length).astype(np.int16)
-        labels = tuple(int(label) for label in rng.permutation(200)[: number % 4])  # none, one, several; two-byte numbers
+        labels = tuple(int(label) for label in rng.permutation(200)[: number % 4])  # 0 to 3 labels; some need two bytes
         made.append(tfrecord.Clip(f"{number * 7 % 10}/ü {number}.wav", f"t{number // 3}", labels, audio, audio.max() / 32768))
     return made
 
@@ -64,7 +64,7 @@ def test_tensorflow_reads_the_shards(tmp_path):
     }
     paths = [str(path) for path in sorted(tmp_path.glob("*.tfrecord*"))]
     found = {}
-    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():  # it checks both checksums
+    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():  # TensorFlow verifies both checksums
         example = tf.io.parse_single_example(record, features)
         found[example["name"].numpy().decode()] = example
     assert set(found) == {clip.name for clip in made}
@@ -76,7 +76,7 @@ def test_tensorflow_reads_the_shards(tmp_path):
 
 
 def test_checksum_is_castagnolis():
-    # 0xE3069283 is the check value of CRC-32C for "123456789" in every catalogue of such codes.
+    # 0xE3069283 is the published check value of CRC-32C for "123456789".
     crc = 0xE3069283
     assert tfrecord.masked_crc32c(b"123456789") == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 

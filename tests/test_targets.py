@@ -1,4 +1,4 @@
-"""Plans for cards that are not here; what they say is compiled where JAX's CUDA plugin is installed, the rest everywhere."""
+"""Tests of plans for GPUs that this machine lacks. Tests that compile for a GPU run only with JAX's CUDA plugin."""
 
 import importlib.util
 import json
@@ -23,11 +23,11 @@ DILATION = ("genre_jax.bench", "dilation", "--dry_run", "--max_dilation=4", "--r
 
 @pytest.fixture
 def absent(monkeypatch):
-    """Lists that `use` and `compile_for` may change."""
+    """After the test, restore the settings that `use` and `compile_for` change."""
     monkeypatch.setattr(parallel, "_absent", [])
     monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     before = {name: getattr(jax.config, name) for name in ("jax_platforms", "jax_enable_compilation_cache")}
-    compilation_cache.reset_cache()  # it asks once whether it is wanted
+    compilation_cache.reset_cache()  # JAX reads the cache setting only once
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -53,7 +53,7 @@ def test_a_card_is_described_to_xla(absent, monkeypatch):
         return types.SimpleNamespace(devices=["a card"])
 
     monkeypatch.setattr(topologies, "get_topology_desc", describe)
-    assert targets.use("h200", 4) == int(0.75 * 151_397_597_184)  # what JAX takes of a GPU
+    assert targets.use("h200", 4) == int(0.75 * 151_397_597_184)  # the share of GPU memory that JAX allocates
     ((name, platform, topology, description),) = asked
     assert (name, platform, topology, parallel.available()) == ("h200", "cuda", "1x1x4", ["a card"])
     for line in ('name: "NVIDIA H200"', "core_count: 132", "device_memory_size: 151397597184", "capability { major: 9 "):
@@ -87,7 +87,7 @@ def test_bad_targets_get_a_sentence(arguments, sentence):
 
 @plugin
 def test_rows_of_a_card_that_is_not_here(tmp_path):
-    """Also of two that share a clip."""
+    """Plans one GPU, and two GPUs that share a clip."""
     for shards in (1, 2):
         path = tmp_path / f"{shards}.json"
         finish(run_module(*DILATION, "--plan_only", "--target=h100", f"--time_shards={shards}", f"--json={path}"))

@@ -1,4 +1,4 @@
-"""Clips shared by devices along time: the numbers are those of whole clips, and each device holds its part."""
+"""Tests of clips that devices share along time: the results equal those of whole clips, and each device holds a part."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 
 def sharded(function, count: int):
-    """The sum over `count` devices of what `function(*arguments)` gives on each; the arguments are the same on all."""
+    """Return a function that sums `function(*arguments)` over `count` devices. All devices receive the same arguments."""
 
     def summed(arguments, _):
         return jax.lax.psum(function(*arguments), parallel.AXIS)
@@ -30,7 +30,7 @@ def sharded(function, count: int):
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize(("before", "after"), [(0, 3), (2, 1), (5, 0), (4, 9), (12, 12)])
 def test_extended_shards_hold_their_neighbours_steps(count, before, after):
-    """By exchange of halos up to a shard's 5 steps, and beyond by gathering."""
+    """A halo of at most 5 steps (the shard length) uses halo exchange. A longer halo uses gathering."""
     x = RNG.normal(size=(2, 5 * count, 3))
     shards = parallel.TimeShards(parallel.AXIS, count)
     parts = np.stack(np.split(x, count, 1))
@@ -41,7 +41,7 @@ def test_extended_shards_hold_their_neighbours_steps(count, before, after):
 
 
 def test_two_groups_do_not_mix():
-    """Four devices, two clips: each pair sees its own clip alone."""
+    """Four devices share two clips. Each pair of devices receives only the data of its clip."""
     x = RNG.normal(size=(2, 1, 6, 1)).astype(np.float32)
     shards = parallel.TimeShards(parallel.AXIS, 2)
     parts = x.reshape(2, 1, 2, 3, 1).swapaxes(1, 2).reshape(4, 1, 3, 1)
@@ -59,11 +59,11 @@ def test_two_groups_do_not_mix():
         np.testing.assert_array_equal(extended[device], np.pad(clip, ((0, 0), (1, 1), (0, 0)))[:, start : start + 5])
 
 
-def distance(one, other):
-    """Norm of the difference of two trees over the norm of the second."""
+def distance(tree, reference):
+    """Return the norm of the difference of two trees divided by the norm of the reference."""
     norms = [
-        np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
-        for tree in (jax.tree.map(np.subtract, one, other), other)
+        np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(each)))
+        for each in (jax.tree.map(np.subtract, tree, reference), reference)
     ]
     return norms[0] / norms[1]
 
@@ -79,7 +79,7 @@ def distance(one, other):
     ],
 )
 def test_bytenet_in_parts_is_bytenet(count, remat, backend, options):
-    """Loss, logits and gradients on 133 samples, odd lengths on every shard, dilations shorter and longer than a shard."""
+    """Loss, logits and gradients agree on 133 samples, with odd shard lengths and dilations below and above that length."""
     width = {"width": 3, "max_dilation": 64, "strides": (4,), "decoder_sets": 1, "head": "attention", "backend": backend}
     with jax.enable_x64(True):
         x = jnp.asarray(RNG.normal(size=(1 if remat == "block" else 3, 133, 1)))
@@ -103,7 +103,11 @@ def test_bytenet_in_parts_is_bytenet(count, remat, backend, options):
 
 @pytest.mark.parametrize("remat", ["block", "lean"])
 def test_a_set_in_parts_is_the_set_in_float32(remat):
-    """The whole network's gradient is off float64's by more than 1e-4 in float32, in parts or not: ReLUs flip. A set's is not."""
+    """The gradient of a block set is accurate in float32.
+
+    The gradient of the whole network is not: with or without shards it differs from float64 by more than 1e-4, because
+    rounding changes the sign of inputs of ReLUs.
+    """
     count, samples = 8, 136
     spec = block.BlockSpec(3, (1, 4, 16, 64), False, "instance", False, 0.0, jnp.dtype("float32"), "shift", 133, None)
     x = jnp.asarray(RNG.normal(size=(3, samples, 8)), jnp.float32)
@@ -127,7 +131,7 @@ def test_a_set_in_parts_is_the_set_in_float32(remat):
 
 
 def test_a_run_in_parts_is_the_run(tones):
-    """The project's own training and evaluation steps: 2 groups of 4 against whole clips on one device."""
+    """Training and evaluation steps on 2 groups of 4 devices agree with whole clips on one device."""
     results = []
     with jax.enable_x64(True):
         for devices, shards in ((1, 1), (8, 4)):
@@ -144,7 +148,7 @@ def test_a_run_in_parts_is_the_run(tones):
 
 
 def test_a_shard_holds_a_part_of_the_activations():
-    """Temporary memory a device of the gradient: four shards need less than half of what one device does."""
+    """With four shards, the gradient needs less than half of the temporary memory per device."""
 
     def temporary(count):
         shards = parallel.TimeShards(parallel.AXIS, count) if count > 1 else None

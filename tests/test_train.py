@@ -1,4 +1,4 @@
-"""The step and the run: the same numbers on any number of devices, one trace, accumulation, masks, errors."""
+"""Tests of training steps and runs: number of devices, gradient accumulation, masks, a single trace, errors."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ NETWORKS = {"bytenet": {"model__dropout": 0.2}, "resnet": {"model__stages": [1, 
 
 
 def run_steps(config, devices, steps):
-    """Losses, first gradient norm and final state of `steps` steps on `devices` CPU devices."""
+    """Run `steps` steps on `devices` CPU devices. Returns the losses, all metrics, and the final state."""
     config = configs.from_json(configs.to_json(config))
     config.devices = devices
     run = Run(config)
@@ -41,12 +41,16 @@ def run_steps(config, devices, steps):
     return [float(m["loss"]) for m in metrics], metrics, jax.device_get(state)
 
 
-def largest_difference(one, other):
-    return max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+def largest_difference(first, second):
+    """Return the largest absolute difference between the leaves of two trees."""
+    return max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
 
 
 def against_one(*quick: int):
-    """Parametrises `counts` of devices that are compared with one; of 2, 4 and 8 all but the `quick` ones in `make test-all`."""
+    """Parametrise `counts`, the numbers of devices that are compared with one device.
+
+    Of 2, 4 and 8 devices, the numbers that are not in `quick` run only in `make test-all`.
+    """
     rest = tuple(devices for devices in (2, 4, 8) if devices not in quick)
     return pytest.mark.parametrize(
         "counts", [quick, pytest.param(rest, marks=pytest.mark.slow)], ids=lambda x: "+".join(map(str, x))
@@ -69,11 +73,11 @@ def test_float64_is_the_same_on_1_2_4_8_devices(tones, model, counts):
 @against_one(2)
 @pytest.mark.parametrize("model", NETWORKS)
 def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model, counts):
-    """After step 1 float32 batch-norm networks drift apart, so only the first loss and gradient are compared."""
+    """Compares only the first loss and gradient, because float32 networks with batch norm diverge after step 1."""
     config = small_config(tones, model, optimizer__name="sgd", schedule__learning_rate=1.0, **NETWORKS[model], **AUGMENTED)
     expected, metrics, state = run_steps(config, 1, 1)
     first = Run(config).initial_state()
-    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, jax.device_get(first.params), state.params)  # lr 1: the gradient
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, jax.device_get(first.params), state.params)  # the gradient (rate 1)
     norm = float(metrics[0]["gradient_norm"])
     for devices in counts:
         losses_here, _, state_here = run_steps(config, devices, 1)
@@ -87,7 +91,7 @@ def test_float32_starts_the_same_on_1_2_4_8_devices(tones, model, counts):
 
 @pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_gradient_accumulation_equals_the_full_batch(tones, monkeypatch, parts):
-    """Class weights make the micro-batches weigh differently, which a mean of means would get wrong."""
+    """Class weights give the micro-batches different weights. A mean of micro-batch means would be wrong."""
     weights = np.array([0.2, 1, 2, 4], np.float32)
     monkeypatch.setattr(runs, "_class_weights", lambda labels, how: weights)  # the tones are balanced
     with jax.enable_x64(True):
@@ -118,7 +122,7 @@ def test_predictions_do_not_depend_on_batch_size_or_devices(tones, model):
 
 
 def test_padding_rows_count_in_no_score(tones):
-    """24 windows in batches of 16: 8 rows of the last batch are padding."""
+    """With 24 windows in batches of 16, the last batch has 8 rows of padding."""
     run = Run(small_config(tones, evaluate__batch_size=16))
     table = run.evaluate(run.initial_state(), "test")
     rows = [window_starts(int(n), 2000) for n in run.splits["test"].length]
@@ -126,7 +130,7 @@ def test_padding_rows_count_in_no_score(tones):
 
 
 def test_masked_examples_change_nothing(tones):
-    """A training batch padded with masked rubbish gives the loss, statistics and update of the batch alone."""
+    """Masked examples with random content change neither loss nor statistics nor update of a training batch."""
     for model in NETWORKS:
         config = small_config(tones, model, devices=1)
         run = Run(config)
@@ -172,7 +176,7 @@ def test_augmentation_does_what_it_says():
 
 
 def test_random_speed_moves_a_tone_and_leaves_nothing_else():
-    """The tone stays a tone (images of the Lanczos kernel are below -50 dB), at a frequency within the range, which is used to its ends and no further."""
+    """The tone stays a tone (images of the Lanczos kernel are below -50 dB). Its frequency fills the range, and stays inside."""
     n, frequency = 8192, 500 / 8192
     config = configs.base("x").augment
     config.update(speed=0.3)
@@ -181,7 +185,7 @@ def test_random_speed_moves_a_tone_and_leaves_nothing_else():
     spectrum = np.abs(np.fft.rfft(out * np.blackman(n // 2)))
     factors = spectrum.argmax(1) / (n // 2) / frequency
     assert 1 / 1.31 < factors.min() < 1 / 1.27 and 1.27 < factors.max() < 1.31
-    assert abs(np.mean(factors < 1) - 0.5) < 0.1  # slower as often as faster
+    assert abs(np.mean(factors < 1) - 0.5) < 0.1  # slower and faster are equally frequent
     for row, peak in zip(spectrum, spectrum.argmax(1), strict=True):
         beside = np.delete(row, np.arange(peak - 8, peak + 9))
         assert beside.max() < 3e-3 * row[peak]
@@ -198,10 +202,10 @@ def test_random_speed_keeps_what_a_faster_signal_cannot_carry_from_folding_back(
         return np.abs(np.fft.rfft(out * np.hanning(2048), axis=1)) / 512
 
     factor = spectrum(0.05).argmax(1) / 2048 / 0.05
-    fast = factor > 1.35  # 0.45 would fold back to at most 1 - 1.35 · 0.45 = 0.39
+    fast = factor > 1.35  # a tone at 0.45 would alias to at most 1 - 1.35 · 0.45 = 0.39
     assert fast.sum() > 20
     assert spectrum(0.45)[fast].max() < 0.1
-    assert spectrum(0.2)[fast].max(1).min() > 0.8  # what it can carry stays (between two bins a tone shows 0.85)
+    assert spectrum(0.2)[fast].max(1).min() > 0.8  # tones below the Nyquist frequency stay (0.85 halfway between two bins)
 
 
 def test_random_equaliser_is_smooth_and_within_its_range():
@@ -212,10 +216,10 @@ def test_random_equaliser_is_smooth_and_within_its_range():
     decibels = 20 * np.log10(np.abs(np.fft.rfft(out, axis=1)))
     assert decibels.min() >= -6.01 and decibels.max() <= 6.01
     nyquist, octave_below = decibels[:, -1], decibels[:, 1024]
-    assert nyquist.min() < -5.5 and nyquist.max() > 5.5  # each gain uses the range,
-    assert abs(np.corrcoef(nyquist, octave_below)[0, 1]) < 0.2  # alone,
+    assert nyquist.min() < -5.5 and nyquist.max() > 5.5  # each gain covers the range
+    assert abs(np.corrcoef(nyquist, octave_below)[0, 1]) < 0.2  # the gains are independent
     middle = decibels[:, round(2048 / 2**0.5)]
-    np.testing.assert_allclose(middle, (nyquist + octave_below) / 2, atol=0.02)  # joined by straight lines
+    np.testing.assert_allclose(middle, (nyquist + octave_below) / 2, atol=0.02)  # linear interpolation between gains
 
 
 def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypatch):
@@ -236,7 +240,7 @@ SMALL = {"n_fft": 256, "hop_length": 128, "n_mels": 16, "height": 16, "width": 1
 
 
 def small_frontend(config, frontend: str) -> None:
-    """Put a front end into the config with sizes for clips of 2,000 samples at 8 kHz."""
+    """Choose a front end with sizes for clips of 2,000 samples at 8 kHz."""
     configs.choose(config, "frontend", frontend)
     for key, value in SMALL.items():
         if key in config.frontend and (config.frontend.image or key not in ("height", "width")):
@@ -260,7 +264,7 @@ def assert_one_step(config) -> None:
 @pytest.mark.parametrize("frontend", ["waveform", "log_mel", "log_mel_image"])
 @pytest.mark.parametrize("model", ["bytenet", "resnet18", "resnet34"])
 def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, loss):
-    """A pairing that makes no sense (an image network on a sequence) is refused with a sentence by `validate`."""
+    """`validate` refuses combinations that do not fit, such as an image network on a sequence."""
     config = small_config(tones, "bytenet" if model == "bytenet" else "resnet", devices=1, loss__name=loss)
     if model != "bytenet":
         configs.choose(config, "model", model, width=4, stages=[1, 1, 1])
@@ -272,7 +276,7 @@ def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, 
     assert_one_step(config)
 
 
-# Other defaults of modules that are tried here, through the same code: `make test-all`.
+# These front ends share their code with front ends that are tested here, and run only in `make test-all`.
 ALIKE = ("burrows_melgram", "burrows_mfcc", "choi_stft", "folmer_log_mel", "pollack_mfcc", "schindler_cqt", "schindler_log_mel",
          "swishnet_log_mel", "swishnet_mfcc", "vqt")  # fmt: skip
 
@@ -285,7 +289,7 @@ ALIKE = ("burrows_melgram", "burrows_mfcc", "choi_stft", "folmer_log_mel", "poll
     ],
 )
 def test_one_real_step_of_every_other_front_end(tones, frontend):
-    """With the network that reads as many axes, at its smallest; a vector a clip is read by `burrows_mlp` alone."""
+    """Uses the smallest network that accepts the rank of the features. Only `burrows_mlp` accepts one vector per clip."""
     config = small_config(tones, "resnet", devices=1, model__stages=[1])
     small_frontend(config, frontend)
     if frontend.endswith("_mean"):
@@ -298,7 +302,7 @@ def test_one_real_step_of_every_other_front_end(tones, frontend):
 
 
 def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpoint(tones, tmp_path):
-    """Against scikit-learn's StandardScaler over all frames of all training windows."""
+    """The statistics equal those of scikit-learn's StandardScaler over all frames of all training windows."""
     config = small_config(tones, "resnet", frontend__scale="standardise", train__duration="2 steps")
     train_and_evaluate(config, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -355,7 +359,7 @@ def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_finishes(tones, tmp_path):
-    """By the default reader: no step is left, and only the test split is evaluated."""
+    """No training step is left. The run evaluates only the test split, with the default reader."""
     config = small_config(tones, "snn", train__duration="1 steps", data__reader="auto")
     summary = train_and_evaluate(config, tmp_path)
     (tmp_path / "results.json").unlink()
@@ -447,7 +451,7 @@ def test_class_weights_are_inverse_to_frequency():
 
 
 def test_collectives_under_vmap_equal_pmap(tones):
-    """`jit(vmap(step, axis_name=…))` is the cheap N-device test of any step."""
+    """`jit(vmap(step, axis_name=…))` tests a step on N devices at low cost."""
     config = small_config(tones, "resnet", devices=4)
     run = Run(config)
     batch = run.program.devices.shard(run.batches(0))

@@ -1,4 +1,4 @@
-"""Pitch and tempo: librosa's numbers within a stated tolerance, tones where they belong, ranges used to their ends."""
+"""Tests of pitch and tempo changes: agreement with librosa within a tolerance, frequencies of tones, random ranges."""
 
 import functools
 
@@ -18,7 +18,7 @@ TIME = np.arange(SAMPLES) / RATE
 
 @functools.cache
 def music() -> np.ndarray:
-    """A chord that beats, under noise."""
+    """Return a noisy chord that changes its loudness periodically."""
     chord = sum(a * np.sin(2 * np.pi * f * TIME) for a, f in ((0.2, 220), (0.15, 330.5), (0.1, 701), (0.05, 1800)))
     noise = np.random.default_rng(0).normal(0, 0.01, SAMPLES)
     return (chord * (0.6 + 0.4 * np.sign(np.sin(4 * np.pi * TIME))) + noise).astype(np.float32)
@@ -29,13 +29,14 @@ changed = jax.jit(lambda y, rate, semitones: vocoder.stretch_and_shift(y, rate, 
 
 
 def error(ours, reference):
+    """Return the norm of the error relative to the norm of the reference."""
     return np.linalg.norm(ours - reference) / np.linalg.norm(reference)
 
 
 @pytest.mark.filterwarnings("ignore:The `(hop_length|n_fft)` parameter:FutureWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("rate", [0.5, 0.83, 1.0, 1.2, 1.5])
 def test_stretched_signals_are_librosas(rate):
-    """The waveform itself, to 1 % of its norm: phases of bins that hold next to nothing are lost to rounding in both."""
+    """The waveforms agree to 1 % of the norm. Rounding makes the phases of almost empty bins random in both."""
     expected = librosa.effects.time_stretch(music(), rate=rate)
     ours = np.asarray(stretched(music(), rate))
     assert error(ours[: len(expected)], expected) < 0.01
@@ -45,21 +46,21 @@ def test_stretched_signals_are_librosas(rate):
 @pytest.mark.filterwarnings("ignore:The `(hop_length|n_fft)` parameter:FutureWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("semitones", [-9, -2, 0.5, 5, 9])
 def test_shifted_signals_are_librosas_in_spectrum(semitones):
-    """Magnitudes of frames of 512 samples, to 3 % of their norm (resamplers and rounding differ)."""
+    """The magnitudes of frames of 512 samples agree to 3 % of the norm. The resamplers and the rounding differ."""
     expected = librosa.effects.pitch_shift(music(), sr=RATE, n_steps=semitones)
     ours, theirs = (np.abs(librosa.stft(np.asarray(y), n_fft=512)) for y in (changed(music(), 1.0, semitones), expected))
     assert error(ours, theirs) < 0.03
 
 
 def peak(y: np.ndarray) -> float:
-    """Frequency of the strongest partial in Hz, to 0.1 Hz, of a signal that holds one tone."""
+    """Return the frequency of a single tone in Hz, with a resolution of 0.1 Hz."""
     spectrum = np.abs(np.fft.rfft(y * np.hanning(len(y)), 80_000))
     return spectrum.argmax() * RATE / 80_000
 
 
 @pytest.mark.parametrize(("rate", "semitones"), [(1.0, -12), (1.0, 7), (0.8, 0), (1.25, 3), (0.7, -5), (4.0, 0)])
 def test_pitch_and_tempo_go_their_own_ways(rate, semitones):
-    """A tone moves by so many semitones whatever the tempo; its fall in loudness comes when the tempo says, whatever the pitch."""
+    """The shift of a tone does not depend on the tempo. The time at which its loudness drops does not depend on the shift."""
     y = np.sin(2 * np.pi * 440 * TIME) * np.where(TIME < 1, 1, 0.1)
     out = np.asarray(changed(y.astype(np.float32), rate, semitones), np.float64)
     end = min(SAMPLES, round(SAMPLES / rate))
@@ -87,15 +88,15 @@ def test_random_tempo_leaves_pitch_alone_and_reads_on():
     y = jnp.tile(jnp.asarray(np.sin(2 * np.pi * 500 * TIME[:8192]) * (TIME[:8192] < 0.6), jnp.float32), (60, 1))
     out = np.asarray(random_of(stretch=0.5)(y, jax.random.split(jax.random.key(1), 60)), np.float64)
     loud = np.array([np.convolve(row**2, np.ones(256) / 256, "same") > 0.5 / 4 for row in out])
-    rate = 0.6 * RATE / (512 + loud[:, 512:].argmin(1))  # until it falls silent
+    rate = 0.6 * RATE / (512 + loud[:, 512:].argmin(1))  # from the time at which the tone ends
     assert 1 / 1.6 < rate.min() < 1 / 1.35 and 1.35 < rate.max() < 1.6
     assert max(abs(peak(row[512:2048]) - 500) for row in out) < 5
     fast = rate > 1.2
-    assert fast.any() and loud[fast, -300:].any(1).all()  # what is missing at the end is read on from the start
+    assert fast.any() and loud[fast, -300:].any(1).all()  # a shorter signal continues from its start
     assert not loud[~fast & (rate < 1), -300:].any()
 
 
-# ---------------------------------------------------------------- copies that enlarge the set
+# ---------------------------------------------------------------- copies that enlarge the data set
 
 
 def copies_of(**changes):
@@ -111,10 +112,10 @@ def test_each_version_of_a_protocol_has_its_stretch_and_shift():
     y = jnp.tile(jnp.asarray(np.sin(2 * np.pi * 440 * TIME[:8192]), jnp.float32), (10, 1))
     out = np.asarray(copy(y, jax.random.split(jax.random.key(0), 10), jnp.arange(10)))
     np.testing.assert_array_equal(out[[0, 5]], y[:2])
-    np.testing.assert_allclose(out[1:5], out[6:10], atol=1e-6)  # of another segment, and drawn from no key
+    np.testing.assert_allclose(out[1:5], out[6:10], atol=1e-6)  # the same for another segment and another key
     for row, (stretch, shift) in zip(out[1:5], [(0.5, -5), (0.5, 2), (2.0, -5), (2.0, 2)], strict=True):
         assert abs(12 * np.log2(peak(row[512:3584]) / 440) - shift) < 0.15
-        assert row[4096:].any() == (stretch < 1)  # a shorter one is padded with zeros
+        assert row[4096:].any() == (stretch < 1)  # a shorter signal is padded with zeros
 
 
 def test_one_shift_is_drawn_for_a_clip_and_stays():

@@ -1,4 +1,4 @@
-"""The calls whose librosa results frontends.npz stores: name → (function, arguments). The stored arrays have bins first."""
+"""The calls whose librosa results are in frontends.npz: name → (function, arguments). The stored arrays have bins first."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""Golden values from librosa: `python tests/golden/make_frontends.py` rewrites frontends.npz beside this file.
+"""Golden values from librosa: `python tests/golden/make_frontends.py` overwrites frontends.npz in this folder.
 
-`tests/test_golden_frontends.py` reads it where librosa is not installed, and where it is.
+`tests/test_golden_frontends.py` reads the file. The test does not need librosa.
 """
 
 from pathlib import Path

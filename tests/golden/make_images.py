@@ -1,7 +1,8 @@
-"""Golden values of the image networks: `python tests/golden/make_images.py [FILE]` rewrites images.npz beside this file.
+"""Golden values of the image networks: `python tests/golden/make_images.py [FILE]` overwrites images.npz in this folder.
 
-Needs the `peers` extra, torchvision and Keras: `pip install torch==2.13.0` (a CPU build will do) `keras==3.15.1`, then
-`pip install --no-deps torchvision==0.28.0` and pillow. Everything is float64. `tests/test_parity_images.py` reads the file.
+The script needs the `peers` extra, torchvision and Keras: `pip install torch==2.13.0 keras==3.15.1` (a CPU build of torch is
+sufficient), then `pip install --no-deps torchvision==0.28.0` and pillow. All values are computed in float64.
+`tests/test_parity_images.py` reads the file.
 """
 
 import os
@@ -19,7 +20,7 @@ from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from torch import nn
 from torch.nn import functional as F
 
-# torchvision without its compiled operators: it declares these two at import.
+# Without its compiled operators, torchvision needs these two declarations at import.
 library = torch.library.Library("torchvision", "DEF")
 library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -32,11 +33,11 @@ LABELS = torch.tensor([3, 1, 4])
 torch.set_default_dtype(torch.float64)
 keras.config.set_floatx("float64")
 keras.config.set_dtype_policy("float64")
-BIT64_TO_BIT32_DTYPE.pop("float64")  # else Keras's batch norms compute in float32 whatever the policy
+BIT64_TO_BIT32_DTYPE.pop("float64")  # otherwise Keras's batch norms compute in float32 under any policy
 
 
 def narrow_resnet(stages: tuple[int, ...], width: int) -> nn.Module:
-    """torchvision's ResNet of bottlenecks with `width` channels in its first stage."""
+    """Return torchvision's ResNet of bottleneck blocks with `width` channels in the first stage."""
     net = torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], num_classes=CLASSES)
     net.inplanes = width
     net.conv1, net.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
@@ -50,18 +51,18 @@ def narrow_resnet(stages: tuple[int, ...], width: int) -> nn.Module:
 
 
 def narrow_densenet(stages: tuple[int, ...]) -> nn.Module:
-    """torchvision's DenseNet that starts with 6 channels and adds 3 a layer."""
+    """Return torchvision's DenseNet with 6 channels at the start and a growth rate of 3."""
     return torchvision.models.DenseNet(3, stages, 6, 2, num_classes=CLASSES)
 
 
 def behind_stem(net: nn.Module, instance_norm: bool = True) -> nn.Module:
-    """The thesis's stem, which is not trained, and a network for colour images."""
+    """Return a network for colour images with the stem of the thesis in front. The stem is not trained."""
     stem = nn.Conv2d(1, 3, 1).requires_grad_(False)
     return nn.Sequential(stem, nn.InstanceNorm2d(3) if instance_norm else nn.Identity(), net)
 
 
 class KerasMobileNet(nn.Module):
-    """Keras's MobileNet behind the stem, with the head of SwishNet's teacher; its numbers under PyTorch's names."""
+    """Keras's MobileNet with the stem, and with the head of SwishNet's teacher network. Its variables have PyTorch's names."""
 
     def __init__(self, alpha: float):
         super().__init__()
@@ -80,7 +81,7 @@ class KerasMobileNet(nn.Module):
         for variable in self.net.variables:
             layer, leaf = variable.path.split("/")
             value = variable.value.data
-            if leaf == "kernel":  # (…, in, out), depthwise (…, out, 1)
+            if leaf == "kernel":  # Keras layout: (…, in, out); depthwise: (…, out, 1)
                 value = torch.movedim(value, (-2, -1), (0, 1) if "_dw_" in layer else (1, 0))
             yield f"{layer}.{leaves.get(leaf, leaf.replace('moving', 'running').replace('variance', 'var'))}", value
         for key, value in self.stem.named_parameters():
@@ -88,14 +89,17 @@ class KerasMobileNet(nn.Module):
 
 
 def named_arrays(net: nn.Module) -> dict[str, torch.Tensor]:
-    """Name → view of every parameter and running statistic."""
+    """Return name → view of each parameter and running statistic."""
     if isinstance(net, KerasMobileNet):
         return dict(net.named_arrays())
     return {key: value for key, value in net.state_dict().items() if value.is_floating_point()}
 
 
 def network(make: Callable[[], nn.Module], shape: tuple[int, ...], rate: float = 1e-4) -> dict[str, np.ndarray]:
-    """Evaluation logits; the losses of five steps of gradient descent, and what they leave: logits, running statistics."""
+    """Return the evaluation logits, the losses of five steps of gradient descent, then logits and running statistics.
+
+    At `rate` 0, return only the evaluation logits.
+    """
     net, x = make(), torch.from_numpy(tensor("image", shape))
     arrays = named_arrays(net)
     for key, value in arrays.items():
@@ -133,7 +137,7 @@ CASES: dict[str, tuple] = {
 
 
 def golden() -> dict[str, np.ndarray]:
-    """Everything in images.npz."""
+    """Return the content of images.npz."""
     return {f"{name}/{key}": value for name, case in CASES.items() for key, value in network(*case).items()}
 
 

@@ -1,7 +1,8 @@
 """Golden values of the GRU, self-normalising and Schindler networks: `python tests/golden/make_small_networks.py`.
 
-Needs PyTorch (the `peers` extra). The networks are the benchmarks' peers, `genre_jax/bench/torch_networks.py`. Float64.
-`tests/test_parity_small.py` reads the .npz beside this file, and where torch is installed makes it again.
+The script needs PyTorch (the `peers` extra), and overwrites small_networks.npz in this folder. The networks are those of the
+benchmarks, `genre_jax/bench/torch_networks.py`, in float64. `tests/test_parity_small.py` reads the file. If torch is installed,
+the test also computes the values again.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], Callable[[],
 
 
 def deterministic(net: nn.Module) -> nn.Module:
-    """The network in float64 with every parameter as its name has it."""
+    """Return the network in float64 with deterministic parameters."""
     net = net.double().eval()
     with torch.no_grad():
         for key, value in net.state_dict().items():
@@ -47,7 +48,7 @@ def deterministic(net: nn.Module) -> nn.Module:
 
 
 def trained(net: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Outputs, gradients, then the losses of five steps of SGD with momentum, and the outputs after them."""
+    """Return outputs and gradients, then the losses of five steps of SGD with momentum, and the outputs after these steps."""
     optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM)
     out, losses = {"evaluated": net(x).detach()}, []
     for step in range(STEPS):
@@ -62,7 +63,7 @@ def trained(net: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def small_values() -> dict[str, np.ndarray]:
-    """What the narrow networks give."""
+    """Return the values of the small networks."""
     out = {}
     for name, (make, shape, _, _) in NETWORKS.items():
         values = trained(deterministic(make()), torch.from_numpy(tensor(f"{name} input", shape)))
@@ -71,7 +72,7 @@ def small_values() -> dict[str, np.ndarray]:
 
 
 def full_values() -> dict[str, np.ndarray]:
-    """Logits of the networks of the published sizes."""
+    """Return the logits of the networks of the published sizes."""
     with torch.no_grad():
         return {
             f"{name}/full": deterministic(make())(torch.from_numpy(tensor(f"{name} full input", shape))).numpy()

@@ -1,7 +1,8 @@
-"""Golden values from PyTorch and torchvision: `python tests/golden/make_torch.py` rewrites the .npz beside this file.
+"""Golden values from PyTorch and torchvision: `python tests/golden/make_torch.py` overwrites torch.npz in this folder.
 
-Needs the `peers` extra, and torchvision for the ResNet: `pip install torch==2.13.0` (a CPU build will do), then
-`pip install --no-deps torchvision==0.28.0` and pillow. Everything is float64. `tests/test_parity.py` reads the file.
+The script needs the `peers` extra, and torchvision for the ResNet: `pip install torch==2.13.0` (a CPU build is sufficient),
+then `pip install --no-deps torchvision==0.28.0` and pillow. All values are computed in float64. `tests/test_parity.py` reads
+the file.
 """
 
 from pathlib import Path
@@ -22,12 +23,12 @@ LABELS = torch.tensor([3, 1, 4])
 
 
 def bytenet() -> nn.Module:
-    """Width 4, kernel 3, dilations 1, 2, 4; two encoder sets (reductions 4 and 2), one decoder set; 99 samples."""
+    """Return a ByteNet for 99 samples: width 4, kernel 3, dilations 1, 2, 4; encoder strides 4 and 2; one decoder set."""
     return ByteNet(99, CLASSES, width=4, kernel=3, max_dilation=4, strides=(4, 2), decoder_sets=1)
 
 
 def resnet34(width: int = 4) -> nn.Module:
-    """torchvision's ResNet34 with `width` channels in its first stage, behind the thesis's stem."""
+    """Return torchvision's ResNet34 with `width` channels in the first stage, and with the stem of the thesis in front."""
     net = torchvision.models.resnet34(num_classes=CLASSES)
     net.inplanes = width
     net.conv1, net.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
@@ -39,7 +40,7 @@ def resnet34(width: int = 4) -> nn.Module:
 
 
 def network(name: str, net: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Evaluation outputs, then loss, outputs, gradient norms and running statistics of one training pass."""
+    """Return the evaluation outputs, then loss, outputs, gradient norms and running statistics of one training pass."""
     with torch.no_grad():
         for key, value in net.state_dict().items():
             if value.is_floating_point():
@@ -57,7 +58,7 @@ def network(name: str, net: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def loss_values() -> dict[str, np.ndarray]:
-    """Means and gradients of the two weighted losses."""
+    """Return the means and gradients of the two weighted losses."""
     weight = torch.from_numpy(np.abs(tensor("class weights", (CLASSES,))))
     multi = torch.from_numpy((tensor("multi labels", (3, CLASSES)) > 0).astype(float))
     out = {}
@@ -83,7 +84,7 @@ OPTIMIZERS = {
 
 
 def optimizer_steps() -> dict[str, np.ndarray]:
-    """The parameters (steps, 7) along five steps; the gradients shrink in the middle, which AMSGrad's maximum remembers."""
+    """Return the parameters (steps, 7) after each of five steps. Small gradients in the middle test AMSGrad's maximum."""
     out = {}
     for name, make in OPTIMIZERS.items():
         p = torch.from_numpy(tensor("p", (7,))).requires_grad_()
@@ -97,7 +98,7 @@ def optimizer_steps() -> dict[str, np.ndarray]:
 
 
 def resized() -> dict[str, np.ndarray]:
-    """Bilinear interpolation of an image to a larger, a smaller and a mixed size."""
+    """Return an image after bilinear interpolation to a larger, a smaller and a mixed size."""
     image = torch.from_numpy(tensor("image", (1, 1, 7, 5)))
     return {
         f"resize/{height}x{width}/{aligned}": F.interpolate(

@@ -1,12 +1,12 @@
-"""Proof that the tests can fail: `make sabotage`, or `python tests/sabotage/run.py [NAME …]` for some of the patches.
+"""Check that the tests can fail: `make sabotage`, or `python tests/sabotage/run.py [NAME …]` for some of the patches.
 
-Each .patch here breaks one thing that is easily got wrong, and says which tests must turn red:
+Each .patch in this folder introduces one plausible error, and lists the tests that must fail:
 
-    What is broken.
+    The error, in one sentence.
     Must turn red: tests/test_x.py::test_y
 
-For each, a copy of the working tree in a temporary folder is patched and the tests run there; the checkout stays untouched.
-A test is red when an assertion in it fails: one that does not start, or dies of another error, proves nothing.
+The script copies the working tree to a temporary folder, applies one patch, and runs the tests in the copy. The checkout does
+not change. A test is red if one of its assertions fails. A test that does not start, or stops with another error, is not red.
 """
 
 import os
@@ -29,20 +29,20 @@ ASSERTION = re.compile(r"AssertionError|assert |Failed: DID NOT RAISE")
 
 
 def patches(names: Iterable[str] = ()) -> list[Path]:
-    """The patches called `names`, or all."""
-    found = {path.stem: path for path in sorted(HERE.glob("*.patch"))}
-    return [found[name] for name in names] or list(found.values())
+    """Return the patches with these names. Without names, return all patches."""
+    by_name = {path.stem: path for path in sorted(HERE.glob("*.patch"))}
+    return [by_name[name] for name in names] or list(by_name.values())
 
 
 def must_turn_red(patch: Path) -> list[str]:
-    """The tests that a patch names."""
+    """Return the tests that must fail with the patch."""
     return re.findall(r"^Must turn red: (\S+)$", patch.read_text(), re.MULTILINE)
 
 
 def apply(patch: Path, folder: Path, *options: str) -> str:
-    """Apply a patch to the tree in `folder`; returns git's complaint, "" where it applies."""
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # else git looks for a repository above
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a git hook runs this
+    """Apply a patch to the tree in `folder`. Returns the error message of git, or "" if the patch applies."""
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # otherwise git uses a repository above
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # git sets these variables in hooks
         environment.pop(name, None)
     process = subprocess.run(
         ["git", "apply", *options, str(patch)], cwd=folder, env=environment, capture_output=True, text=True
@@ -51,21 +51,21 @@ def apply(patch: Path, folder: Path, *options: str) -> str:
 
 
 def copy_tree(folder: Path) -> None:
-    """What the tests need, without compiled files of another state."""
+    """Copy the files that the tests need to `folder`, without compiled Python files."""
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
 def run_tests(folder: Path, tests: Iterable[str]) -> dict[str, str]:
-    """Test → "green", "red", or what else became of it, run on the package in `folder`."""
+    """Run tests on the package in `folder`. Returns test → "green", "red", or a description of another outcome."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def python(*arguments: str) -> str:
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
 
-    # Else an installed package would be tested, and every patch would stay green.
+    # Otherwise the tests would run on an installed package, and stay green with every patch.
     imported = python("-c", "import genre_jax; print(genre_jax.__file__)").strip()
     assert Path(imported).is_relative_to(folder), f"{imported} is imported instead of the copy in {folder}"
     report = folder / "report.xml"
@@ -84,16 +84,16 @@ def run_tests(folder: Path, tests: Iterable[str]) -> dict[str, str]:
 
 
 def in_copy(tests: Iterable[str], patch: Path | None = None) -> dict[str, str]:
-    """Outcomes of the tests in a fresh copy of the tree with the patch applied."""
+    """Run tests in a new copy of the tree, after applying the patch. Returns test → outcome."""
     with tempfile.TemporaryDirectory(prefix="sabotage-") as name:
         folder = Path(name).resolve()
         copy_tree(folder)
-        complaint = apply(patch, folder) if patch else ""
-        return dict.fromkeys(tests, f"does not apply: {complaint}") if complaint else run_tests(folder, tests)
+        error = apply(patch, folder) if patch else ""
+        return dict.fromkeys(tests, f"does not apply: {error}") if error else run_tests(folder, tests)
 
 
 def main(names: list[str]) -> int:
-    """Run all; 1 where a test stays green, where a patch does not apply, or where a test fails without any."""
+    """Run the patches. Returns 1 if a test stays green, if a patch does not apply, or if a test fails without a patch."""
     chosen = patches(names)
     failures = 0
 
