@@ -33,7 +33,8 @@ def presets() -> list[str]:
 
 def small(config, tones):
     """The config at small sizes: what it chose stays, what costs time or needs other data goes."""
-    for key, value in FRONTEND.items():
+    bands = {"n_mels": 40, "n_bins": 40} if config.model.name.startswith("schindler") else {}  # its pooling needs 40 of them
+    for key, value in (FRONTEND | bands).items():
         if key in config.frontend and config.frontend[key] not in (0, "", ()):
             configs.override(config, f"frontend.{key}", value)
     for key, value in MODEL.get(config.model.name, {}).items():

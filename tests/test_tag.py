@@ -204,7 +204,7 @@ def test_the_command_tags_the_good_files_and_names_the_bad(tagger, workdir, wavs
     arguments = (f"--workdir={workdir}", *map(str, files))
     out, err = finish(run_module("genre_jax.tag", "--json", f"--embeddings={embeddings}", *arguments), code=1)
     errors = err.splitlines()[-2:]
-    assert errors[0].startswith(f"error: {files[1]}: not audio that soundfile or FFmpeg can read: ")
+    assert errors[0].startswith(f"error: {files[1]}: not an audio file that soundfile or FFmpeg can read: ")
     assert errors[1] == f"error: {files[2]}: no such file"
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["file"] for line in lines] == [str(files[0]), str(files[3])]

@@ -270,7 +270,9 @@ def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, 
         configs.choose(config, "model", model, width=4, stages=[1, 1, 1])
     small_frontend(config, frontend)
     if (model == "bytenet") == (frontend == "log_mel_image"):
-        with pytest.raises(UserError, match=f"model '{model}' reads .*, and front end '{frontend}' gives"):
+        with pytest.raises(
+            UserError, match=f"model '{model}' reads features with . axes, .*, and front end '{frontend}' computes"
+        ):
             configs.validate(config)
         return
     assert_one_step(config)
@@ -293,7 +295,7 @@ def test_one_real_step_of_every_other_front_end(tones, frontend):
     config = small_config(tones, "resnet", devices=1, model__stages=[1])
     small_frontend(config, frontend)
     if frontend.endswith("_mean"):
-        with pytest.raises(UserError, match=rf"front end '{frontend}' gives \(12,\)"):
+        with pytest.raises(UserError, match=rf"front end '{frontend}' computes features \(12,\)"):
             configs.validate(config)
         return
     if not config.frontend.image:
