@@ -15,17 +15,17 @@ from genre_jax.models.network import Network
 class Gmm(Network):
     """A mixture of Gaussians with diagonal covariances for each class, over single frames.
 
-    A clip's logits are the means over its frames of the log-likelihoods that the mixtures give them: its class is the one
-    under which all of its frames together are likeliest. The parameters are not trained but fitted, by scikit-learn's
-    expectation maximisation (`genre_jax.fitting`), and computed with in float32 at least.
+    The logits of a clip are the means over its frames of their log-likelihoods under the mixtures: the predicted class is the
+    class under which all frames together are likeliest. The parameters are not trained but fitted, by scikit-learn's
+    expectation maximisation (`genre_jax.gmm`). Computations are in float32 or float64.
 
     With 60 features, 3 classes and 256 components it has 92,928 parameters; the paper prints 92,416, which is all means and
     variances and the weights of one mixture.
 
     Attributes:
-      components: Gaussians of a class.
-      frames: of a class on average that the fit reads, evenly spread over the windows of the training split; a choice.
-      iterations: of expectation maximisation, at most; a choice (100 is scikit-learn's).
+      components: Gaussians of a class, ≥ 1.
+      frames: frames of a class, on average, that the fit reads, evenly spread over the windows of the training split, ≥ 1.
+      iterations: largest number of iterations of expectation maximisation, ≥ 1 (100 is scikit-learn's default).
     """
 
     components: int = 256

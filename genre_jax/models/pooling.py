@@ -54,16 +54,11 @@ def _max_pool(window: Window, strides: Window, padding: int, size: tuple[int, in
     return _pool(x, window, strides, padding)[0]
 
 
-def _max_pool_forward(window, strides, padding, size, x):
-    del size
-    return _pool(x, window, strides, padding)
-
-
 def _max_pool_backward(window, strides, padding, size, at, d_pooled):
     return (unpool(d_pooled, at, window, size, strides, padding),)
 
 
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(lambda window, strides, padding, size, x: _pool(x, window, strides, padding), _max_pool_backward)
 
 
 def unpool(
