@@ -1,4 +1,4 @@
-"""Layers that several networks share: the one BatchNorm, instance norm, dropout with a key per example, initialisers."""
+"""Layers that several networks share: convolution, linear layer, norms, dropout with a key per example, initialisers."""
 
 import functools
 import zlib
@@ -14,26 +14,26 @@ from genre_jax.models import cpu
 glorot = nn.initializers.glorot_uniform()
 # PyTorch's default for convolutions and linear layers: U(±1 / sqrt(fan in)).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# He et al. 2015 for ReLU networks, over outputs, as torchvision's ResNets have it.
+# He et al. 2015 for ReLU networks, by the number of outputs, as in torchvision's ResNets.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# The same over inputs, as its DenseNets have it.
+# The same by the number of inputs, as in torchvision's DenseNets.
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def product(x: jax.Array, kernel: jax.Array, dimensions: Any = None, precision: Any = None) -> jax.Array:
-    """Returns `x` (…, in) times `kernel` (in, out) as a product of two matrices, whose gradients XLA computes faster."""
+    """Returns `x` (…, in) times `kernel` (in, out). XLA computes the gradients of a product of two matrices faster."""
     del dimensions
     y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, precision=precision)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-# The convolution and the linear layer of every network: Flax's, with all their arguments.
+# The convolution and the linear layer of every network, with the arguments of Flax's.
 Conv: Any = functools.partial(nn.Conv, conv_general_dilated=cpu.convolve)
 Dense: Any = functools.partial(nn.Dense, dot_general=product)
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for biases: U(±1 / sqrt(fan_in))."""
+    """Returns PyTorch's default initialiser of biases: U(±1 / sqrt(fan_in))."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
@@ -59,9 +59,14 @@ def _statistics_dtype(x: jax.Array) -> jnp.dtype:
 class BatchNorm(nn.Module):
     """Batch normalisation over all but the last axis, with PyTorch's conventions.
 
-    Statistics are those of the whole batch over all devices (`axis_name`), the variance in two passes; examples with
-    `mask` 0 do not count. The running variance is the unbiased one (Keras 3 takes the biased one: `unbiased=False`);
-    running = (1 - momentum) · running + momentum · batch.
+    Statistics are those of the whole batch over all devices; the variance is computed in two passes.
+
+    Attributes:
+      momentum: weight of the batch in the running statistics: running = (1 - momentum) · running + momentum · batch.
+      epsilon: added to the variance.
+      unbiased: whether the running variance is the unbiased one; Keras 3 takes the biased one.
+      axis_name: name of the axis of devices; None for a single device.
+      param_dtype: type of the parameters and of the running statistics.
     """
 
     momentum: float = 0.1
@@ -72,6 +77,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Normalise `x` (batch, …, channels). In training, examples with `mask` (batch,) 0 do not count."""
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
@@ -91,7 +97,7 @@ class BatchNorm(nn.Module):
 
 
 def _total(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """The sum of `x` (batch, …, channels) over all but the channels, each example times its `weight` (batch,)."""
+    """Returns the sum of `x` (batch, …, channels) over all but the channels; `weight` (batch,) weighs the examples."""
     return (x.sum(tuple(range(1, x.ndim - 1))) * weight[:, None]).sum(0)
 
 
@@ -99,10 +105,10 @@ def _total(x: jax.Array, weight: jax.Array) -> jax.Array:
 def _batch_norm(
     epsilon: float, axis_name: str | None, x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """`x` (batch, …, channels) normalised by the statistics of the examples of all devices, each with its `weight` (batch,).
+    """Normalises `x` (batch, …, channels) by the statistics of the examples of all devices, weighed by `weight` (batch,).
 
-    Returns y, mean and biased variance (channels,), and how many numbers a channel has. The gradient is that of y alone,
-    through the statistics too, written out: it reads the images half as often as what autodiff would make of it.
+    Returns y, mean and biased variance (channels,), and how many numbers a channel has. The gradient, written out, is that of
+    y alone, also through the statistics. It reads the images half as often as autodiff's.
     """
     return _batch_norm_forward(epsilon, axis_name, x, scale, bias, weight)[0]
 
@@ -132,41 +138,23 @@ def _batch_norm_backward(epsilon, axis_name, kept, gradients):
 _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def instance_norm(
-    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, epsilon: float = 1e-5
-) -> jax.Array:
-    """Each example and channel of `x` (batch, …, channels) normalised over the axes between, then scaled and shifted."""
+def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """Normalises each example and channel of `x` (batch, …, channels), as `torch.nn.InstanceNorm1d/2d` without parameters."""
     axes = tuple(range(1, x.ndim - 1))
     wide = x.astype(_statistics_dtype(x))
-    mean = wide.mean(axes, keepdims=True)
-    var = jnp.square(wide - mean).mean(axes, keepdims=True)
-    y = (wide - mean) * jax.lax.rsqrt(var + epsilon)
-    if scale is not None and bias is not None:
-        y = y * scale + bias
-    return y.astype(x.dtype)
-
-
-class InstanceNorm(nn.Module):
-    """Normalisation of each example and channel over its other axes (biased variance), as `torch.nn.InstanceNorm1d/2d`."""
-
-    affine: bool = True
-    epsilon: float = 1e-5
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = bias = None
-        if self.affine:
-            scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-        return instance_norm(x, scale, bias, self.epsilon)
+    centred = wide - wide.mean(axes, keepdims=True)
+    return (centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + epsilon)).astype(x.dtype)
 
 
 class ImageStem(nn.Module):
-    """One channel to three, for networks made for colour images: a 1×1 convolution that is never trained unless asked.
+    """A 1×1 convolution of one channel to three, for networks made for colour images.
 
-    It starts as three copies of the image, or (`copies=False`) as document 000's code has it: weight 1 in channel 0, all else
-    U(-1, 1); followed by an instance norm that is ± the z-score of the image.
+    Attributes:
+      copies: True starts as three copies of the image. False starts as document 000's code: the weight is 1 in channel 0, the
+        other weights and the biases are U(-1, 1).
+      trainable: whether the convolution is trained.
+      instance_norm: whether an instance norm follows, which gives ± the z-score of the image.
+      dtype, param_dtype: as in `Network`.
     """
 
     copies: bool
@@ -185,28 +173,19 @@ class ImageStem(nn.Module):
         if not self.trainable:
             w, b = jax.lax.stop_gradient((w, b))
         x = x.astype(jnp.promote_types(x.dtype, self.dtype)) * w[0] + b
-        return (InstanceNorm(affine=False)(x) if self.instance_norm else x).astype(self.dtype)
+        return (instance_norm(x) if self.instance_norm else x).astype(self.dtype)
 
 
 def layer_keys(keys: jax.Array, path: tuple[str, ...]) -> jax.Array:
-    """The examples' keys (batch,) for the layer at `path`."""
+    """Returns the keys (batch,) of the examples for the layer at `path`."""
     layer = zlib.crc32("/".join(path).encode())
     return jax.vmap(lambda key: jax.random.fold_in(key, layer))(keys)
 
 
-def drop(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """`x` (batch, …) with a share `rate` of its numbers 0 and the rest scaled up, as the example's own key has it."""
-
-    def mask(key):
-        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
-
-    return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0)
-
-
 def drop_steps(x: jax.Array, keys: jax.Array, rate: float, first: Any) -> jax.Array:
-    """`drop` of a sequence (batch, steps, channels) whose steps, from number `first` on, each have a mask of their own.
+    """Dropout of a sequence (batch, steps, channels), where each step has its own mask.
 
-    A part of a sequence so loses what it would lose as part of the whole.
+    `first` is the number of the first step. A part of a sequence is dropped as it would be in the whole sequence.
     """
 
     def mask(key, step):
@@ -217,13 +196,14 @@ def drop_steps(x: jax.Array, keys: jax.Array, rate: float, first: Any) -> jax.Ar
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask depends on the example's own key alone, so that it knows neither batch nor device."""
+    """Dropout of a share `rate`, whose masks depend on the keys of the examples alone, not on batch or device."""
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """`x` (batch, …) and `keys` (batch,); without keys (evaluation) the identity."""
+        """Drop numbers of `x` (batch, …) by `keys` (batch,). Without keys (evaluation) this is the identity."""
         if keys is None or self.rate == 0:
             return x
-        return drop(x, layer_keys(keys, self.path), self.rate)
+        masks = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(layer_keys(keys, self.path))
+        return jnp.where(masks, x / (1 - self.rate), 0)

@@ -1,7 +1,7 @@
-"""ByteNet's residual block, with the backward pass that JAX makes, and with one that holds less memory at a time.
+"""ByteNet's residual block, with JAX's backward pass and with a backward pass written by hand that needs less memory.
 
-Where devices share a sequence along time (`parallel.TimeShards`), sums over time are those of all shards, and the dilated
-convolution sees its neighbours' steps. The gradients are those of the sum of what all the devices compute.
+If devices share a sequence along time (`parallel.TimeShards`), sums over time are those of all shards, and the dilated
+convolution sees the steps of neighbouring shards. Gradients are those of the sum over all devices.
 """
 
 import functools
@@ -17,7 +17,7 @@ from genre_jax.models.layers import drop_steps, gate
 from genre_jax.parallel import TimeShards
 
 Params = dict[str, dict[str, jax.Array]]
-# Mean and 1 / deviation (batch, 1, channels) of a sequence; () where none are needed.
+# Mean and 1 / deviation (batch, 1, channels) of a sequence; () with layer norm, which needs none.
 Statistics = tuple[jax.Array, ...]
 
 EPSILON = 1e-5
@@ -25,11 +25,15 @@ NORMS = ("instance", "layer")
 
 
 class BlockSpec(NamedTuple):
-    """What the blocks of a set share, known when the program is made.
+    """Common options of the blocks of a set, known when the program is made.
 
     Attributes:
-      length: steps of the whole sequence, which may be less than what the shards hold together.
-      dilation: counts where none is traced.
+      taps, causal, norm, gated, dtype, backend: as in `network.ByteNet`.
+      dilations: of the blocks of the set.
+      rate: of the dropout, 0 to 1.
+      length: steps of the whole sequence; the shards together may hold more.
+      shards: devices that share the sequence; None if each device has whole sequences.
+      dilation: of the current block, unless its dilation is traced.
     """
 
     taps: int
@@ -45,12 +49,12 @@ class BlockSpec(NamedTuple):
     dilation: int = 1
 
     def reach(self, dilation: int) -> tuple[int, int]:
-        """Steps (before, after) that a dilation sees, no further than there can be any."""
+        """Returns the steps (before, after) that a dilation sees, at most the length of the sequence."""
         before, after = (int(n) for n in same_padding(dilation, self.taps, self.causal))
         return min(before, self.length), min(after, self.length)
 
     def convolve(self, x: jax.Array, kernel: jax.Array, dilation: jax.Array | None) -> jax.Array:
-        """The dilated convolution, of the same length as `x`; steps beyond the sequence's end count as zeros."""
+        """Returns the dilated convolution, of the same length as `x`. Steps beyond the sequence's end count as zeros."""
         at = self.dilation if dilation is None else dilation
         left, right = same_padding(at, self.taps, self.causal)
         steps, kernel = x.shape[1], kernel.astype(self.dtype)
@@ -63,22 +67,22 @@ class BlockSpec(NamedTuple):
         return dilated_conv(x, kernel, at, (left - before, right - after), backend=self.backend, span=span, length=steps)
 
     def inside(self, x: jax.Array) -> jax.Array:
-        """`x` (batch, steps, …) with zeros at what lies beyond the sequence's end."""
+        """Returns `x` (batch, steps, …) with zeros beyond the sequence's end."""
         if self.shards is None:
             return x
         step = self.shards.index * x.shape[1] + jnp.arange(x.shape[1])
         return jnp.where((step < self.length)[:, None], x, 0)
 
     def total(self, tree: Any) -> Any:
-        """Sums over this device's steps → over the sequence."""
+        """Returns sums over the sequence of sums over this device's steps."""
         return self.shards.sum(tree) if self.shards else tree
 
     def first_step(self, steps: int) -> Any:
-        """The number of this device's first step."""
+        """Returns the number of this device's first step."""
         return self.shards.index * steps if self.shards else 0
 
     def statistics(self, x: jax.Array) -> Statistics:
-        """Of the norm of `x` over time."""
+        """Returns the statistics of `x` over time."""
         if self.norm == "layer":
             return ()
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -87,7 +91,7 @@ class BlockSpec(NamedTuple):
         return mean, jax.lax.rsqrt(var + EPSILON)
 
     def through_statistics(self, x: jax.Array, statistics: Statistics, gradients: Statistics, start: Any) -> jax.Array:
-        """The gradient by steps from `start` on, `x`, of `statistics` whose own `gradients` are known."""
+        """Returns the gradient by the steps `x`, from step `start` on, through `statistics` with these `gradients`."""
         (mean, inverse), (d_mean, d_inverse) = statistics, gradients
         d_x = (d_mean - d_inverse * inverse**3 * (x.astype(mean.dtype) - mean)) / self.length
         if self.shards:
@@ -96,7 +100,7 @@ class BlockSpec(NamedTuple):
 
 
 def norm_relu(x: jax.Array, affine: tuple[jax.Array, ...]) -> jax.Array:
-    """ReLU of the norm: per clip and channel over time with a `folded` norm, or per step over channels with (scale, bias)."""
+    """Returns the ReLU of the norm: over time with (mean, scale, bias), or over channels with (scale, bias); see `folded`."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if len(affine) == 2:
         mean = wide.mean(-1, keepdims=True)
@@ -107,9 +111,9 @@ def norm_relu(x: jax.Array, affine: tuple[jax.Array, ...]) -> jax.Array:
 
 
 def folded(statistics: Statistics, params: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """What `norm_relu` takes: (scale, bias), or with statistics (mean, scale, bias), each (batch, 1, channels).
+    """Returns the factors of `norm_relu`: (scale, bias), or with statistics (mean, scale, bias), each (batch, 1, channels).
 
-    The gradient by the mean goes through the bias, so that the backward pass has two sums over time to make and not four.
+    The gradient by the mean goes through the bias; the backward pass then has two sums over time and not four.
     """
     scale, bias = params["scale"], params["bias"]
     if not statistics:
@@ -122,7 +126,7 @@ def folded(statistics: Statistics, params: dict[str, jax.Array]) -> tuple[jax.Ar
 def block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec) -> jax.Array:
     """Norm, ReLU, 1×1 to half width; norm, ReLU, dilated convolution; norm, ReLU (or gate), 1×1 back; dropout; plus `x`.
 
-    `x` (batch, time, 2 width) and the result alike. Convolutions have no bias.
+    `x` and the result are (batch, time, 2 width). Convolutions have no bias.
     """
 
     def active(y, name):
@@ -131,18 +135,18 @@ def block(params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Ar
     y = active(x, "norm1") @ params["conv1"]["kernel"][0].astype(spec.dtype)
     y = spec.convolve(active(y, "norm2"), params["conv2"]["kernel"], dilation)
     y = (gate(y) if spec.gated else active(y, "norm3")) @ params["conv3"]["kernel"][0].astype(spec.dtype)
-    return x + _dropped(y, keys, spec)
+    return x + _dropped(y, keys, spec, spec.first_step(y.shape[1]))
 
 
-def _dropped(y: jax.Array, keys: jax.Array | None, spec: BlockSpec) -> jax.Array:
-    return y if keys is None else drop_steps(y, keys, spec.rate, spec.first_step(y.shape[1]))
+def _dropped(y: jax.Array, keys: jax.Array | None, spec: BlockSpec, first: Any) -> jax.Array:
+    return y if keys is None else drop_steps(y, keys, spec.rate, first)
 
 
 # ---------------------------------------------------------------- the backward pass by hand
 
 
 class Middle(NamedTuple):
-    """What lies between a block's input and its result: two half-width sequences, and the statistics of the three norms."""
+    """Arrays between the input and the output of a block: two half-width sequences, and the statistics of the three norms."""
 
     first: jax.Array
     second: jax.Array
@@ -153,10 +157,10 @@ class Middle(NamedTuple):
 def written_block(
     params: Params, x: jax.Array, keys: jax.Array | None, dilation: jax.Array | None, spec: BlockSpec, keep: bool
 ) -> jax.Array:
-    """`block`, of which the backward pass keeps `x`, and if `keep` also what its first two convolutions gave.
+    """`block` with a backward pass written by hand. It keeps `x`, and with `keep` the outputs of the first two convolutions.
 
-    That pass works at half width but for the ends: what has full width is computed in chunks of time, which fit a core's
-    cache, and the gradient by `x` takes the place of the one that came in.
+    Arrays of full width are computed in chunks of time, which fit a core's cache. The gradient by `x` takes the memory of the
+    incoming gradient.
     """
     return _forward(params, x, keys, dilation, spec, keep)[0]
 
@@ -166,9 +170,7 @@ def _forward(params, x, keys, dilation, spec, keep):
     local = _fold_last(middle.statistics[2], params, spec)
 
     def add(start, steps, y):
-        part = _last(_cut(middle.second, start, steps), local)
-        if keys is not None:
-            part = drop_steps(part, keys, spec.rate, spec.first_step(x.shape[1]) + start)
+        part = _dropped(_last(_cut(middle.second, start, steps), local), keys, spec, spec.first_step(x.shape[1]) + start)
         return _put(y, _cut(y, start, steps) + part, start)
 
     return over_chunks(x.shape, add, x), (params, x, keys, dilation, middle if keep else None)
@@ -212,7 +214,7 @@ def _both_ways(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array, transposed: jax.Array) -> jax.Array:
-    """`x @ kernel`, whose gradients turn no large array: the kernel comes turned, and the narrower factor is turned."""
+    """`x @ kernel`, whose gradients transpose no large array: they use the transposed kernel, and the narrower factor."""
     return x @ kernel
 
 
@@ -238,10 +240,10 @@ def _backward_in_chunks(
     function: Callable, fold: Callable, x: jax.Array, statistics: Statistics, params: Any, d_out: jax.Array,
     d_x: jax.Array | None, spec: BlockSpec,
 ) -> tuple[jax.Array, Any]:  # fmt: skip
-    """Gradients by `x` and `params` of function(x, fold(statistics, params)), which works on each step alone.
+    """Returns the gradients by `x` and `params` of function(x, fold(statistics, params)), which works on each step alone.
 
-    That by `x` is added to `d_x`, or takes the place of `d_out`. The statistics are those of `x`, and what reaches them
-    reaches it.
+    The gradient by `x` is added to `d_x`, or replaces `d_out` if `d_x` is None. It includes the gradient through the
+    statistics, which are those of `x`.
     """
     local, unfold = jax.vjp(fold, statistics, params)
     shape = max(x.shape, d_out.shape)
@@ -280,7 +282,7 @@ def _backward(spec, keep, kept, dy):
     def through(function, fold, x, statistics, d_out, d_x):
         return _backward_in_chunks(function, lambda s, p: fold(s, p, spec), x, statistics, params, d_out, d_x, spec)
 
-    dz = dy if keys is None else _dropped(dy, keys, spec)  # linear, and its own transpose
+    dz = _dropped(dy, keys, spec, spec.first_step(dy.shape[1]))  # dropout is linear, and its own transpose
     d_h2, d_last = through(_last, _fold_last, h2, statistics[2], dz, jnp.zeros_like(h2))
     d_a2, d_kernel = pull(d_h2)
     d_h1, d_norm2 = through(norm_relu, lambda s, p, _: folded(s, p["norm2"]), h1, statistics[1], d_a2, None)

@@ -1,18 +1,17 @@
-"""A set of dilated residual blocks over stacked parameters, and what of it is kept for the backward pass.
+"""A set of dilated residual blocks over stacked parameters, and its policies of what the backward pass keeps.
 
-The blocks of a set differ in their dilation alone, so one traced block under `lax.scan` runs them all: the program does
-not grow with depth. Policies (`remat`), equal in value and gradient, for a set of n blocks:
+The blocks of a set differ in their dilation alone. Therefore one traced block under `lax.scan` runs them all, and the program
+does not grow with depth. The policies (`remat`) have equal values and gradients. For a set of n blocks:
 
-- `none`: everything inside every block is kept.
-- `dots`: of every block the input and what its first two convolutions gave, both of half width, are kept; norms and ReLUs are
-  computed again, chunk by chunk in the cache: no product is, and on a CPU it is the fastest.
-- `block`: the n inputs of the blocks are kept, each block is computed again in the backward pass.
-- `tree`: nested scans: about √n inputs of segments are kept, then about √n inputs of the blocks of one segment.
-- `lean`: as `tree`, with the backward pass of `dots`, which is written by hand and holds little at a time
-  (`models/residual.py`). Sets of short sequences keep the inputs of all their blocks, and are not computed a third time:
-  they get `inputs`, as ByteNet calls that within.
-- `offload`: as `lean`, but the n inputs of the blocks go to pinned memory of the host and come back; no segment is computed
-  again. Only for devices that can address such memory.
+- `none` keeps everything inside every block.
+- `dots` keeps the input of every block and the outputs of its first two convolutions, both of half width. Norms and ReLUs are
+  computed again, chunk by chunk in the cache; products are not. This is the fastest policy on a CPU.
+- `block` keeps the n inputs of the blocks. Each block is computed again in the backward pass.
+- `tree` has nested scans. It keeps about √n inputs of segments, then about √n inputs of the blocks of one segment.
+- `lean` is `tree` with the backward pass of `dots`, which is written by hand and holds little at a time (`block.py`). ByteNet
+  gives sets of short sequences the policy `inputs` instead: all inputs of their blocks are kept, and no segment is computed
+  again.
+- `offload` is `inputs` with the inputs in pinned memory of the host. It needs a device that can address such memory.
 """
 
 import functools
@@ -31,19 +30,22 @@ from genre_jax.models.layers import layer_keys
 
 REMAT = ("none", "dots", "block", "tree", "lean", "offload")
 
-# The kernels of a set are stacked: the first axis counts in no fan.
+# The kernels of a set are stacked; the first axis is not part of a kernel.
 stacked_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 
 
 class BlockSet(nn.Module):
-    """Blocks one after the other: `(batch, time, 2 width)` → the same.
+    """Blocks one after the other; input and output are `(batch, time, 2 width)`.
 
-    At `width` 112, 3 taps and instance norm a block has 88,704 parameters; leaf k of the parameters holds block i's at index
-    i. They do not depend on `remat` or the backend.
+    At `width` 112, 3 taps and instance norm a block has 88,704 parameters. Index i of each parameter belongs to block i. The
+    parameters do not depend on `remat` or the backend.
 
     Attributes:
-      spec: dilations, and what else the blocks share. Of its backends `shift` scans; the others need each dilation to be
-        known, so their blocks are unrolled, and program and compile time grow with depth.
+      width: half-width of the blocks.
+      spec: dilations and common options of the blocks. The backend `shift` scans over the blocks. The others need each
+        dilation to be known; their blocks are unrolled, and program and compile time grow with depth.
+      remat: one of `REMAT`, or `inputs`.
+      param_dtype: type of the parameters.
     """
 
     width: int
@@ -61,8 +63,8 @@ class BlockSet(nn.Module):
         run = _scanned if spec.backend == "shift" else _unrolled
         numbers = jnp.arange(len(spec.dilations))
         for start, stop in _groups(spec, x.shape[1]):
-            own = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], params)
-            x = run(own, numbers[start:stop], x, keys, spec._replace(dilations=spec.dilations[start:stop]), self.remat)
+            group = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], params)
+            x = run(group, numbers[start:stop], x, keys, spec._replace(dilations=spec.dilations[start:stop]), self.remat)
         return x
 
     def _parameters(self) -> Params:
@@ -87,7 +89,7 @@ class BlockSet(nn.Module):
 
 
 def _groups(spec: BlockSpec, steps: int) -> list[tuple[int, int]]:
-    """(start, stop) of blocks that run together: where time is sharded, those that reach beyond a shard stand apart."""
+    """Returns (start, stop) of blocks that run together. If time is sharded, blocks that reach beyond a shard are separate."""
     blocks = len(spec.dilations)
     if spec.shards is None:
         return [(0, blocks)]
@@ -100,9 +102,9 @@ def _block_keys(keys: jax.Array | None, number: jax.Array) -> jax.Array | None:
 
 
 def segments(blocks: int) -> tuple[int, int]:
-    """(outer, inner) of the nested scans over the first outer · inner blocks; the rest, at most `inner`, runs after them.
+    """Returns (outer, inner) of the nested scans over the first outer · inner blocks. At most `inner` blocks run after them.
 
-    At most outer + inner inputs are kept at a time, and among the splits with the fewest the rest is the smallest.
+    At most outer + inner inputs are kept at a time. Among the splits with the fewest, the rest is the smallest.
     """
     splits = (
         (outer, inner) for inner in range(1, blocks + 1) for outer in [blocks // inner] if blocks - outer * inner <= inner
@@ -111,7 +113,7 @@ def segments(blocks: int) -> tuple[int, int]:
 
 
 def _to_host() -> Callable:
-    """What `offload` keeps: the blocks' inputs, in the host's memory."""
+    """Returns the checkpoint policy of `offload`: the inputs of the blocks go to the host's memory."""
     kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
     if "pinned_host" not in kinds:
         raise UserError(f"model.remat 'offload' needs a device with memory 'pinned_host', and this one has {sorted(kinds)}")
@@ -141,7 +143,7 @@ def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array |
     def chain(step: Callable, x: jax.Array, elements: Any) -> jax.Array:
         return jax.lax.scan(step, x, elements)[0]
 
-    # Inside a scan nothing can be merged with the forward pass, so the barrier against it is not needed.
+    # Inside a scan nothing can be merged with the forward pass; the barrier against merging is not needed.
     checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
     elements = (params, jnp.asarray(spec.dilations, jnp.int32), numbers)
     if remat in ("none", "dots", "inputs"):
@@ -166,7 +168,7 @@ def _scanned(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array |
 
 
 def _unrolled(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array | None, spec: BlockSpec, remat: str):
-    """The set block by block, each with its own dilation in the program."""
+    """The set block by block, each with its dilation in the program."""
     compute = _compute(remat)
     if remat in ("block", "tree"):
         compute = jax.checkpoint(compute, static_argnums=4)
@@ -175,9 +177,9 @@ def _unrolled(params: Params, numbers: jax.Array, x: jax.Array, keys: jax.Array 
 
     def run(start: int, stop: int, params: Params, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         for at in range(start, stop):
-            own, number = jax.tree.map(lambda leaf, at=at: leaf[at], (params, numbers))
+            block_params, number = jax.tree.map(lambda leaf, at=at: leaf[at], (params, numbers))
             x = checkpoint_name(x, "block_input")
-            x = compute(own, x, _block_keys(keys, number), None, spec._replace(dilation=spec.dilations[at]))
+            x = compute(block_params, x, _block_keys(keys, number), None, spec._replace(dilation=spec.dilations[at]))
         return x
 
     blocks = len(spec.dilations)

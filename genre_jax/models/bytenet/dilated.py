@@ -1,15 +1,15 @@
 """Dilated one-dimensional convolution by three backends with equal outputs and gradients.
 
-Each is `(batch, time, in) * (kernel, in, out) -> (batch, time', out)`, a correlation as in every deep-learning library:
+Each maps `(batch, time, in)` and `(kernel, in, out)` to `(batch, time', out)`, as a correlation:
 
-    y[t] = sum over taps j of x[t - left + j · dilation] @ kernel[j],    x = 0 outside its time
+    y[t] = sum over taps j of x[t - left + j · dilation] @ kernel[j],    x = 0 outside the sequence
 
 - `lax`: XLA's own convolution.
-- `shift`: the shifted inputs times their tap's matrix, added up. Its dilation may be traced, so that one program serves
-  every dilation, and its backward pass keeps the unshifted input alone.
-- `phases`: every `dilation`-th step is a sequence of its own (space to batch), convolved without dilation.
+- `shift`: the sum of the shifted inputs times the matrices of their taps. The dilation may be traced: one program then serves
+  every dilation. The backward pass keeps only the unshifted input.
+- `phases`: space to batch. Every `dilation`-th step belongs to the same sequence, which is convolved without dilation.
 
-Taps that see nothing but padding are left out, where the dilation is known when the program is made.
+Taps that see only padding are left out if the dilation is known when the program is made.
 """
 
 import functools
@@ -29,7 +29,7 @@ Padding = tuple[int | jax.Array, int | jax.Array]
 
 
 def same_padding(dilation: int | jax.Array, kernel: int, causal: bool) -> Padding:
-    """Zeros (before, after) that keep the length: all before if causal, else halves, the odd one after."""
+    """Returns the zeros (before, after) that keep the length: all before if causal, otherwise halves, the odd zero after."""
     reach = dilation * (kernel - 1)
     return (reach, 0) if causal else (reach // 2, reach - reach // 2)
 
@@ -44,14 +44,15 @@ def dilated_conv(
     span: tuple[int, int] | None = None,
     length: int | None = None,
 ) -> jax.Array:
-    """Convolution of `x` (batch, time, in) with `kernel` (taps, in, out) at `dilation` ≥ 1.
+    """Convolves `x` (batch, time, in) with `kernel` (taps, in, out).
 
     Args:
-      padding: zeros (before, after), negative where steps are cut away; the result has
+      dilation: ≥ 1; only `shift` takes a traced dilation.
+      padding: zeros (before, after); negative numbers cut steps away. The result has
         time + before + after - dilation · (taps - 1) steps.
       backend: one of `BACKENDS`.
-      span, length: for a traced `dilation`, which only `shift` takes: the least and the largest offset j · dilation - before
-        of a tap that it can ask for, and the steps of the result.
+      span: only for a traced dilation: the least and the largest possible offset j · dilation - before of a tap.
+      length: only for a traced dilation: the steps of the result.
 
     Returns:
       (batch, time', out). Raises `UserError` for an unknown backend or a traced dilation without `shift`, span and length.
@@ -105,7 +106,7 @@ def _phases(x: jax.Array, kernel: jax.Array, dilation: int, padding: tuple[int, 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _shift(x: jax.Array, kernel: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int) -> jax.Array:
-    """y[t] = sum_j x[t + offsets[j]] @ kernel[j] for t < `length`; all offsets lie within `span`."""
+    """Returns y[t] = sum_j x[t + offsets[j]] @ kernel[j] for t < `length`. All offsets lie within `span`."""
     shifted = _shifts(x, offsets, span, length)
 
     def convolve(start, steps, y):
@@ -117,12 +118,12 @@ def _shift(x: jax.Array, kernel: jax.Array, offsets: jax.Array, span: tuple[int,
 
 
 def _widest(y: jax.Array) -> tuple[int, int, int]:
-    """The shape that sizes the chunks of a result `y` of `shift`: that of the block around it, twice as wide."""
+    """Returns the shape of the block around the convolution's result `y`, which is twice as wide."""
     return y.shape[0], y.shape[1], 2 * y.shape[2]
 
 
 def _shifts(x: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int):
-    """A function (j, start, steps) → `steps` of x[offsets[j] + start :], zeros outside `x`, of which no more are needed."""
+    """Returns a function (j, start, steps) → `steps` of x[offsets[j] + start :], with zeros outside `x`."""
     time = x.shape[1]
     before, after = (min(max(0, n), length) for n in (-span[0], span[1] + length - time))
     x = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
@@ -131,9 +132,9 @@ def _shifts(x: jax.Array, offsets: jax.Array, span: tuple[int, int], length: int
 
 
 def over_chunks(shape: tuple[int, ...], body: Callable[[Any, int, Any], Any], carry: Any) -> Any:
-    """carry = body(start, steps, carry) over consecutive chunks of time, so that what `body` makes is small.
+    """Computes carry = body(start, steps, carry) over consecutive chunks of time, to keep the arrays of `body` small.
 
-    `shape` (batch, time, features) of the widest sequence that it makes.
+    `shape` (batch, time, features) is the shape of the widest of these arrays over all time.
     """
     batch, time, features = shape
     size = min(time, max(1, cpu.chunk_size() // (batch * features)))
@@ -145,10 +146,6 @@ def over_chunks(shape: tuple[int, ...], body: Callable[[Any, int, Any], Any], ca
     return body(count * size, rest, carry) if rest else carry
 
 
-def _shift_forward(x, kernel, offsets, span, length):
-    return _shift(x, kernel, offsets, span, length), (x, kernel, offsets)
-
-
 def _shift_backward(span, length, kept, dy):
     x, kernel, offsets = kept
     dx = _shift(dy, kernel.swapaxes(1, 2), -offsets, (-span[1], -span[0]), x.shape[1])
@@ -158,8 +155,9 @@ def _shift_backward(span, length, kept, dy):
         part = lax.dynamic_slice_in_dim(dy, start, steps, 1)
         return total + jnp.stack([jnp.einsum("bto,bti->oi", part, shifted(j, start, steps)) for j in range(kernel.shape[0])])
 
-    total = over_chunks(_widest(dy), collect, jnp.zeros_like(kernel.swapaxes(1, 2)))  # this way the taps share a turned dy
+    # (out, in), because then all taps share one turned dy.
+    total = over_chunks(_widest(dy), collect, jnp.zeros_like(kernel.swapaxes(1, 2)))
     return dx, total.swapaxes(1, 2), None
 
 
-_shift.defvjp(_shift_forward, _shift_backward)
+_shift.defvjp(lambda x, kernel, offsets, *how: (_shift(x, kernel, offsets, *how), (x, kernel, offsets)), _shift_backward)
