@@ -50,6 +50,7 @@ def test_the_fastest_backend_is_chosen_and_stored(tones, tmp_path, monkeypatch, 
     assert backends.choose(chosen, tmp_path / "run") is chosen
 
 
+@pytest.mark.slow
 def test_a_run_times_the_backends_and_then_trains(tones, tmp_path):
     arguments = ("--config=tests/small_run.py:bytenet", f"--config.data.data_dir={tones}", "--config.model.backend=timed")
     finish(run_module("genre_jax.main", *arguments, "--config.train.duration=2 steps", f"--workdir={tmp_path}"))

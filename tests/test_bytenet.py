@@ -115,19 +115,20 @@ def test_the_fixed_head_takes_one_length():
         ByteNet(num_classes=5, head="pooling")
 
 
-POLICIES = [
-    *((remat, "shift") for remat in (*block_set.REMAT, "inputs")),
-    ("none", "lax"),
-    ("tree", "phases"),
-    ("offload", "lax"),
-]
+POLICIES = [*((remat, "shift") for remat in (*block_set.REMAT, "inputs")), ("none", "lax")]
 LEAN = [("none", "shift"), ("dots", "shift")]
 VARIANTS = [
     ("float64", 3, False, "instance", False, POLICIES),
-    ("float32", 1, True, "instance", False, LEAN),
     ("float64", 1, True, "layer", False, LEAN),
-    ("float64", 3, False, "instance", True, LEAN),
-    ("float32", 3, False, "layer", True, LEAN),
+    *(
+        pytest.param(*variant, marks=pytest.mark.slow)
+        for variant in (
+            ("float64", 3, False, "instance", True, LEAN),
+            ("float32", 1, True, "instance", False, LEAN),
+            ("float32", 3, False, "layer", True, LEAN),
+            ("float64", 2, False, "instance", False, [("none", "shift"), ("tree", "phases"), ("offload", "lax")]),
+        )
+    ),
 ]
 
 

@@ -25,9 +25,14 @@ SMALL = f"--config={ROOT}/tests/small_run.py:snn"
     ],
     ids=["no config", "no data", "typo", "malformed"],
 )  # fmt: skip
-def test_errors_are_one_sentence(arguments, sentence):
-    _, err = finish(run_module("genre_jax.main", *arguments), code=1)
+def test_errors_are_one_sentence(arguments, sentence, call_main):
+    _, err = call_main(*arguments, code=1)
     assert err == sentence
+
+
+def test_the_module_is_a_command():
+    _, err = finish(run_module("genre_jax.main", SMALL, "--config.seeed=1"), code=1)
+    assert err.startswith("error: unknown config key 'seeed' (did you mean 'seed'?): choose one of ")
 
 
 def test_config_keys_are_told_from_flags():
@@ -46,25 +51,25 @@ def test_an_unknown_name_lists_at_most_the_ten_nearest():
     assert str(console.unknown("preset", "demo", [])) == "unknown preset 'demo': none is defined"
 
 
-def test_dry_run_tells_parameters_memory_steps_and_eta(tones):
-    out, _ = finish(run_module("genre_jax.main", SMALL, f"--config.data.data_dir={tones}", "--dry_run"))
+def test_dry_run_tells_parameters_memory_steps_and_eta(tones, call_main):
+    out, _ = call_main(SMALL, f"--config.data.data_dir={tones}", "--dry_run")
     for label in ("parameters", "memory per device", "steps per epoch", "steps in all", "speed", "ETA"):
         assert label in out
     assert "3.0 (24 clips in batches of 8)" in out
 
 
-def test_overfit_one_batch_says_whether_it_learned(tones):
+def test_overfit_one_batch_says_whether_it_learned(tones, call_main):
     arguments = [SMALL, f"--config.data.data_dir={tones}", "--overfit_one_batch", "--config.train.log_every=50 steps"]
     learns = ["--config.train.duration=150 steps", "--config.schedule.learning_rate=0.01"]
-    out, _ = finish(run_module("genre_jax.main", *arguments, *learns))
+    out, _ = call_main(*arguments, *learns)
     assert re.search(r"^one batch was learned: its loss went from [1-9]\S* to 0\.0\d+$", out, re.MULTILINE)
-    _, err = finish(run_module("genre_jax.main", *arguments, "--config.schedule.learning_rate=1e-9"), code=1)
+    _, err = call_main(*arguments, "--config.schedule.learning_rate=1e-9", code=1)
     assert re.search(
         r"^error: one batch was not learned: its loss went from ([1-9]\.\d)\S* to \1\S* in 6 steps$", err, re.MULTILINE
     )
 
 
-def test_profile_and_default_workdir(tones, tmp_path):
+def test_profile_and_default_workdir(tones, tmp_path, call_main):
     arguments = [
         SMALL,
         f"--config.data.data_dir={tones}",
@@ -72,5 +77,5 @@ def test_profile_and_default_workdir(tones, tmp_path):
         f"--workdir={tmp_path}",
         "--profile",
     ]
-    finish(run_module("genre_jax.main", *arguments, hide=("matplotlib",)))  # no report
+    call_main(*arguments)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -112,14 +112,14 @@ def assert_equal_to_torch(golden, model, dtype, tolerance, **options):
         assert np.abs(ours[key] - value).max() < tolerance * scale, key
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), pytest.param("float32", 1e-4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", SIZES)
 def test_network_equals_torch(golden, model, dtype, tolerance):
     """Outputs, the norm of every parameter's gradient, and the running statistics after one training pass."""
     assert_equal_to_torch(golden, model, dtype, tolerance)
 
 
-@pytest.mark.parametrize(("remat", "backend"), [("lean", "shift"), ("tree", "phases")])
+@pytest.mark.parametrize(("remat", "backend"), [("lean", "shift"), pytest.param("tree", "phases", marks=pytest.mark.slow)])
 def test_policies_and_backends_of_bytenet_equal_torch(golden, remat, backend):
     assert_equal_to_torch(golden, "bytenet", "float64", 1e-9, remat=remat, backend=backend)
 

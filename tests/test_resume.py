@@ -72,7 +72,12 @@ def outcome(workdir: Path) -> tuple[bytes, dict[str, np.ndarray], list[np.ndarra
 
 
 @pytest.mark.parametrize(
-    ("model", "kinds"), [("bytenet", ("checkpoint", "line", "checkpoint")), ("resnet", ("checkpoint", "line"))]
+    ("model", "kinds"),
+    [
+        ("snn", ("checkpoint", "line")),
+        pytest.param("bytenet", ("checkpoint", "line", "checkpoint"), marks=pytest.mark.slow),
+        pytest.param("resnet", ("checkpoint", "line"), marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_random_times_and_resumed_is_bit_identical(tones, tmp_path, model, kinds):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -100,11 +105,12 @@ def test_killed_at_random_times_and_resumed_is_bit_identical(tones, tmp_path, mo
                 np.testing.assert_array_equal(a, b)
 
 
-def test_killed_on_8_devices_and_continued_on_2(tones, tmp_path):
+@pytest.mark.parametrize("model", ["snn", pytest.param("resnet", marks=pytest.mark.slow)])
+def test_killed_on_8_devices_and_continued_on_2(tones, tmp_path, model):
     whole, moved = tmp_path / "whole", tmp_path / "moved"
-    finish(start(tones, whole, "resnet", 2, "--config.dtype=float64"))
-    kill_when(start(tones, moved, "resnet", 8, "--config.dtype=float64"), lambda: lines(moved) >= 8)
-    out, _ = finish(start(tones, moved, "resnet", 2, "--config.dtype=float64"))
+    finish(start(tones, whole, model, 2, "--config.dtype=float64"))
+    kill_when(start(tones, moved, model, 8, "--config.dtype=float64"), lambda: lines(moved) >= 8)
+    out, _ = finish(start(tones, moved, model, 2, "--config.dtype=float64"))
     assert "resuming" in out
     _, predictions, leaves = outcome(whole)
     _, moved_predictions, moved_leaves = outcome(moved)
@@ -144,12 +150,3 @@ def test_core_runs_without_the_libraries_of_an_accelerator_machine_that_lacks_th
     out, _ = finish(process)
     assert "test at step" in out
     assert "no report: " in out
-
-
-def test_importing_the_core_never_imports_tensorflow():
-    code = (
-        "import sys, genre_jax.train, genre_jax.models, genre_jax.frontends, genre_jax.data.batches, genre_jax.bench, genre_jax.tag;"
-        "assert not [name for name in sys.modules if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets')]"
-    )
-    process = run_module("timeit", "-n", "1", "-r", "1", code)
-    finish(process)

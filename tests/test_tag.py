@@ -259,6 +259,7 @@ assert settings() == before
 # ---------------------------------------------------------------- the three commands on a folder of every format
 
 
+@pytest.mark.slow
 def test_prepare_train_and_tag_a_folder_of_every_format(tmp_path):
     """The three commands of the README on mixed sample rates and channels, with one broken file per format."""
     kinds = ("mp3", "ogg", "flac", "m4a", "wav16")

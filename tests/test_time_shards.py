@@ -72,7 +72,7 @@ def distance(tree, reference):
     ("count", "remat", "backend", "options"),
     [
         (2, "none", "lax", {}),
-        (4, "lean", "shift", {"gated": True, "dropout": 0.3}),
+        pytest.param(4, "lean", "shift", {"gated": True, "dropout": 0.3}, marks=pytest.mark.slow),
         pytest.param(8, "lean", "shift", {"norm": "layer"}, marks=pytest.mark.slow),
         pytest.param(4, "block", "phases", {}, marks=pytest.mark.slow),
         pytest.param(8, "offload", "shift", {}, marks=pytest.mark.slow),
@@ -101,7 +101,7 @@ def test_bytenet_in_parts_is_bytenet(count, remat, backend, options):
     assert distance(got[1], expected[1]) < 1e-10
 
 
-@pytest.mark.parametrize("remat", ["block", "lean"])
+@pytest.mark.parametrize("remat", ["lean", pytest.param("block", marks=pytest.mark.slow)])
 def test_a_set_in_parts_is_the_set_in_float32(remat):
     """The gradient of a block set is accurate in float32.
 
