@@ -59,10 +59,8 @@ def build(name: str, *, num_classes: int, dtype: str = "float32", axis_name: str
 
     Parameters are float64 if `dtype` is, otherwise float32.
     """
-    if name not in MODELS:
-        raise console.unknown("model", name, MODELS)
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
-    return MODELS[name](
+    return console.pick("model", name, MODELS)(
         num_classes=num_classes, dtype=jnp.dtype(dtype), param_dtype=param_dtype, axis_name=axis_name, **options
     )
 
