@@ -63,6 +63,7 @@ def test_a_run_times_the_backends_and_then_trains(tones, tmp_path):
     assert "model.backend" in runs.FREE_ON_RESUME
 
 
+@pytest.mark.slow
 def test_bench_rows(tmp_path):
     path = tmp_path / "rows.json"
     flags = ("--max_dilation=4", "--steps=50", "--width=3", "--repeats=1", f"--json={path}")

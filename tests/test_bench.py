@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import finish, run_module
 
+
 @pytest.mark.parametrize("cases", [("log_mel", "cqt_short"), pytest.param(("mfcc", "stft"), marks=pytest.mark.slow)])
 def test_front_ends_dry_run_and_figure(tmp_path, cases):
     path = tmp_path / "rows.json"
@@ -28,6 +29,7 @@ def test_front_ends_dry_run_and_figure(tmp_path, cases):
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_peers_in_another_interpreter(tmp_path):
     path = tmp_path / "rows.json"
     arguments = ("--dry_run", "--cases=stft", f"--json={path}", f"--peer_python={sys.executable}")

@@ -6,6 +6,7 @@ import pytest
 from conftest import finish, run_module
 
 
+@pytest.mark.slow
 def test_latency_rows_have_the_values_of_the_paper(tmp_path):
     path = tmp_path / "rows.json"
     arguments = ("--networks=swishnet_slim,gmm", "--frames=9,200", f"--json={path}")

@@ -119,10 +119,10 @@ POLICIES = [*((remat, "shift") for remat in (*block_set.REMAT, "inputs")), ("non
 LEAN = [("none", "shift"), ("dots", "shift")]
 VARIANTS = [
     ("float64", 3, False, "instance", False, POLICIES),
-    ("float64", 1, True, "layer", False, LEAN),
     *(
         pytest.param(*variant, marks=pytest.mark.slow)
         for variant in (
+            ("float64", 1, True, "layer", False, LEAN),
             ("float64", 3, False, "instance", True, LEAN),
             ("float32", 1, True, "instance", False, LEAN),
             ("float32", 3, False, "layer", True, LEAN),

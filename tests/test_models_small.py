@@ -174,7 +174,16 @@ def test_training_pass(name):
     assert (np.abs(redrawn - logits).max() > 1e-3) == (name not in DROPOUT_FREE)
 
 
-ALIKE = {"schindler_deep", "burrows_mlp", "burrows_conv1d", "folmer_cnn", "folmer_mlp"}  # others run through the same code
+ALIKE = {
+    "schindler_deep",
+    "burrows_mlp",
+    "burrows_conv1d",
+    "folmer_cnn",
+    "folmer_mlp",
+    "burrows_conv2d",
+    "choi_cnn",
+    "dense_cnn",
+}  # others run through the same code
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else []) for name in SMALL])

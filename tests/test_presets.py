@@ -14,8 +14,8 @@ from genre_jax.run import Run
 # Sizes of 2,000 samples at 8 kHz. A key that the front end or the network does not have is left out.
 FRONTEND = {"n_fft": 256, "hop_length": 128, "win_length": 200, "n_mels": 16, "height": 32, "width": 32, "n_mfcc": 12, "n_bins": 24,
             "frames": 16}  # fmt: skip
-MODEL = {"bytenet": {"width": 4, "max_dilation": 2, "strides": [16], "decoder_sets": 1, "head": "pooled", "stem_kernel": 1, "stem_stride": 1},
-         "gru_attention": {"hidden": 8, "features": 4}, "resnet34": {"width": 4, "stages": [1, 1]}, "snn": {"hidden": [16]},
+MODEL = {"bytenet": {"width": 4, "max_dilation": 2, "strides": [], "decoder_sets": 1, "head": "pooled", "stem_kernel": 1, "stem_stride": 1},
+         "gru_attention": {"hidden": 8, "features": 4}, "resnet34": {"width": 4, "stages": [1]}, "snn": {"hidden": [16]},
          "burrows_mlp": {"hidden": [8]}, "burrows_conv1d": {"filters": [4]}, "burrows_conv2d": {"filters": [4, 4], "hidden": 8},
          "schindler_deep": {"width": 2, "hidden": 8}, "schindler_shallow": {"width": 2, "hidden": 8},
          "gmm": {"components": 2, "frames": 40, "iterations": 2}}  # fmt: skip

@@ -105,7 +105,8 @@ def test_killed_at_random_times_and_resumed_is_bit_identical(tones, tmp_path, mo
                 np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("model", ["snn", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["snn", "resnet"])
 def test_killed_on_8_devices_and_continued_on_2(tones, tmp_path, model):
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     finish(start(tones, whole, model, 2, "--config.dtype=float64"))
@@ -120,7 +121,7 @@ def test_killed_on_8_devices_and_continued_on_2(tones, tmp_path, model):
         np.testing.assert_allclose(moved_predictions[key], predictions[key], rtol=0, atol=1e-10)
 
 
-def test_core_and_main_run_where_tensorflow_is_not_installed(tones, tmp_path):
+def test_core_and_main_run_where_tensorflow_is_not_installed(tones, tmp_path, call_main):
     arguments = (
         f"--config={ROOT}/tests/small_run.py:snn",
         f"--workdir={tmp_path}/run",
@@ -131,7 +132,7 @@ def test_core_and_main_run_where_tensorflow_is_not_installed(tones, tmp_path):
     assert "test at step" in out
     assert (tmp_path / "run/report/index.html").exists()
     before = (tmp_path / "run/results.json").read_bytes()
-    out, _ = finish(run_module("genre_jax.main", *arguments, hide=("matplotlib",)))
+    out, _ = call_main(*arguments)
     assert "holds a finished run" in out
     assert (tmp_path / "run/results.json").read_bytes() == before
 

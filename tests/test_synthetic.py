@@ -49,10 +49,12 @@ def accuracy(tracks, columns):
     return model.fit(rows["train"], labels["train"]).score(rows["test"], labels["test"])
 
 
+@pytest.mark.slow
 def test_loudness_and_centroid_do_not_tell_the_genre(tracks):
     assert accuracy(tracks, range(4)) <= 0.40
 
 
+@pytest.mark.slow
 def test_mean_spectrum_does_not_tell_the_genre(tracks):
     assert accuracy(tracks, range(4, 24)) <= 0.80
 

@@ -58,7 +58,7 @@ def against_one(*quick: int):
 
 
 @against_one(8)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", ["resnet", pytest.param("bytenet", marks=pytest.mark.slow)])
 def test_float64_is_the_same_on_1_2_4_8_devices(tones, model, counts):
     with jax.enable_x64(True):
         config = small_config(tones, model, dtype="float64", optimizer__name="amsgrad", **NETWORKS[model], **AUGMENTED)
@@ -332,7 +332,7 @@ def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpo
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_compute_types(tones, dtype):
     with jax.enable_x64(dtype == "float64"):
-        config = small_config(tones, "resnet", dtype=dtype)
+        config = small_config(tones, "resnet", dtype=dtype, model__stages=[1])
         network = forward.build(config, 4)
         variables = network.init(jax.random.key(0), 2000)
         wide = jnp.dtype("float64" if dtype == "float64" else "float32")
