@@ -115,7 +115,15 @@ def test_the_fixed_head_takes_one_length():
         ByteNet(num_classes=5, head="pooling")
 
 
-POLICIES = [*((remat, "shift") for remat in (*block_set.REMAT, "inputs")), ("none", "lax")]
+POLICIES = [*((remat, "shift") for remat in ("none", "dots", "block", "lean")), ("none", "lax")]
+OTHERS = [
+    ("none", "shift"),
+    ("tree", "shift"),
+    ("inputs", "shift"),
+    ("offload", "shift"),
+    ("tree", "phases"),
+    ("offload", "lax"),
+]
 LEAN = [("none", "shift"), ("dots", "shift")]
 VARIANTS = [
     ("float64", 3, False, "instance", False, POLICIES),
@@ -126,7 +134,7 @@ VARIANTS = [
             ("float64", 3, False, "instance", True, LEAN),
             ("float32", 1, True, "instance", False, LEAN),
             ("float32", 3, False, "layer", True, LEAN),
-            ("float64", 2, False, "instance", False, [("none", "shift"), ("tree", "phases"), ("offload", "lax")]),
+            ("float64", 2, False, "instance", False, OTHERS),
         )
     ),
 ]

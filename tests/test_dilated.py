@@ -74,7 +74,7 @@ class TestBackends:
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_equals_the_definition(self, backend, causal, taps, dtype):
         # Beyond 64 the program is the same, and each costs a compilation.
-        dilations = (*DILATIONS[:7], 8192) if dtype == "float64" else (1, 32, 8192)
+        dilations = (*DILATIONS[:7:2], 8192) if dtype == "float64" else (1, 32, 8192)
         with jax.enable_x64(dtype == "float64"):
             for dilation, padding, x, kernel in cases(taps, causal, dilations):
                 run = with_gradients(functools.partial(dilated_conv, dilation=dilation, padding=padding, backend=backend))

@@ -174,19 +174,10 @@ def test_training_pass(name):
     assert (np.abs(redrawn - logits).max() > 1e-3) == (name not in DROPOUT_FREE)
 
 
-ALIKE = {
-    "schindler_deep",
-    "burrows_mlp",
-    "burrows_conv1d",
-    "folmer_cnn",
-    "folmer_mlp",
-    "burrows_conv2d",
-    "choi_cnn",
-    "dense_cnn",
-}  # others run through the same code
+QUICK = {"gru_attention", "swishnet_slim", "snn"}  # `make test-all` takes the others too
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else []) for name in SMALL])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SMALL])
 def test_bfloat16_training_pass(name):
     net, variables = small(name, "bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

@@ -247,6 +247,7 @@ def test_a_moved_data_set_leaves_no_players(finished, tmp_path):
     assert not list((tmp_path / "report" / "mistakes").iterdir())  # the files of the previous page are deleted
 
 
+@pytest.mark.slow
 def test_many_classes_and_foreign_names_are_drawn_without_a_warning(tmp_path):
     names = [f"class {i} 音楽 " + "long " * 9 for i in range(67)]
     matrix = np.diag(np.arange(67))

@@ -143,7 +143,7 @@ def test_core_runs_without_the_libraries_of_an_accelerator_machine_that_lacks_th
                "tensorboardX", "tqdm")  # fmt: skip
     process = run_module(
         "genre_jax.main",
-        f"--config={ROOT}/tests/small_run.py:bytenet",
+        f"--config={ROOT}/tests/small_run.py:snn",
         f"--workdir={tmp_path}/run",
         f"--config.data.data_dir={tones}",
         hide=missing,

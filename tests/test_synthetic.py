@@ -59,11 +59,13 @@ def test_mean_spectrum_does_not_tell_the_genre(tracks):
     assert accuracy(tracks, range(4, 24)) <= 0.80
 
 
+@pytest.mark.slow
 def test_genres_are_equally_loud(tracks):
     level = tracks["train"][..., 24].mean(1)
     assert np.all(np.abs(level - level.mean()) < 1.0), dict(zip(GENRES, level.round(1), strict=True))
 
 
+@pytest.mark.slow
 def test_peaks_leave_room_and_are_not_small(tracks):
     for table in tracks.values():
         peaks = table[..., 25]

@@ -101,7 +101,8 @@ def test_bytenet_in_parts_is_bytenet(count, remat, backend, options):
     assert distance(got[1], expected[1]) < 1e-10
 
 
-@pytest.mark.parametrize("remat", ["lean", pytest.param("block", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["block", "lean"])
 def test_a_set_in_parts_is_the_set_in_float32(remat):
     """The gradient of a block set is accurate in float32.
 
