@@ -25,8 +25,9 @@ def test_front_ends_dry_run_and_figure(tmp_path, cases):
             assert row["memory_times_in_and_out"] >= 1
         elif not case.startswith("cqt"):
             assert row["error"] < 1e-5, (case, library)  # the peer computes the same
-    finish(run_module("genre_jax.bench", "frontends", f"--plot={path}"))
-    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    if len(cases) > 1:
+        finish(run_module("genre_jax.bench", "frontends", f"--plot={path}"))
+        assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def frozen_config(tones, **changes):
     return small_config(tones, "resnet", model__stages=[1], devices=1, freeze__patterns=TRUNK, **changes)
 
 
-@pytest.mark.parametrize("batch_stats", [False, True])
+@pytest.mark.parametrize("batch_stats", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_frozen_leaves_stay_bit_for_bit_and_move_from_the_stated_epoch_on(tones, monkeypatch, batch_stats):
     traces = []
     original = train.train_step
@@ -81,7 +81,7 @@ def test_frozen_statistics_normalise_as_in_evaluation(tones):
     assert [float(m["loss"]) for m in split] == pytest.approx(expected[:2], abs=1e-5)
 
 
-@pytest.mark.parametrize("until", [None, 5])
+@pytest.mark.parametrize("until", [5, pytest.param(None, marks=pytest.mark.slow)])
 def test_statistics_inside_remat_are_frozen_by_pattern(until):
     net = models.build("densenet121", num_classes=3, stages=(1, 1), width=4, growth_rate=2, bn_size=2, remat=True)
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))

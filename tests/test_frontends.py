@@ -164,6 +164,7 @@ def matrix_products(jaxpr):
                 yield from matrix_products(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_double_precision_goes_through(name):
     with jax.enable_x64(True):

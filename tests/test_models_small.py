@@ -153,7 +153,10 @@ def assert_finite(tree):
     assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", SMALL)
+LIKE = {"burrows_mlp", "burrows_conv1d", "folmer_mlp", "schindler_deep"}  # like others that `make test` takes
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE else []) for name in SMALL])
 def test_training_pass(name):
     """Finite, with a gradient for every parameter; what an example gets depends on it and its key alone, not on its place
     or on masked examples."""

@@ -74,7 +74,7 @@ def outcome(workdir: Path) -> tuple[bytes, dict[str, np.ndarray], list[np.ndarra
 @pytest.mark.parametrize(
     ("model", "kinds"),
     [
-        ("snn", ("checkpoint", "line")),
+        ("snn", ("checkpoint",)),
         pytest.param("bytenet", ("checkpoint", "line", "checkpoint"), marks=pytest.mark.slow),
         pytest.param("resnet", ("checkpoint", "line"), marks=pytest.mark.slow),
     ],

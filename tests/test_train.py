@@ -131,7 +131,7 @@ def test_padding_rows_count_in_no_score(tones):
 
 def test_masked_examples_change_nothing(tones):
     """Masked examples with random content change neither loss nor statistics nor update of a training batch."""
-    for model, options in {"bytenet": {"model__strides": []}, "resnet": {"model__stages": [1]}}.items():
+    for model, options in {"snn": {}, "resnet": {"model__stages": [1]}}.items():
         config = small_config(tones, model, devices=1, **options)
         run = Run(config)
         batch = run.batches(0)
@@ -288,7 +288,7 @@ def test_one_real_step_of_each_model_front_end_and_loss(tones, model, frontend, 
 
 
 # These front ends share their code with front ends that are tested here, and run only in `make test-all`.
-ALIKE = ("burrows_melgram", "burrows_mfcc", "choi_stft", "folmer_log_mel", "pollack_mfcc", "schindler_cqt", "schindler_log_mel",
+ALIKE = ("log_mel_htk", "mfcc", "spectrogram", "burrows_melgram", "burrows_mfcc", "choi_stft", "folmer_log_mel", "pollack_mfcc", "schindler_cqt", "schindler_log_mel",
          "swishnet_log_mel", "swishnet_mfcc", "vqt")  # fmt: skip
 
 
@@ -328,7 +328,7 @@ def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpo
     np.testing.assert_allclose(kept["std"], scaler.scale_, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_compute_types(tones, dtype):
     with jax.enable_x64(dtype == "float64"):
         config = small_config(tones, "resnet", dtype=dtype, model__stages=[1])
