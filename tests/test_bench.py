@@ -8,7 +8,8 @@ import pytest
 from conftest import finish, run_module
 
 
-@pytest.mark.parametrize("cases", [("log_mel",), pytest.param(("mfcc", "stft", "cqt_short"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [("log_mel",), ("mfcc", "stft", "cqt_short")])
 def test_front_ends_dry_run_and_figure(tmp_path, cases):
     path = tmp_path / "rows.json"
     out, _ = finish(run_module("genre_jax.bench", "frontends", "--dry_run", f"--cases={','.join(cases)}", f"--json={path}"))

@@ -54,6 +54,7 @@ def check_measured(row):
 ARGUMENTS = ("--dry_run", "--max_dilation=4", "--remat=block", "--micro_batch=1", "--steps=1")
 
 
+@pytest.mark.slow
 def test_a_row(tmp_path):
     path, table = tmp_path / "deep" / "rows.json", tmp_path / "rows.csv"
     out, _ = finish(run_module("genre_jax.bench", "dilation", *ARGUMENTS, "--batch=2", f"--json={path}", f"--csv={table}"))

@@ -69,6 +69,7 @@ def test_overfit_one_batch_says_whether_it_learned(tones, call_main):
     )
 
 
+@pytest.mark.slow
 def test_profile_and_default_workdir(tones, tmp_path, call_main):
     arguments = [
         SMALL,

@@ -81,7 +81,7 @@ def test_counts_are_those_of_torchvision_and_keras(name, num_classes, options, p
     ("name", "dtype"),
     [
         *((name, "float32") for name in SMALL),
-        ("resnet50", "bfloat16"),
+        pytest.param("resnet50", "bfloat16", marks=SLOW),
         pytest.param("densenet121", "bfloat16", marks=SLOW),
         pytest.param("mobilenet_v1", "bfloat16", marks=SLOW),
     ],

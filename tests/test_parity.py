@@ -119,7 +119,8 @@ def test_network_equals_torch(golden, model, dtype, tolerance):
     assert_equal_to_torch(golden, model, dtype, tolerance)
 
 
-@pytest.mark.parametrize(("remat", "backend"), [("lean", "shift"), pytest.param("tree", "phases", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "backend"), [("lean", "shift"), ("tree", "phases")])
 def test_policies_and_backends_of_bytenet_equal_torch(golden, remat, backend):
     assert_equal_to_torch(golden, "bytenet", "float64", 1e-9, remat=remat, backend=backend)
 

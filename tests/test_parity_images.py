@@ -26,7 +26,7 @@ CASES = {
     "resnet101": ("resnet101", {"width": 4}),
     "densenet121": ("densenet121", DENSE),
 }
-DEEP = ("resnet50", "resnet101", "densenet121", "short resnet50")
+DEEP = ("resnet50", "resnet101", "densenet121", "short resnet50", "short densenet121")
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def outcome(workdir: Path) -> tuple[bytes, dict[str, np.ndarray], list[np.ndarra
 @pytest.mark.parametrize(
     ("model", "kinds"),
     [
-        ("snn", ("checkpoint",)),
+        ("snn", ("checkpoint", "line")),  # the second waits for a whole checkpoint, from which the run resumes
         pytest.param("bytenet", ("checkpoint", "line", "checkpoint"), marks=pytest.mark.slow),
         pytest.param("resnet", ("checkpoint", "line"), marks=pytest.mark.slow),
     ],

@@ -71,7 +71,7 @@ def distance(tree, reference):
 @pytest.mark.parametrize(
     ("count", "remat", "backend", "options"),
     [
-        (2, "none", "lax", {}),
+        pytest.param(2, "none", "lax", {}, marks=pytest.mark.slow),  # `test_a_run_in_parts_is_the_run` is the quick one
         pytest.param(4, "lean", "shift", {"gated": True, "dropout": 0.3}, marks=pytest.mark.slow),
         pytest.param(8, "lean", "shift", {"norm": "layer"}, marks=pytest.mark.slow),
         pytest.param(4, "block", "phases", {}, marks=pytest.mark.slow),
