@@ -311,9 +311,8 @@ def program_of_the_same_gradients(x, w):
     return compiled.as_text()
 
 
-@pytest.mark.parametrize(
-    "positions", [21, 84, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 168))]
-)  # of a strip: a row, three, two images, all
+# Positions of a strip: three rows, two images, and in `make test-all` one row and all images.
+@pytest.mark.parametrize("positions", [21, 84, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 168))])
 @pytest.mark.parametrize("channels", [(3, 32), (32, 64), (65, 64)])
 def test_strips_give_the_same_gradients(channels, positions, monkeypatch):
     """Their products make the gradient by the kernel, and no convolution does."""
