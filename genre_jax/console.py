@@ -18,12 +18,21 @@ class UserError(Exception):
 def unknown(kind: str, value: object, legal: Iterable[str]) -> UserError:
     """Returns the error for a name that is not in `legal`. It points out the nearest legal name and lists at most ten names."""
     names = sorted(legal)
-    near = difflib.get_close_matches(str(value), names, n=_SHOWN)
+    near = _nearest(str(value), names)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     shown = sorted([*near, *(name for name in names if name not in near)][:_SHOWN])
     rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     choice = f"choose one of {', '.join(shown)}{rest}" if names else "none is defined"
     return UserError(f"unknown {kind} {value!r}{hint}: {choice}")
+
+
+def _nearest(value: str, names: list[str]) -> list[str]:
+    """Returns the legal names most like `value`. A section that all share, such as "model.", makes no two keys alike."""
+    section = value[: value.rfind(".") + 1]
+    if not all(name.startswith(section) for name in names):
+        section = ""
+    leaves = [name.removeprefix(section) for name in names]
+    return [section + leaf for leaf in difflib.get_close_matches(value.removeprefix(section), leaves, n=_SHOWN)]
 
 
 def pick(kind: str, name: str, table: Mapping[str, T]) -> T:

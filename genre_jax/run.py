@@ -309,7 +309,7 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
 def _check_clips(workdir: Path, clips: str) -> None:
     """Raise `UserError` if the workdir holds a run on other clips."""
     path = workdir / "environment.json"
-    if path.exists() and json.loads(path.read_text()).get("clips_sha256", clips) != clips:
+    if path.exists() and json.loads(path.read_text())["clips_sha256"] != clips:
         raise UserError(
             f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
             "another --workdir"

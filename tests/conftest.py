@@ -45,6 +45,15 @@ from genre_jax.prepare import tfrecord
 CLASSES = ("low", "mid", "high", "noise")
 
 
+def section(name: str, **changes):
+    """Return a section of the default config with these keys changed; "__" stands for the dot of a nested key."""
+    config = configs.base("x")
+    for key, value in changes.items():
+        configs.override(config, f"{name}.{key.replace('__', '.')}", value)
+    configs.validate_values(config)
+    return config[name]
+
+
 @pytest.fixture(autouse=True)
 def same_draws(request):
     """Seed a module's RNG again before each test. The numbers of a test do not depend on the tests before it."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import section, small_config
 
 from genre_jax import config as configs
 from genre_jax import losses, parallel, train
@@ -16,14 +16,6 @@ from genre_jax.data import locate, shards
 from genre_jax.run import Run
 
 RATE = 8000
-
-
-def settings(**changes):
-    config = configs.base("x")
-    for key, value in changes.items():
-        configs.override(config, f"augment.{key.replace('__', '.')}", value)
-    configs.validate_values(config)
-    return config.augment
 
 
 def keys_of(count, seed=0):
@@ -49,7 +41,7 @@ def hum_bank(lengths=(6000, 500), samples=2000):
 
 @functools.cache
 def noisy(**changes):
-    config = settings(noise__data_set="hum", **changes)
+    config = section("augment", noise__data_set="hum", **changes)
     bank = hum_bank()
     return jax.jit(lambda y, keys: waveform.augment(y, keys, config, bank=bank))
 
@@ -97,7 +89,9 @@ def test_a_bank_is_read_from_a_prepared_data_set(tones):
 
 
 def test_band_limit_silences_one_side_of_its_cutoff():
-    config = settings(band_limit__probability=0.8, band_limit__low_pass=[500.0, 1000.0], band_limit__high_pass=[1500.0, 2500.0])
+    config = section(
+        "augment", band_limit__probability=0.8, band_limit__low_pass=[500.0, 1000.0], band_limit__high_pass=[1500.0, 2500.0]
+    )
     impulse = jnp.zeros((600, 4000)).at[:, 0].set(1.0)
     out = jax.jit(lambda y, keys: waveform.augment(y, keys, config, sample_rate=RATE))(impulse, keys_of(600))
     gain = np.abs(np.fft.rfft(np.asarray(out, np.float64), axis=1))  # bins are 2 Hz
@@ -149,7 +143,7 @@ def test_the_next_example_where_devices_share_clips():
 
 @pytest.mark.parametrize("image", [False, True])
 def test_masked_bands_and_spans_are_silent_and_the_rest_is_untouched(image):
-    config = settings(mask__frequency=1, mask__frequency_width=0.25, mask__time=2, mask__time_width=0.1).mask
+    config = section("augment", mask__frequency=1, mask__frequency_width=0.25, mask__time=2, mask__time_width=0.1).mask
     x = jnp.asarray(np.random.default_rng(0).normal(-30, 5, (1000, 60, 24)), jnp.float32)
     given = jnp.swapaxes(x, 1, 2)[..., None] if image else x
     out = jax.jit(lambda x, keys: features.mask(x, keys, config))(given, keys_of(1000))
@@ -178,7 +172,7 @@ def test_label_smoothing_is_pytorchs():
 
 
 def test_each_augmentation_is_redrawn_every_so_many_visits():
-    config = settings(refresh=["noise=10", "gain=1"])
+    config = section("augment", refresh=["noise=10", "gain=1"])
     visit = jnp.arange(24)
     batch = {"visit": visit, "clip": jnp.full(24, 5), "variant": jnp.zeros(24, int)}
     keys = waveform.keys_by_name(jax.random.key(0), batch, validate.visits(config, 4))
@@ -190,7 +184,7 @@ def test_each_augmentation_is_redrawn_every_so_many_visits():
 
 
 def test_an_augmentation_is_off_before_its_start_and_drawn_as_ever_after():
-    config = settings(gain_db=6.0, polarity=1.0)
+    config = section("augment", gain_db=6.0, polarity=1.0)
     y = jnp.ones((3, 8))
     step = jax.jit(lambda on: waveform.augment(y, keys_of(3), config, on={"gain": on}))
     np.testing.assert_array_equal(step(False), -y)
@@ -315,7 +309,7 @@ def test_the_bank_is_a_constant_of_the_step_and_planned_with_it(tones):
 )  # fmt: skip
 def test_bad_values_get_a_sentence(changes, sentence):
     with pytest.raises(UserError, match=sentence):
-        settings(**changes)
+        section("augment", **changes)
 
 
 def test_masks_need_features_of_two_axes(tones):

@@ -62,6 +62,7 @@ def test_published_counts():
         ({"ema": "true"}, "'ema' must be float, as in 0.0, and was given True"),
         ({"model.name": "resnt34"}, "unknown model 'resnt34' .did you mean 'resnet34'..: choose one of .*resnet18, resnet34, resnet50, and 1[0-9] more"),
         ({"model.widht": "3"}, "unknown config key 'model.widht' .did you mean 'model.width'."),
+        ({"model.dephts": "3"}, "unknown config key 'model.dephts': choose one of "),
         ({"optimizer.name": "adma"}, "unknown optimizer 'adma' .did you mean 'adam'..: choose one of adam, adamw, amsgrad, sgd"),
         ({"schedule.name": "cosin"}, "unknown schedule 'cosin' .did you mean 'cosine'..: choose one of constant, cosine"),
         ({"frontend.name": "mel"}, "unknown frontend 'mel'.*: choose one of burrows_melgram, .*log_mel, log_mel_htk, and 12 more"),

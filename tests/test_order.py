@@ -4,9 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import section, small_config
 
-from genre_jax import config as configs
 from genre_jax.console import UserError
 from genre_jax.data import locate, order, shards
 from genre_jax.data.mix import merge
@@ -27,14 +26,6 @@ def index_of(lengths, labels=None, tracks=None, name="made", classes=NAMES, rate
         tracks.astype(np.int32), zeros, zeros.astype(np.int64), np.asarray(lengths, np.int32), np.ones(count, np.float32),
         labels, labels.argmax(1).astype(np.int32),
     )  # fmt: skip
-
-
-def data_of(**changes):
-    config = configs.base("x")
-    for key, value in changes.items():
-        configs.override(config, f"data.{key.replace('__', '.')}", value)
-    configs.validate_values(config)
-    return config.data
 
 
 def order_of(labels, how="balanced", seed=3, weights=None, source=None, shares=(1.0,), size=None):
@@ -134,28 +125,30 @@ def test_mixed_sets_are_drawn_by_weight_and_each_goes_through_its_clips():
 def test_fixed_segments_are_drawn_once_a_track():
     """750 tracks of 30 s give 11,250 segments (15 of 20,462 samples per track), or 7,500 (10 of 4 s per track)."""
     index = index_of(np.full(750, 661_500))
-    rows = rows_of(index, data_of(samples=20_462, segments="fixed"), seed=1)
+    rows = rows_of(index, section("data", samples=20_462, segments="fixed"), seed=1)
     assert len(rows) == 11_250
     np.testing.assert_array_equal(np.bincount(rows.clip), np.full(750, 15))
     assert rows.start.min() >= 0 and rows.start.max() <= 661_500 - 20_462
     assert len(set(zip(rows.clip.tolist(), rows.variant.tolist(), strict=True))) == 11_250  # each segment has a different key
     assert abs(rows.start.mean() / (661_500 - 20_462) - 0.5) < 0.01
-    again = rows_of(index, data_of(samples=20_462, segments="fixed"), seed=1)
+    again = rows_of(index, section("data", samples=20_462, segments="fixed"), seed=1)
     np.testing.assert_array_equal(again.start, rows.start)
-    assert (rows_of(index, data_of(samples=20_462, segments="fixed"), seed=2).start != rows.start).mean() > 0.99
-    assert len(rows_of(index, data_of(samples=88_200, segments="fixed", segments_per_track=10), 1)) == 7_500
+    assert (rows_of(index, section("data", samples=20_462, segments="fixed"), seed=2).start != rows.start).mean() > 0.99
+    assert len(rows_of(index, section("data", samples=88_200, segments="fixed", segments_per_track=10), 1)) == 7_500
 
 
 def test_fixed_segments_come_in_turn_from_the_clips_of_a_track():
     rows = rows_of(
-        index_of([900, 900, 900, 50], tracks=[0, 1, 0, 2]), data_of(samples=100, segments="fixed", segments_per_track=4), 0
+        index_of([900, 900, 900, 50], tracks=[0, 1, 0, 2]),
+        section("data", samples=100, segments="fixed", segments_per_track=4),
+        0,
     )
     np.testing.assert_array_equal(np.sort(rows.clip), [0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3])
     assert (rows.start[rows.clip == 3] == 0).all()  # shorter than a segment
 
 
 def test_consecutive_segments_overlap_and_end_flush():
-    rows = rows_of(index_of([250, 100, 40]), data_of(samples=100, segments="consecutive", segment_hop=50), 0)
+    rows = rows_of(index_of([250, 100, 40]), section("data", samples=100, segments="consecutive", segment_hop=50), 0)
     np.testing.assert_array_equal(rows.clip, [0] * 4 + [1, 2])
     np.testing.assert_array_equal(rows.start, [0, 50, 100, 150, 0, 0])
     np.testing.assert_array_equal(rows.variant, [0, 1, 2, 3, 0, 0])
@@ -167,9 +160,9 @@ SCHINDLER = {"copies__semitones": [-5, -2, 2, 5], "copies__stretches": [0.2, 0.5
 def test_schindler_enlarges_11250_to_47250():
     """Each track gains 48 copies: 3 additional segments × 4 stretches × 4 shifts."""
     index = index_of(np.full(750, 661_500))
-    rows = rows_of(index, data_of(samples=20_462, segments="fixed", **SCHINDLER), seed=1)
+    rows = rows_of(index, section("data", samples=20_462, segments="fixed", **SCHINDLER), seed=1)
     assert len(rows) == 47_250
-    plain = rows_of(index, data_of(samples=20_462, segments="fixed"), seed=1)
+    plain = rows_of(index, section("data", samples=20_462, segments="fixed"), seed=1)
     version = rows.variant % 17
     for field in ("clip", "start"):
         np.testing.assert_array_equal(getattr(rows, field)[version == 0], getattr(plain, field))
@@ -182,7 +175,7 @@ def test_schindler_enlarges_11250_to_47250():
 
 
 def test_folmer_doubles_800_to_1600():
-    data = data_of(samples=20_000, copies__semitones=[-9, -8, -7, -6, -5, 5, 6, 7, 8, 9], copies__draw="one")
+    data = section("data", samples=20_000, copies__semitones=[-9, -8, -7, -6, -5, 5, 6, 7, 8, 9], copies__draw="one")
     rows = rows_of(index_of(np.full(800, 661_500)), data, seed=1)
     assert len(rows) == 1600
     for number in (0, 1):
@@ -232,7 +225,7 @@ def test_what_does_not_mix_gets_a_sentence():
 )  # fmt: skip
 def test_bad_values_get_a_sentence(changes, sentence):
     with pytest.raises(UserError, match=sentence):
-        data_of(**changes)
+        section("data", **changes)
 
 
 def test_unknown_classes_and_empty_ones_get_a_sentence():

@@ -152,7 +152,7 @@ def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
             axes.grid(True)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if key != "loss":
-                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                axes.yaxis.set_major_formatter(PercentFormatter(1))  # as many decimals as the range needs
             _limits(axes, [series(lines, split, key) for lines in runs.values() for split in ("train", "validation")])
         handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda legend: len(legend[1]))
         if handles:
