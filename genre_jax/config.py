@@ -39,6 +39,8 @@ CHOICES = {
     "data.segments": order.SEGMENTS,
     "data.copies.draw": ("each", "one"),
     "data.reader": ("auto", "tfdata", "threads"),
+    "data.verify": ("first", "always", "never"),
+    "data.on_corrupt": ("stop", "skip"),
     "augment.mixup.of": ("waveform", "features"),
     "loss.name": tuple(losses.LOSSES),
     "loss.class_weights": ("none", "balanced"),
@@ -138,6 +140,10 @@ def _data() -> dict[str, Any]:
         "refresh_epochs": 1,  # number of visits for which a clip keeps its random cut and augmentations, at least 1
         "reader": "auto",  # tfdata, threads, or auto: tfdata if TensorFlow is installed; the batches are the same
         "prefetch": 4,  # number of batches that are read ahead, at least 1
+        # When the checksum of a clip's record is compared: first: when the run reads the clip for the first time, and again
+        # after its shard has changed; always: at each read; never. It needs google-crc32c; without it, never.
+        "verify": "first",
+        "on_corrupt": "stop",  # a damaged clip ends the run (stop), or counts neither in training nor in evaluation (skip)
     }
 
 

@@ -19,7 +19,7 @@ from genre_jax.augment import noise, validate
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
 from genre_jax.data import locate, mix, shards
-from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix, prefetch, resolve_reader
+from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix, prefetch, resolve_reader, resolve_verify
 from genre_jax.data.order import parse_pairs
 from genre_jax.frontends import scaling
 from genre_jax.frontends.stft import resolve_engine
@@ -37,6 +37,8 @@ FREE_ON_RESUME = (
     "data.data_dir",
     "data.reader",
     "data.prefetch",
+    "data.verify",
+    "data.on_corrupt",
 )
 
 
@@ -271,7 +273,11 @@ def _describe(run: Run, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
-    chosen = {"reader": resolve_reader(config.data.reader), "data_set": str(run.folder), "clips_sha256": clips}
+    verify = resolve_verify(config.data.verify)
+    if verify != config.data.verify:
+        say("google-crc32c is not installed: the audio is not verified against its checksums (pip install google-crc32c)")
+    chosen = {"reader": resolve_reader(config.data.reader), "verify": verify}
+    chosen |= {"data_set": str(run.folder), "clips_sha256": clips}
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)
     if "backend" in config.model:

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from genre_jax.datasets.synthetic import music
-from genre_jax.prepare import audio, tfrecord
+from genre_jax.prepare import audio, passport, tfrecord
 
 KINDS = ("exact", "shifted", "mp3", "louder", "noisy")
 SHIFT, LOUDER_DB, SNR_DB = 2.0, 3.0, 10.0
@@ -72,14 +72,12 @@ def plant(clips: dict[str, np.ndarray], rate: int, each: int, seed: int = 0) -> 
 
 def write(folder: Path, rate: int, splits: dict[str, dict[str, np.ndarray]]) -> Path:
     """Write a data set with one class from {split: {name: samples}}, and return its folder."""
-    import json
-
     for split, clips in splits.items():
         rows = []
         for name, samples in clips.items():
             pcm = np.round(np.clip(samples, -1, 32767 / 32768) * 32768).astype(np.int16)
             rows.append(tfrecord.Clip(name, name.partition("/")[0], (0,), pcm, float(pcm.max()) / 32768))
         tfrecord.write_shards(folder, "audit", split, rows)
-    passport = {"name": "audit", "dataset": "folder", "sample_rate": rate, "labels": ["all"], "splits": {s: {} for s in splits}}
-    (folder / "passport.json").write_text(json.dumps(passport))
+    facts = {"name": "audit", "dataset": "folder", "sample_rate": rate, "labels": ["all"], "splits": {s: {} for s in splits}}
+    passport.write(folder, facts)
     return folder

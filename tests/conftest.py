@@ -4,7 +4,6 @@ The tests run on the CPU, also on a machine with a GPU, unless JAX_PLATFORMS is 
 """
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -40,7 +39,7 @@ import small_run
 
 from genre_jax import config as configs
 from genre_jax.data import locate
-from genre_jax.prepare import tfrecord
+from genre_jax.prepare import passport, tfrecord
 
 CLASSES = ("low", "mid", "high", "noise")
 
@@ -78,8 +77,8 @@ def write_tones(data_dir: Path, name: str = "tones", counts=(("train", 6), ("val
     for split, count in counts:
         clips = [tone_clip(split, g, n, 2100 + 371 * n + g) for g in range(4) for n in range(count)]
         tfrecord.write_shards(folder, name, split, clips, num_shards=2)
-    passport = {"name": name, "sample_rate": 8000, "labels": CLASSES, "splits": {split: {} for split, _ in counts}}
-    (folder / "passport.json").write_text(json.dumps(passport))
+    facts = {"name": name, "sample_rate": 8000, "labels": CLASSES, "splits": {split: {} for split, _ in counts}}
+    passport.write(folder, facts)
     return folder
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from genre_jax.console import UserError
-from genre_jax.data import shards
-from genre_jax.prepare import tfrecord
+from genre_jax.data import locate, shards
+from genre_jax.prepare import passport, tfrecord
 from genre_jax.report import baselines
 
 pytest.importorskip("sklearn")
@@ -32,8 +32,8 @@ def data_set(folder, make, classes=("a", "b", "c"), clips=8):
             for i in range(clips)
         ]
         tfrecord.write_shards(folder, "toy", split, made)
-    passport = {"name": "toy", "sample_rate": RATE, "labels": list(classes), "splits": {"learn": {}, "exam": {}}}
-    (folder / "passport.json").write_text(json.dumps(passport))
+    facts = {"name": "toy", "sample_rate": RATE, "labels": list(classes), "splits": {"learn": {}, "exam": {}}}
+    passport.write(folder, facts)
     return folder
 
 
@@ -71,6 +71,7 @@ def test_multi_label_sets_are_refused(tmp_path):
     silence = np.zeros(RATE // 4, np.int16)
     folder = data_set(tmp_path, lambda rng, c: silence, clips=2)
     tfrecord.write_shards(folder, "toy", "exam", [tfrecord.Clip("x", "x", (0, 2), silence, 0.0)])
+    passport.write(folder, locate.read_passport(folder))
     with pytest.raises(UserError, match="split 'exam' of 'toy' has clips without exactly one label"):
         baselines.score(*indices(folder))
     scores, reason = baselines.cached_score(folder, "learn", "exam")

@@ -1,5 +1,7 @@
 """Tests of batches: order, segments, windows and hosts. Each batch depends only on its number."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import small_config, tone_clip
@@ -124,3 +126,40 @@ def test_first_label_is_one_hot(index):
 
 def vars_of(index):
     return {field: getattr(index, field) for field in index.__dataclass_fields__}
+
+
+def damaged_copy(tones, folder):
+    """Copy the tones, invert a bit in the audio of one training clip, and return the index and the clip's number."""
+    shutil.copytree(tones / "tones", folder / "tones")
+    index = shards.load_index(locate.directory(folder, "tones", 8000), "train")
+    clip = 5
+    path = index.shards[index.shard[clip]]
+    content = bytearray(path.read_bytes())
+    content[index.offset[clip] + 1000] ^= 4
+    path.write_bytes(content)
+    return index, clip
+
+
+@pytest.mark.parametrize("reader", ["threads", "tfdata"])
+def test_a_damaged_clip_stops_the_reader_with_its_name(tones, tmp_path, reader):
+    if reader == "tfdata":
+        pytest.importorskip("tensorflow")
+    index, clip = damaged_copy(tones, tmp_path)
+    batches = EvalBatches(index, small_config(tones))
+    with pytest.raises(
+        shards.DamagedClip, match=rf"^clip '{index.names[clip]}' in shard .* \(its bytes differ from its checksum\)"
+    ):
+        list(prefetch(batches, 0, len(batches), reader))
+
+
+def test_a_damaged_clip_is_left_out_on_request(tones, tmp_path):
+    index, clip = damaged_copy(tones, tmp_path)
+    batches = EvalBatches(index, small_config(tones, data__on_corrupt="skip"))
+    table = collect(batches(n) for n in range(len(batches)))
+    assert set(table["clip"][table["mask"] > 0]) == set(range(len(index))) - {clip}
+    batches = TrainBatches(index, small_config(tones, data__on_corrupt="skip"))
+    table = collect(batches(n) for n in range(6))
+    np.testing.assert_array_equal(table["mask"] == 0, table["clip"] == clip)
+    assert (table["mask"] == 0).any() and not table["audio"][table["mask"] == 0].any()
+    unread = TrainBatches(index, small_config(tones, data__verify="never"))
+    assert collect(unread(n) for n in range(6))["mask"].all()

@@ -20,12 +20,24 @@ def index_of(lengths, labels=None, tracks=None, name="made", classes=NAMES, rate
     count = len(lengths)
     labels = np.eye(len(classes), dtype=np.uint8)[np.arange(count) % len(classes)] if labels is None else labels
     tracks = np.arange(count) if tracks is None else np.asarray(tracks)
-    zeros = np.zeros(count, np.int32)
+    zeros = np.zeros(count, np.int64)
     return shards.Index(
-        name, "train", rate, classes, (), tuple(f"c{i:05d}" for i in range(count)), tuple(f"t{i}" for i in range(tracks.max() + 1)),
-        tracks.astype(np.int32), zeros, zeros.astype(np.int64), np.asarray(lengths, np.int32), np.ones(count, np.float32),
-        labels, labels.argmax(1).astype(np.int32),
-    )  # fmt: skip
+        data_set=name,
+        split="train",
+        sample_rate=rate,
+        classes=classes,
+        shards=(),
+        stamps=np.zeros((0, 3), np.int64),
+        names=tuple(f"c{i:05d}" for i in range(count)),
+        tracks=tuple(f"t{i}" for i in range(tracks.max() + 1)),
+        track=tracks.astype(np.int32),
+        shard=zeros.astype(np.int32),
+        length=np.asarray(lengths, np.int32),
+        maximum=np.ones(count, np.float32),
+        labels=labels,
+        first_label=labels.argmax(1).astype(np.int32),
+        **dict.fromkeys(("record", "size", "checksum", "offset", "state"), zeros),
+    )
 
 
 def order_of(labels, how="balanced", seed=3, weights=None, source=None, shares=(1.0,), size=None):

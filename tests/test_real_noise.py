@@ -1,7 +1,5 @@
 """Tests of gain, signal-to-noise ratio and spectrum with a noise bank of real recordings (ESC-10, `shared/audio/noise`)."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from conftest import ROOT
 from genre_jax import config as configs
 from genre_jax.augment import noise, waveform
 from genre_jax.data import locate, shards
-from genre_jax.prepare import audio, tfrecord
+from genre_jax.prepare import audio, passport, tfrecord
 
 NOISES = ROOT.parent / "shared" / "audio" / "noise"
 RATE, SAMPLES, ROWS = 16_000, 48_000, 40
@@ -31,9 +29,7 @@ def index(tmp_path_factory):
             pcm = audio.to_pcm(heard, float(np.abs(heard).max()))
             clips.append(tfrecord.Clip(f"{kind}/{path.name}", path.stem, (number,), pcm, float(pcm.max() / 32768)))
     tfrecord.write_shards(folder, "esc", "train", clips)
-    (folder / "passport.json").write_text(
-        json.dumps({"name": "esc", "sample_rate": RATE, "labels": kinds, "splits": {"train": {}}})
-    )
+    passport.write(folder, {"name": "esc", "sample_rate": RATE, "labels": kinds, "splits": {"train": {}}})
     return shards.load_index(folder, "train")
 
 

@@ -15,7 +15,7 @@ import pytest
 from genre_jax import metrics
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
-from genre_jax.prepare import tfrecord
+from genre_jax.prepare import passport, tfrecord
 from genre_jax.report import figures, runs
 from genre_jax.report import page as report
 
@@ -38,8 +38,7 @@ def make_data_set(data_dir: Path) -> Path:
             name = EVIL if (split, i) == ("exam", 0) else f"{split}/{i:02d}.wav"
             clips.append(tfrecord.Clip(name, f"{split}/{i // 8}/{i % 4}", (i % 4,), audio, 0.5))
         tfrecord.write_shards(folder, "toy", split, clips)
-    passport = {"name": "toy", "sample_rate": RATE, "labels": CLASSES, "splits": {"learn": {}, "exam": {}}}
-    (folder / "passport.json").write_text(json.dumps(passport))
+    passport.write(folder, {"name": "toy", "sample_rate": RATE, "labels": CLASSES, "splits": {"learn": {}, "exam": {}}})
     return folder
 
 

@@ -1,5 +1,6 @@
 """A run that was killed and restarted with the same command gives the results of an uninterrupted run."""
 
+import json
 import random
 import signal
 import time
@@ -140,7 +141,7 @@ def test_core_and_main_run_where_tensorflow_is_not_installed(tones, tmp_path, ca
 def test_core_runs_without_the_libraries_of_an_accelerator_machine_that_lacks_them(tones, tmp_path):
     """The core needs only JAX, Flax, Optax, Orbax, NumPy, absl and ml_collections."""
     missing = ("tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "jinja2", "soundfile", "soxr", "av", "sklearn",
-               "tensorboardX", "tqdm")  # fmt: skip
+               "tensorboardX", "tqdm", "google_crc32c")  # fmt: skip
     process = run_module(
         "genre_jax.main",
         f"--config={ROOT}/tests/small_run.py:snn",
@@ -151,3 +152,6 @@ def test_core_runs_without_the_libraries_of_an_accelerator_machine_that_lacks_th
     out, _ = finish(process)
     assert "test at step" in out
     assert "no report: " in out
+    assert (
+        "the audio is not verified" in out and json.loads((tmp_path / "run/environment.json").read_text())["verify"] == "never"
+    )

@@ -13,7 +13,7 @@ import pytest
 
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
-from genre_jax.prepare import tfrecord
+from genre_jax.prepare import passport, tfrecord
 
 LENGTHS = (1, 2, 3, 63, 64, 127, 128, 1000, 16383, 16385)  # the size of a length field changes at 2**7 and 2**14
 
@@ -30,8 +30,8 @@ def clips(lengths=LENGTHS, seed=0) -> list[tfrecord.Clip]:
 
 def write(folder: Path, made: list[tfrecord.Clip], split="train", num_shards=3) -> Path:
     tfrecord.write_shards(folder, "odd", split, made, num_shards)
-    passport = {"name": "odd", "sample_rate": 8000, "labels": [f"c{i}" for i in range(200)], "splits": {split: {}}}
-    (folder / "passport.json").write_text(json.dumps(passport))
+    facts = {"name": "odd", "sample_rate": 8000, "labels": [f"c{i}" for i in range(200)], "splits": {split: {}}}
+    passport.write(folder, facts)
     return folder
 
 
@@ -99,7 +99,7 @@ def test_a_shard_that_is_cut_off_is_told(tmp_path):
     write(tmp_path, clips(), num_shards=1)
     shard = next(tmp_path.glob("*.tfrecord*"))
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"^shard .* is cut off inside the record at byte \d+: prepare the data set again$"):
+    with pytest.raises(UserError, match=r"^shard .* is damaged in the record at byte \d+ \(it is cut off\): restore the file"):
         shards.load_index(tmp_path, "train")
 
 
@@ -118,3 +118,129 @@ def test_prepared_lists_what_has_a_passport(tmp_path):
     assert set(found) == {"odd", "even"} and sorted(found["odd"]) == [8000, 16000]
     shutil.rmtree(tmp_path / "odd")
     assert locate.prepared(tmp_path) == {"even": [8000]}
+
+
+# ---------------------------------------------------------------- damage
+
+
+def flip(path: Path, bit: int) -> None:
+    """Invert one bit of a file, and keep its length."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def content_of(folder: Path) -> list:
+    """Return everything that a data set holds. Raises `UserError` if it is damaged."""
+    index = shards.load_index(folder, "train")
+    columns = [getattr(index, key).tolist() for key in shards.COLUMNS]
+    return [
+        index.names,
+        index.tracks,
+        index.classes,
+        columns,
+        [index.cut(row, 0, int(n)).tolist() for row, n in enumerate(index.length)],
+    ]
+
+
+@pytest.mark.parametrize("kind", ["*.tfrecord*", "index-train.npz", "passport.json"])
+def test_no_flipped_bit_is_silent(tmp_path, kind):
+    """A flipped bit leads to a sentence, or changes nothing: then the cached index is made again, or no reader needs the bit."""
+    whole = content_of(write(tmp_path / "whole", clips(LENGTHS[:6])))
+    rng, outcomes = np.random.default_rng(0), set()
+    for number in range(100):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        path = sorted(folder.glob(kind))[number % len(list(folder.glob(kind)))]
+        flip(path, int(rng.integers(8 * path.stat().st_size)))
+        try:
+            assert content_of(folder) == whole
+            outcomes.add("equal")
+        except UserError:
+            outcomes.add("refused")
+        shutil.rmtree(folder)
+    assert outcomes == ({"equal"} if kind == "index-train.npz" else {"refused"}) or (
+        kind == "*.tfrecord*" and "refused" in outcomes
+    )
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_no_silence(tmp_path):
+    write(tmp_path, clips(), num_shards=1)
+    index = shards.load_index(tmp_path, "train")
+    row = int(np.argmax(index.offset))
+    with open(index.shards[0], "r+b") as file:
+        file.truncate(int(index.offset[row]) + 10)
+    for verify in ("first", "never"):
+        with pytest.raises(
+            shards.DamagedClip, match=r"^clip '.*' in shard .* is damaged \(the file ends at byte \d+\): restore"
+        ):
+            index.cut(row, 0, int(index.length[row]), verify=verify)
+
+
+def test_a_shard_that_changes_is_verified_again(tmp_path):
+    write(tmp_path, clips(), num_shards=1)
+    index = shards.load_index(tmp_path, "train")
+    row = int(np.argmax(index.length))
+    before = index.cut(row, 0, 100).copy()
+    flip(index.shards[0], 8 * int(index.offset[row]))
+    assert not np.array_equal(index.cut(row, 0, 100, verify="never"), before)
+    for verify in ("first", "always"):
+        with pytest.raises(shards.DamagedClip, match="its bytes differ from its checksum"):
+            index.cut(row, 0, 100, verify=verify)
+    assert index.state[row] == shards.DAMAGED
+
+
+def test_shards_splits_and_labels_are_those_of_the_passport(tmp_path):
+    folder = write(tmp_path / "a", clips())
+    first, second = sorted(folder.glob("*.tfrecord*"))[:2]
+    content = first.read_bytes()
+    first.unlink()
+    with pytest.raises(UserError, match=r"lacks odd-train.tfrecord-00000-of-00003, 1 of 3 shards of split 'train': restore"):
+        shards.load_index(folder, "train")
+    first.write_bytes(content)
+    stray = folder / "odd-train.tfrecord-00000-of-00001"
+    stray.write_bytes(content)
+    with pytest.raises(UserError, match=r"holds odd-train.tfrecord-00000-of-00001, which is not a shard of its passport: take"):
+        shards.load_index(folder, "train")
+    stray.unlink()
+    for other in (bytes(len(content)), second.read_bytes(), b""):
+        first.write_bytes(other)
+        with pytest.raises(
+            UserError, match="shard .*00000-of-00003 (is damaged|does not hold the clips that its passport lists)"
+        ):
+            shards.load_index(folder, "train")
+    first.write_bytes(content)
+    assert len(shards.load_index(folder, "train")) == len(LENGTHS)
+    facts = json.loads((folder / "passport.json").read_text())
+    for changes in ({"labels": facts["labels"][::-1]}, {"sample_rate": 16000}, {"splits": {}}):
+        (folder / "passport.json").write_text(json.dumps(facts | changes))
+        with pytest.raises(UserError, match="passport.json has changed since prepare wrote it: prepare the data set again"):
+            shards.load_index(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "is damaged"),
+        ('{"name": "od', "is damaged"),
+        ("[]", "is damaged"),
+        ("{}", "has no checksums, because an earlier genre_jax wrote it"),
+    ],
+)
+def test_a_damaged_passport_is_told(tmp_path, content, sentence):
+    (tmp_path / "passport.json").write_text(content)
+    with pytest.raises(UserError, match=f"passport.json {sentence}.*: prepare the data set again, with --overwrite"):
+        locate.read_passport(tmp_path)
+
+
+def test_a_read_only_data_set_without_an_index_is_read(tmp_path, monkeypatch):
+    write(tmp_path, clips())
+
+    def refuse(path, *arguments, **options):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(
+        "builtins.open", lambda path, mode="r", *a, _open=open, **k: refuse(path) if "w" in mode else _open(path, mode, *a, **k)
+    )
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert len(shards.load_index(tmp_path, "train")) == len(LENGTHS)

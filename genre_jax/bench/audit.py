@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from genre_jax.atomic import write_json
 from genre_jax.bench import resident
 from genre_jax.bench.record import write_record
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.datasets.synthetic import music
 from genre_jax.logbook import environment
-from genre_jax.prepare import audit, tfrecord
+from genre_jax.prepare import audit, passport, tfrecord
 from genre_jax.prepare.workers import cores
 
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Clips of the temporary data set (320 kB each), without the copies.")
@@ -50,7 +49,7 @@ def _measure(folder: Path, originals: dict[str, str]) -> dict[str, Any]:
     resident.reset_peak()
     processes, splits = cores(), ["train", "test"]
     clock, busy = [time.perf_counter()], [_core_seconds()]
-    clips = audit.read(folder, splits, processes)
+    clips, _ = audit.read(folder, splits, processes)
     clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
     pairs, used = audit.pairs(clips, splits, processes)
     clock, busy = [*clock, time.perf_counter()], [*busy, _core_seconds()]
@@ -106,8 +105,8 @@ def _write(folder: Path) -> dict[str, str]:
 
     tfrecord.write_shards(folder, "audit", "train", clips(), num_shards=16)
     tfrecord.write_shards(folder, "audit", "test", [copies[number] for number in sorted(copies)])
-    passport = {"name": "audit", "sample_rate": RATE, "labels": ["music"], "splits": {"train": {}, "test": {}}}
-    write_json(folder / "passport.json", passport)
+    facts = {"name": "audit", "sample_rate": RATE, "labels": ["music"], "splits": {"train": {}, "test": {}}}
+    passport.write(folder, facts)
     return {f"copy of {number:06d}": f"{number:06d}" for number in copies}
 
 

@@ -19,13 +19,12 @@ from absl import flags
 
 from genre_jax import config as configs
 from genre_jax import parallel, run, train
-from genre_jax.atomic import write_json
 from genre_jax.augment import validate
 from genre_jax.bench.record import write_record
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.logbook import environment
-from genre_jax.prepare import tfrecord
+from genre_jax.prepare import passport, tfrecord
 
 CONFIG = flags.DEFINE_string("config", "configs/resnet34_spectrogram.py:single", "Config whose front end and step are timed.")
 BATCH = flags.DEFINE_integer("batch", 8, "Clips per step.")
@@ -150,5 +149,5 @@ def _write(data_dir: Path, rate: int) -> None:
     noise = np.random.default_rng(1).integers(-9000, 9000, 5 * rate).astype(np.int16)
     clips = (tfrecord.Clip(f"{i:04d}", f"{i:04d}", (0,), np.roll(noise, 17 * i), 0.3) for i in range(NOISES.value))
     tfrecord.write_shards(folder, "noises", "train", clips)
-    passport = {"name": "noises", "sample_rate": rate, "labels": ["noise"], "splits": {"train": {}}}
-    write_json(folder / "passport.json", passport)
+    facts = {"name": "noises", "sample_rate": rate, "labels": ["noise"], "splits": {"train": {}}}
+    passport.write(folder, facts)

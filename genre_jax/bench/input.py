@@ -17,13 +17,12 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax.atomic import write_json
 from genre_jax.bench import resident
 from genre_jax.bench.record import machine, write_record
 from genre_jax.console import say
 from genre_jax.data import locate, shards
 from genre_jax.data.batches import TrainBatches, prefetch
-from genre_jax.prepare import tfrecord
+from genre_jax.prepare import passport, tfrecord
 
 CLIPS = flags.DEFINE_integer("clips", 2000, "Clips of the temporary data set (320 kB each).")
 SHARDS = flags.DEFINE_integer("shards", 8, "Shard files of the data set.")
@@ -107,6 +106,6 @@ def _write(data_dir: Path) -> Path:
     label = [int(CLASSES * (i / CLIPS.value) ** 3) for i in range(CLIPS.value)]
     clips = (tfrecord.Clip(f"{i:06d}", f"{i:06d}", (label[i],), np.roll(audio, 17 * i), 0.3) for i in range(CLIPS.value))
     tfrecord.write_shards(folder, "noise", "train", clips, SHARDS.value)
-    passport = {"name": "noise", "sample_rate": RATE, "labels": [str(i) for i in range(CLASSES)], "splits": {"train": {}}}
-    write_json(folder / "passport.json", passport)
+    facts = {"name": "noise", "sample_rate": RATE, "labels": [str(i) for i in range(CLASSES)], "splits": {"train": {}}}
+    passport.write(folder, facts)
     return folder

@@ -5,7 +5,8 @@ integer, whatever the number of hosts and devices and the batch size. `prefetch`
 is installed, otherwise through threads; the batches are the same.
 
 A batch is a dict of NumPy arrays with leading axis B: audio int16 (B, samples); length, clip, track, start, variant, visit
-int32 (B,); maximum float32 (B,); labels uint8 (B, classes); mask float32 (B,).
+int32 (B,); maximum float32 (B,); labels uint8 (B, classes); mask float32 (B,). The mask is 0 for rows that pad a batch, and
+for damaged clips, which `data.on_corrupt=skip` leaves out.
 """
 
 import collections
@@ -17,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax.data import order
-from genre_jax.data.shards import Index
+from genre_jax.data import order, tfrecord
+from genre_jax.data.shards import DamagedClip, Index
 
 Batch = dict[str, np.ndarray]
 
@@ -39,6 +40,7 @@ class TrainBatches:
             raise ValueError(f"split {index.split!r} of {index.data_set!r} holds no clips")
         self.index, self.hosts, self.host = index, hosts, host
         self.seed, self.samples = config.seed, config.data.samples
+        self.reading = config.data.verify, config.data.on_corrupt
         self.batch_size, self.refresh = config.train.batch_size, config.data.refresh_epochs
         self.labels = label_matrix(index, config.data.labels)
         self.rows = order.rows_of(index, config.data, config.seed)
@@ -56,7 +58,7 @@ class TrainBatches:
         drawn = order.random_starts(self.seed, clip, visit // self.refresh + (variant << 32), span)
         start = np.where(start < 0, drawn, start)
         mask = np.ones(share, np.float32)
-        return _read(self.index, self.labels, self.samples, clip, start, visit, variant, mask)
+        return _read(self.index, self.labels, self.samples, clip, start, visit, variant, mask, *self.reading)
 
 
 class EvalBatches:
@@ -69,6 +71,7 @@ class EvalBatches:
     def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1):
         self.index, self.host, self.hosts = index, host, hosts
         self.samples, self.batch_size = config.data.samples, config.evaluate.batch_size
+        self.reading = config.data.verify, config.data.on_corrupt
         self.labels = label_matrix(index, config.data.labels)
         hop, windows = config.evaluate.hop, config.evaluate.windows
         starts = [order.window_starts(int(n), self.samples, hop, windows) for n in index.length]
@@ -84,7 +87,7 @@ class EvalBatches:
         inside = row < len(self.clip)
         row = np.where(inside, row, 0)
         zeros, mask = np.zeros(share, np.int64), inside.astype(np.float32)
-        return _read(self.index, self.labels, self.samples, self.clip[row], self.start[row], zeros, zeros, mask)
+        return _read(self.index, self.labels, self.samples, self.clip[row], self.start[row], zeros, zeros, mask, *self.reading)
 
 
 def label_matrix(index: Index, mode: str) -> np.ndarray:
@@ -96,11 +99,16 @@ def label_matrix(index: Index, mode: str) -> np.ndarray:
 
 def _read(
     index: Index, labels: np.ndarray, samples: int, clip: np.ndarray, start: np.ndarray, visit: np.ndarray,
-    variant: np.ndarray, mask: np.ndarray,
+    variant: np.ndarray, mask: np.ndarray, verify: str, on_corrupt: str,
 ) -> Batch:  # fmt: skip
     audio = np.empty((len(clip), samples), np.int16)
     for row, (c, s) in enumerate(zip(clip.tolist(), start.tolist(), strict=True)):
-        index.cut(c, s, samples, out=audio[row])
+        try:
+            index.cut(c, s, samples, out=audio[row], verify=verify)
+        except DamagedClip:
+            if on_corrupt == "stop":
+                raise
+            audio[row], mask[row] = 0, 0
     return {
         "audio": audio,
         "length": np.minimum(index.length[clip] - start, samples).astype(np.int32),
@@ -135,6 +143,11 @@ def resolve_reader(reader: str) -> str:
     return "tfdata" if importlib.util.find_spec("tensorflow") else "threads"
 
 
+def resolve_verify(verify: str) -> str:
+    """When checksums are compared on this machine: as `verify` says, or never if google-crc32c is not installed."""
+    return verify if tfrecord.HAS_CHECKSUM else "never"
+
+
 def _through_threads(batch: Callable[[int], Batch], start: int, stop: int, ahead: int) -> Iterator[Batch]:
     with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1), "reader") as pool:
         queue: collections.deque = collections.deque()
@@ -154,18 +167,27 @@ def _through_tfdata(batch: Callable[[int], Batch], start: int, stop: int, ahead:
     tf = import_tensorflow()
     example = batch(start)
     keys = list(example)
+    errors: list[Exception] = []  # TensorFlow replaces an exception by one of its own
+
+    def values_of(number):
+        try:
+            return tuple(batch(int(number)).values())
+        except Exception as error:
+            errors.append(error)
+            raise
 
     def read(number):
-        values = tf.numpy_function(
-            lambda n: tuple(batch(int(n)).values()), [number], [tf.as_dtype(example[key].dtype) for key in keys]
-        )
+        values = tf.numpy_function(values_of, [number], [tf.as_dtype(example[key].dtype) for key in keys])
         for key, value in zip(keys, values, strict=True):
             value.set_shape(example[key].shape)
         return dict(zip(keys, values, strict=True))
 
     data = tf.data.Dataset.range(start, stop)
     data = data.map(read, num_parallel_calls=min(ahead, os.cpu_count() or 1), deterministic=True).prefetch(ahead)
-    return data.as_numpy_iterator()
+    try:
+        yield from data.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise (errors or [error])[0] from error
 
 
 def import_tensorflow():

@@ -4,6 +4,8 @@ A data set lies in `DATA_DIR/NAME/RATEhz/1.0.0`, the layout of tensorflow-datase
 """
 
 import csv
+import functools
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from genre_jax import console
 from genre_jax.console import UserError
 
 VERSION = "1.0.0"
+REMEDY = "prepare the data set again, with --overwrite"
 
 
 def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
@@ -31,8 +34,33 @@ def prepared(data_dir: str | Path) -> dict[str, list[int]]:
 
 
 def read_passport(folder: Path) -> dict:
-    """The `passport.json` of a prepared data set."""
-    return json.loads((folder / "passport.json").read_text())
+    """The `passport.json` of a prepared data set. Raises `UserError` if it is missing, damaged, or has changed."""
+    path = folder / "passport.json"
+    try:
+        stat = path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not a prepared data set: it holds no passport.json") from error
+    return _read_passport(path, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
+
+
+@functools.lru_cache(maxsize=8)  # the passport of AudioSet has 30 MB
+def _read_passport(path: Path, stamp: tuple[int, int, int]) -> dict:
+    del stamp
+    try:
+        passport = json.loads(path.read_text(encoding="utf-8"))
+        stated = passport.pop("sha256", None)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {REMEDY}") from error
+    if stated is None:
+        raise UserError(f"{path} has no checksums, because an earlier genre_jax wrote it: {REMEDY}")
+    if stated != checksum(passport):
+        raise UserError(f"{path} has changed since prepare wrote it: {REMEDY}")
+    return passport
+
+
+def checksum(passport: dict) -> str:
+    """SHA-256 of the content of a passport, without its key "sha256"."""
+    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
 
 
 def read_exclude(folder: Path) -> dict[str, set[str]]:
@@ -47,12 +75,16 @@ def read_exclude(folder: Path) -> dict[str, set[str]]:
     left_out: dict[str, set[str]] = {}
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if not {"name", "split"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{path} needs the columns name and split, and has {', '.join(reader.fieldnames or ()) or 'none'}")
-        for row in reader:
-            if row["split"] not in splits:
-                raise UserError(f"{path}, row {reader.line_num}: {console.unknown('split', row['split'], splits)}")
-            left_out.setdefault(row["split"], set()).add(row["name"])
+        try:
+            columns, rows = reader.fieldnames or (), list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a CSV file in UTF-8 ({error}): save it as UTF-8, or delete it") from error
+    if not {"name", "split"} <= set(columns):
+        raise UserError(f"{path} needs the columns name and split, and has {', '.join(columns) or 'none'}")
+    for number, row in enumerate(rows, 2):  # row 1 holds the columns
+        if row["split"] not in splits:
+            raise UserError(f"{path}, row {number}: {console.unknown('split', row['split'], splits)}")
+        left_out.setdefault(row["split"], set()).add(row["name"])
     return left_out
 
 
@@ -73,6 +105,9 @@ def find(config: ConfigDict) -> Path:
     data = config.data
     folder = directory(data.data_dir, data.name, data.sample_rate)
     if (folder / "passport.json").exists():
+        stated = read_passport(folder)["sample_rate"]
+        if stated != data.sample_rate:
+            raise UserError(f"{folder} holds a data set of {stated} Hz and not of {data.sample_rate} Hz: {REMEDY}")
         left_out = sum(map(len, read_exclude(folder).values()))
         if left_out:
             console.say(f"exclude.csv leaves out {left_out} clips of data set {data.name!r}")

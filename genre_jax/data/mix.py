@@ -39,9 +39,8 @@ def merge(indices: Sequence[Index]) -> Index:
         parts = [getattr(index, field) + shift for index, shift in zip(indices, before, strict=True)]
         return np.concatenate(parts).astype(np.int32)
 
-    joined: Any = {
-        field: np.concatenate([getattr(index, field) for index in indices]) for field in ("offset", "length", "maximum")
-    }
+    rows = ("record", "size", "checksum", "offset", "length", "maximum", "state", "stamps")
+    joined: Any = {field: np.concatenate([getattr(index, field) for index in indices]) for field in rows}
     return dataclasses.replace(
         first,
         data_set="+".join(index.data_set for index in indices),

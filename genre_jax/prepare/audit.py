@@ -2,13 +2,16 @@
 
 `check` works in three steps:
 
-1. `audit_clips.read` measures every clip: levels, bandwidth, a hash of the samples, an acoustic fingerprint.
+1. `audit_clips.read` compares every clip with its checksum and measures it: levels, bandwidth, a hash of the samples, an
+   acoustic fingerprint.
 2. `pairs` finds clips that hold the same sound, also if one of them is shifted or encoded again (`fingerprint.py`).
-3. `audit_report` counts the clips by split and class, and lists clips that are missing, clipped, silent, identical, or have
-   a wrong sample rate. Into the folder of the data set it writes `check.json`, `check.md`, `duplicates.csv` (all pairs) and
-   `exclude.csv`, which lists one clip of each pair across splits. Training and evaluation leave out the clips in it.
+3. `audit_report` counts the clips by split and class, and lists clips that are damaged, missing, clipped, silent, identical,
+   or have a wrong sample rate. Into the folder of the data set it writes `check.json`, `check.md`, `duplicates.csv` (all
+   pairs) and `exclude.csv`, which lists one clip of each pair across splits. Training and evaluation leave out the clips
+   in it.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,20 +19,28 @@ from typing import Any
 
 from genre_jax import console
 from genre_jax.console import UserError, say
-from genre_jax.data import locate
+from genre_jax.data import locate, tfrecord
 from genre_jax.prepare import audit_report, fingerprint
 from genre_jax.prepare.audit_clips import SILENT_RMS, STAYS, Clip, Pair, Progress, read
 from genre_jax.prepare.workers import cores
 
 
 def command(place: Path, name: str | None, workers: int | None, strict: bool) -> int:
-    """Check data sets and print the findings; returns the exit code 0.
+    """Check data sets and print the findings; returns the exit code, 1 if a data set is damaged.
 
     `place` is the folder of one data set, or a folder of data sets, of which only `name` is checked unless it is None.
     Raises `UserError` if there is no such data set, and with `strict` if a clip leaks from one split to another.
     """
+    if not tfrecord.HAS_CHECKSUM:
+        raise UserError("--check needs google-crc32c, which is not installed: pip install google-crc32c")
+    faults = 0
     for folder in _folders(place, name):
-        facts = check(folder, workers)
+        try:
+            facts = check(folder, workers)
+        except UserError as error:  # the other data sets are still checked
+            sys.stderr.write(f"error: {error}\n")
+            faults += 1
+            continue
         say("\n".join([f"{folder}:", *(f"  {line}" for line in audit_report.findings(facts))]))
         leaking = facts["leaks"]["excluded"]
         say(f"  reports: {folder / 'check.md'}, duplicates.csv; exclude.csv lists {leaking} clips, which training leaves out")
@@ -37,7 +48,8 @@ def command(place: Path, name: str | None, workers: int | None, strict: bool) ->
             raise UserError(
                 f"{leaking} clips of {folder} are also in another split (see duplicates.csv), and --strict allows none"
             )
-    return 0
+        faults += len(facts["audio"]["damaged"])
+    return 1 if faults else 0
 
 
 def check(folder: Path, workers: int | None = None) -> dict[str, Any]:
@@ -45,9 +57,9 @@ def check(folder: Path, workers: int | None = None) -> dict[str, Any]:
     passport = locate.read_passport(folder)
     splits = list(passport["splits"])
     workers = workers or cores()
-    clips = read(folder, splits, workers)
+    clips, damaged = read(folder, splits, workers)
     all_pairs, used = pairs(clips, splits, workers)
-    facts = audit_report.account(passport, folder, clips, all_pairs, used)
+    facts = audit_report.account(passport, folder, clips, damaged, all_pairs, used)
     audit_report.write(folder, facts, all_pairs)
     return facts
 

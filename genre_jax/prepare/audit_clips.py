@@ -111,15 +111,26 @@ def _index(folder: Path, split: str) -> shards.Index:
     return shards.load_index(folder, split, whole=True)
 
 
-def _listen_to(task: tuple[Path, str, int, int]) -> list[Heard]:
-    """Measure the clips of one task, (folder, split, first row, last row + 1)."""
+def _listen_to(task: tuple[Path, str, int, int]) -> list[Heard | None]:
+    """Measure the clips of one task, (folder, split, first row, last row + 1); None stands for a damaged clip."""
     folder, split, start, stop = task
     index = _index(folder, split)
-    return [listen(index.cut(row, 0, int(index.length[row])), index.sample_rate) for row in range(start, stop)]
+    results: list[Heard | None] = []
+    for row in range(start, stop):
+        try:
+            audio = index.cut(row, 0, int(index.length[row]), verify="always")
+        except shards.DamagedClip:
+            results.append(None)
+            continue
+        results.append(listen(audio, index.sample_rate))
+    return results
 
 
-def read(folder: Path, splits: Sequence[str], workers: int = 1) -> list[Clip]:
-    """Read and measure every clip of these splits in `workers` processes. Clips in exclude.csv are included."""
+def read(folder: Path, splits: Sequence[str], workers: int = 1) -> tuple[list[Clip], list[str]]:
+    """Read and measure every clip of these splits in `workers` processes. Clips in exclude.csv are included.
+
+    Returns the clips that are whole, and the names of those whose bytes differ from their checksums.
+    """
     _index.cache_clear()  # the folder may have been prepared again
     indices = [_index(folder, split) for split in splits]
     tasks = [
@@ -130,17 +141,21 @@ def read(folder: Path, splits: Sequence[str], workers: int = 1) -> list[Clip]:
     rows = [(index, row) for index in indices for row in range(len(index))]
     progress = Progress("listening", len(rows))
     clips: list[Clip] = []
+    damaged: list[str] = []
     for part in _mapped(tasks, workers if len(rows) > _FEW else 1):
         for heard in part:
-            index, row = rows[len(clips)]
+            index, row = rows[len(clips) + len(damaged)]
+            if heard is None:
+                damaged.append(index.names[row])
+                continue
             seconds = float(index.length[row]) / index.sample_rate
             track = index.tracks[index.track[row]]
             clips.append(Clip(index.names[row], index.split, track, seconds, index.labels[row], heard))
-        progress(len(clips), len(rows))
-    return clips
+        progress(len(clips) + len(damaged), len(rows))
+    return clips, damaged
 
 
-def _mapped(tasks: list, workers: int) -> Iterator[list[Heard]]:
+def _mapped(tasks: list, workers: int) -> Iterator[list[Heard | None]]:
     """Yield the results of the tasks in order."""
     if workers == 1:
         yield from map(_listen_to, tasks)

@@ -30,8 +30,13 @@ _SHOWN = 40  # the most pairs, and the most clips with a fault, in check.md
 # ---------------------------------------------------------------- check.json
 
 
-def account(passport: dict, folder: Path, clips: list[Clip], all_pairs: list[Pair], used: float) -> dict[str, Any]:
-    """Returns the content of check.json; `used` is the share of the fingerprint hashes that were compared."""
+def account(
+    passport: dict, folder: Path, clips: list[Clip], damaged: list[str], all_pairs: list[Pair], used: float
+) -> dict[str, Any]:
+    """Returns the content of check.json.
+
+    `damaged` are the names of damaged clips, and `used` is the share of the fingerprint hashes that were compared.
+    """
     groups: dict[bytes, list[Clip]] = defaultdict(list)
     for clip in clips:
         groups[clip.heard.digest].append(clip)
@@ -45,7 +50,8 @@ def account(passport: dict, folder: Path, clips: list[Clip], all_pairs: list[Pai
         "clips": len(clips),
         "splits": _splits(passport, clips),
         "labels": _labels(passport),
-        "audio": _audio(passport, folder, clips)
+        "audio": {"damaged": damaged}
+        | _audio(passport, folder, clips)
         | {
             "identical": sum(len(group) - 1 for group in copies),
             "identical_with_other_labels": sum(len({clip.labels.tobytes() for clip in group}) > 1 for group in copies),
@@ -111,8 +117,7 @@ def missing_error(labels: np.ndarray, missing: int, seed: int = 0, draws: int = 
 def _labels(passport: dict) -> dict[str, Any]:
     """Returns a hash of the class names, and a sentence on their order."""
     digest = hashlib.sha256("\n".join(passport["labels"]).encode()).hexdigest()
-    unchanged = passport.get("labels_sha256", digest) == digest
-    order = f"{'unchanged' if unchanged else 'changed'} since the data set was prepared"
+    order = "unchanged since the data set was prepared"  # otherwise the passport would not have been read
     if passport.get("dataset") == "audioset_music":
         from genre_jax.datasets.audioset import music_labels
 
@@ -158,6 +163,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
             f"wrong sample rate: the folder name says {audio['folder_says_hz']} Hz, the passport says {facts['sample_rate']} Hz"
         )
     faults = {
+        "damaged": "damaged clips, whose bytes differ from their checksums",
         "clipped": f"clipped clips (more than {CLIPPED:.2%} of the samples at full scale)",
         "silent": "silent clips (RMS below -60 dB of full scale)",
         "narrow": f"clips without power above {NARROW:.0%} of the band, probably made from a lower sample rate",

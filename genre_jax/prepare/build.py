@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import hashlib
 import inspect
-import json
 import math
 import re
 import shutil
@@ -24,6 +23,7 @@ from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
 from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import audio, parts
+from genre_jax.prepare import passport as passports
 from genre_jax.prepare.workers import Facts, Limits, Renderer, cores, renderer
 
 SPLITS = ("train", "validation", "test")
@@ -242,7 +242,7 @@ def build(
         _write_csv(folder / "quarantine.csv", ("path", "reason"), [*quarantined, *source.refused])
         rows = [(item.name, item.split, "|".join(item.labels)) for item in source.missing]
         _write_csv(folder / "missing.csv", ("path", "split", "labels"), rows)
-        (folder / "passport.json").write_text(json.dumps(passport, ensure_ascii=False))
+        passports.write(folder, passport)
         final = locate.directory(data_dir, name, sample_rate)
         _move_into_place(folder, final, scratch)
     return final

@@ -35,7 +35,7 @@ def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
         )
     items = []
     for shard in paths:
-        for data, example in tfrecord.examples(shard):
+        for data, *_, example in tfrecord.examples(shard):
             if not set(FEATURES) <= example.keys():
                 raise UserError(
                     f"{shard} holds the features {', '.join(sorted(example))}, expected {', '.join(FEATURES)} for {name}"

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
+
+from genre_jax.data.tfrecord import masked_crc32c
 
 _BYTES, _FLOAT, _INT64 = 1, 2, 3  # field numbers of tf.train.Feature
 
@@ -21,12 +22,6 @@ class Clip:
     labels: tuple[int, ...]
     audio: np.ndarray
     maximum: float
-
-
-def masked_crc32c(data: bytes) -> int:
-    """Returns the checksum of the TFRecord format: CRC-32C, rotated and offset."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _encode_varint(value: int) -> bytes:
