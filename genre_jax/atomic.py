@@ -1,8 +1,11 @@
 """Files that are written whole or not at all: a killed process leaves the old file or the new one."""
 
 import contextlib
+import glob
 import json
 import os
+import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,20 +17,57 @@ def write_whole(path: Path, mode: str = "wb") -> Iterator[IO]:
 
     Args:
       path: the file to write or replace. Its folder must exist.
-      mode: "wb" for bytes or "w" for text in UTF-8.
+      mode: "wb" for bytes or "w" for text in UTF-8, in which the bytes of a file name that is not UTF-8 become escapes.
 
-    If the block raises an exception, `path` stays as it was and the temporary file is removed.
+    If the block raises an exception, `path` stays as it was and the temporary file is removed. Temporary files of the same
+    `path` whose process on this machine was killed are removed as well. An `OSError` names the file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove_partials(path)
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
-        with open(partial, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with named(path, partial):
+            with open(partial, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def named(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Give an `OSError` in the block the name `path` if it names no file, as for a write to a full disk, or names `partial`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, partial and str(partial)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _remove_partials(path: Path) -> None:
+    """Remove the temporary files of `path` that processes of this machine left when they were killed."""
+    start = f".{path.name}.{platform.node()}."
+    for partial in path.parent.glob(f"{glob.escape(start)}*.partial"):
+        pid = re.fullmatch(r"([1-9][0-9]{0,8})\.partial", partial.name.removeprefix(start))
+        if pid and not _runs(int(pid[1])):
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process with this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs for another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,5 +77,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write indented JSON whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    """Write indented JSON whole or not at all. Raises `ValueError` for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -1,14 +1,40 @@
 """What all commands share: errors of one sentence, output on the console, flags and exit codes."""
 
+import contextlib
 import difflib
+import errno
+import io
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NoReturn, TextIO, TypeVar
 
 from absl import app, logging
 
 T = TypeVar("T")
 _SHOWN = 10  # legal names in an error message
+# Control characters (C0, DEL, C1), marks that reorder or break a line, and surrogates (bytes of a name that is not UTF-8).
+_HIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_AGAIN = "run the same command again"
+# errno → what is wrong, and what the user can do. {} is the path.
+_CURES = {
+    errno.ENOSPC: f"the disk of {{}} is full: free some space and {_AGAIN}",
+    errno.EDQUOT: f"the disk quota is used up at {{}}: free some space and {_AGAIN}",
+    errno.EFBIG: f"{{}} became larger than the file system or `ulimit -f` allows: raise the limit and {_AGAIN}",
+    errno.EROFS: "{} is on a read-only file system: choose a folder that can be written",
+    errno.EACCES: "there is no permission for {}: change the permissions, or choose another path",
+    errno.EPERM: "the system does not permit this operation on {}: change the permissions, or choose another path",
+    errno.ENOENT: "{} does not exist: check the path",
+    errno.ENOTDIR: "a part of the path {} is a file, and not a folder: choose another path",
+    errno.EISDIR: "{} is a folder, and a file is needed: choose another path",
+    errno.ENAMETOOLONG: "the name of {} is too long for the file system: choose a shorter one",
+    errno.EEXIST: "{} already exists: remove it, or choose another path",
+    errno.EMFILE: f"too many files are open to open {{}}: raise the limit with `ulimit -n` and {_AGAIN}",
+    errno.EIO: f"{{}} cannot be read or written (input/output error): check the disk and {_AGAIN}",
+    errno.ESTALE: f"{{}} is no longer valid on the network file system (stale file handle): mount it again and {_AGAIN}",
+}
 
 
 class UserError(Exception):
@@ -42,10 +68,30 @@ def pick(kind: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Returns the text with every control character as an escape such as "\\x1b", except for the characters in `keep`.
+
+    A file name may contain a newline, a command of the terminal, or bytes that are not UTF-8. Newlines are escaped as well:
+    a caller that puts names into a text of several lines calls this function for each line.
+    """
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str) -> None:
-    """Print one line on standard output and flush it."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Print a text on standard output and flush it. Control characters other than newlines are shown as escapes."""
+    _write(sys.stdout, printable(text, keep="\n") + "\n")
+
+
+def complain(error: object) -> None:
+    """Print an error as one line on standard error. Control characters and newlines are shown as escapes."""
+    _write(sys.stderr, f"error: {printable(str(error))}\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write a text, with escapes for the characters that the encoding of the stream lacks."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -66,25 +112,80 @@ def overrides(arguments: list[str]) -> dict[str, str]:
     return values
 
 
+class Terminated(BaseException):
+    """The process was asked to end by SIGTERM. Like KeyboardInterrupt, it passes through `except Exception`."""
+
+
 def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
-    """Run a command and exit: code 0, 1 after a `UserError` (printed on standard error), or 130 after Ctrl-C."""
+    """Run a command and exit.
+
+    The exit code is the result of `main` (None: 0), 1 after an error that the user can correct, which is printed as one
+    sentence, 130 after Ctrl-C, 143 after SIGTERM, and 141 if the reader of the output has gone. Any other exception keeps
+    its traceback.
+    """
     logging.set_verbosity(logging.ERROR)  # otherwise Orbax reports every save, and JAX every backend that is not installed
 
     def guarded(argv: list[str]) -> int | None:
         try:
-            return main(argv)
+            with _terminable():
+                return main(argv)
         except UserError as error:
             fail(error)
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            sys.exit(130)  # the shells' exit code for Ctrl-C
+            _end("interrupted", signal.SIGINT)
+        except Terminated:
+            _end("terminated", signal.SIGTERM)
+        except BrokenPipeError:
+            _discard_output()
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            if (sentence := cure(error)) is None:
+                raise
+            if error.filename is None:
+                _discard_output()
+            fail(UserError(sentence))
 
     if flags_parser:
         app.run(guarded, flags_parser=flags_parser)
     app.run(guarded)
 
 
+def cure(error: OSError) -> str | None:
+    """Returns a sentence with the path, the fault and what to do, or None if the user cannot correct the error."""
+    if error.errno not in _CURES:
+        return None
+    path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return _CURES[error.errno].format("the output" if path is None else path)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM while the block runs. More of these signals do not disturb the cleanup."""
+
+    def terminate(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(word: str, number: signal.Signals) -> NoReturn:
+    """Print one word on standard error, and exit with the code that shells use for a signal."""
+    _write(sys.stderr, f"{word}\n")
+    sys.exit(128 + number)
+
+
+def _discard_output() -> None:
+    """Send the rest of standard output nowhere. Otherwise Python tries to write it at exit, and fails once more."""
+    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:  # a test may have replaced it
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def fail(error: Exception) -> NoReturn:
-    """Print an error on standard error and exit 1."""
-    sys.stderr.write(f"error: {error}\n")
+    """Print an error as one line on standard error and exit 1."""
+    complain(error)
     sys.exit(1)

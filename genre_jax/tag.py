@@ -7,7 +7,6 @@ The file is read twice, because scaling to 16 bits and the gain cap need its lar
 import dataclasses
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from genre_jax import console
+from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
 from genre_jax.prepare import audio
 
@@ -236,7 +236,7 @@ def as_text(name: str, tags: Tags, top: int) -> str:
     segments = tags.segments()
     if len(segments) > 1:
         lines += [f"    {clock(a)}-{clock(b)}  {label} {probability:.0%}" for a, b, label, probability in segments]
-    return "\n".join(lines)
+    return "\n".join(map(console.printable, lines))
 
 
 def as_json(name: str, tags: Tags) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def main(argv: list[str]) -> int:
         try:
             tags = tagger.tags(name, hop=args.hop)
         except UserError as error:
-            sys.stderr.write(f"error: {error}\n")
+            console.complain(error)
             failed += 1
             continue
         say(json.dumps(as_json(name, tags)) if args.json else as_text(name, tags, args.top))
@@ -286,7 +286,9 @@ def main(argv: list[str]) -> int:
         starts += tags.starts.tolist()
         embeddings += list(tags.embeddings)
     if args.embeddings:
-        np.savez(args.embeddings, path=np.array(paths), start=np.array(starts), embedding=np.array(embeddings))
+        target = Path(args.embeddings if args.embeddings.endswith(".npz") else f"{args.embeddings}.npz")
+        with write_whole(target) as file:
+            np.savez(file, path=np.array(paths), start=np.array(starts), embedding=np.array(embeddings))
     return 1 if failed else 0
 
 

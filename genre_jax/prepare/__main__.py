@@ -7,6 +7,7 @@ command checks data sets that are already prepared (`prepare/audit.py`).
 Worker processes import this module again. Therefore it imports no decoder and no framework.
 """
 
+import csv
 from pathlib import Path
 
 from absl import flags
@@ -116,12 +117,12 @@ def summary(passport: dict, folder: Path) -> str:
     lines += passport["notes"]
     lines += _empty_classes(passport)
     if totals["quarantined"]:
-        with open(folder / "quarantine.csv", encoding="utf-8") as file:
-            reasons = file.read().splitlines()[1:]
-        lines += ["quarantined:", *(f"  {line}" for line in reasons[:_SHOWN])]
+        with open(folder / "quarantine.csv", encoding="utf-8", newline="") as file:
+            reasons = list(csv.reader(file))[1:]
+        lines += ["quarantined:", *(f"  {path}: {reason}" for path, reason in reasons[:_SHOWN])]
         if len(reasons) > _SHOWN:
             lines.append(f"  and {len(reasons) - _SHOWN} more in {folder / 'quarantine.csv'}")
-    return "\n".join(lines)
+    return "\n".join(map(console.printable, lines))
 
 
 def _empty_classes(passport: dict) -> list[str]:

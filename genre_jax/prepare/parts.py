@@ -9,8 +9,6 @@ of the shards.
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -25,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genre_jax.atomic import write_text
+from genre_jax import lock
+from genre_jax.atomic import named, write_text
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets.types import Item, Source
@@ -77,27 +76,20 @@ def _rank(item: Item) -> tuple:
 
 
 def write(part: Part, labels: tuple[str, ...], results: Iterable[tuple[Item, Result]]) -> None:
-    """Write the records of a part, then the outcome of its items. Raises `UserError` if the disk is full."""
+    """Write the records of a part, then the outcome of its items."""
     number = {label: number for number, label in enumerate(labels)}
     files, quarantined, size = [], [], 0
     part.path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(part.path, "wb") as file:
-            for item, result in results:
-                if isinstance(result, str):
-                    quarantined.append((item.name, result))
-                    continue
-                numbers = tuple(number[label] for label in result.labels)
-                size += file.write(
-                    tfrecord.frame(tfrecord.Clip(item.name, item.track, numbers, result.pcm, result.facts.maximum))
-                )
-                files.append((item.name, numbers, dataclasses.astuple(result.facts)))
-        outcome = json.dumps({"bytes": size, "files": files, "quarantined": quarantined}, ensure_ascii=False)
-        write_text(part.path.with_suffix(".json"), outcome)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"the disk of {part.path} is full: free some space and run the same command again to resume") from error
+    with named(part.path), open(part.path, "wb") as file:
+        for item, result in results:
+            if isinstance(result, str):
+                quarantined.append((item.name, result))
+                continue
+            numbers = tuple(number[label] for label in result.labels)
+            size += file.write(tfrecord.frame(tfrecord.Clip(item.name, item.track, numbers, result.pcm, result.facts.maximum)))
+            files.append((item.name, numbers, dataclasses.astuple(result.facts)))
+    outcome = json.dumps({"bytes": size, "files": files, "quarantined": quarantined}, ensure_ascii=False)
+    write_text(part.path.with_suffix(".json"), outcome)
 
 
 def clip_bytes(items: list[Item], sample_rate: int, rendered: Renderer) -> int:
@@ -167,11 +159,8 @@ def staging(data_dir: Path, label: str) -> Iterator[Path]:
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     folder = data_dir / f".preparing-{label}"
-    with open(data_dir / f".preparing-{label}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another prepare of {label} is running in {data_dir}: wait until it ends") from None
+    message = f"another prepare of {label} is running in {data_dir}: wait until it ends"
+    with lock.hold(data_dir / f".preparing-{label}.lock", message):
         folder.mkdir(exist_ok=True)
         try:
             yield folder
@@ -202,7 +191,7 @@ def resume(scratch: Path, key: str) -> int | None:
 
 def keep_plan(scratch: Path, key: str, clip_bytes: int) -> None:
     """Write the file that `resume` reads."""
-    (scratch / "plan.json").write_text(json.dumps({"key": key, "clip_bytes": clip_bytes}))
+    write_text(scratch / "plan.json", json.dumps({"key": key, "clip_bytes": clip_bytes}))
 
 
 # ---------------------------------------------------------------- the finished data set
