@@ -197,6 +197,9 @@ def _train() -> dict[str, Any]:
         "log_every": "20 steps",  # time between log lines
         "evaluate_every": "1 epochs",  # time between evaluations of the validation split
         "checkpoint_every": "1 epochs",  # time between checkpoints
+        # Number of steps of the run that may have a loss or gradient that is not finite. Their updates are left out, which costs
+        # as much memory as the gradients. The next such step stops the run, and `main --replay` explains it.
+        "skip_nonfinite": 0,
         "keep": 2,  # number of latest checkpoints that are kept, at least 1; the best checkpoint is kept as well
     }
 
@@ -381,7 +384,7 @@ def validate_values(config: ConfigDict) -> None:
     for key in ("ema", "loss.label_smoothing"):
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
-    for key in ("evaluate.hop", "gradient_clip", "data.segment_hop", "data.copies.segments"):
+    for key in ("evaluate.hop", "gradient_clip", "train.skip_nonfinite", "data.segment_hop", "data.copies.segments"):
         if values[key] < 0:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
     order.check(config.data)

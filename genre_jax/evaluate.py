@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import metrics
+from genre_jax.atomic import write_whole
 from genre_jax.data.batches import EvalBatches, prefetch
 from genre_jax.data.shards import Index
 from genre_jax.losses import LOSSES
@@ -64,13 +65,14 @@ def headline(summary: dict[str, Any]) -> dict[str, float]:
 
 def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict) -> None:
     """Write the table with the names of classes, clips and tracks as `predictions.npz`."""
-    np.savez_compressed(
-        path,
-        allow_pickle=False,
-        **{key: table[key] for key in ("logits", "labels", "loss", "clip", "track", "start")},
-        classes=np.array(index.classes),
-        clip_names=np.array(index.names),
-        track_names=np.array(index.tracks),
-        sample_rate=index.sample_rate,
-        samples=config.data.samples,
-    )
+    with write_whole(path) as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            **{key: table[key] for key in ("logits", "labels", "loss", "clip", "track", "start")},
+            classes=np.array(index.classes),
+            clip_names=np.array(index.names),
+            track_names=np.array(index.tracks),
+            sample_rate=index.sample_rate,
+            samples=config.data.samples,
+        )

@@ -12,14 +12,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genre_jax.atomic import write_text
-from genre_jax.console import say
+from genre_jax.console import UserError, say
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets", "librosa")
 
@@ -72,36 +72,44 @@ class Logbook:
 
 
 class NotFinite(Exception):
-    """A loss or gradient that is NaN or infinite; `clips` are the clips of its batch."""
+    """A loss or gradient that is NaN or infinite, in the `metrics` of `step`."""
 
-    def __init__(self, step: int, metrics: dict[str, Any], clips: np.ndarray):
-        super().__init__(f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {step} are not finite")
-        self.clips = clips
+    def __init__(self, step: int, metrics: dict[str, float]):
+        super().__init__(f"loss {metrics['loss']:g} and gradient norm {metrics['gradient_norm']:g} at step {step} are not finite")
+        self.step, self.metrics = step, metrics
+
+
+Rows = list[tuple[int, dict[str, float]]]  # (step, metrics) of steps that are not recorded yet
 
 
 class Meter:
-    """Measures the steps of a run: collects their metrics, and at `flush` checks, averages, records and shows them.
+    """Measures the steps of a run: collects their metrics, and at `record` checks, averages, records and shows them.
 
-    A record averages the steps since the last record. Records are due at log, evaluation and checkpoint steps, so that a
-    resumed run averages over the same steps.
+    A record averages the steps since the last record. Records are due at log, evaluation and checkpoint steps. A run that is
+    interrupted between them saves the rows of `take`, so that the resumed run averages over the same steps.
 
     Args:
       logbook: where the records go.
       batch_size: clips per step.
       total: steps of the run.
+      most: steps that may fail, `config.train.skip_nonfinite`.
+      skipped: steps that failed before.
+      rows: what `take` returned when the run was interrupted.
     """
 
     IN_FLIGHT = 2  # steps that may run behind the host
 
-    def __init__(self, logbook: Logbook, batch_size: int, total: int):
-        self.logbook, self.batch_size, self.total = logbook, batch_size, total
-        self.pending: list[tuple[int, dict[str, Any], np.ndarray]] = []
+    def __init__(self, logbook: Logbook, batch_size: int, total: int, most: int = 0, skipped: int = 0, rows: Sequence = ()):
+        self.logbook, self.batch_size, self.total, self.most = logbook, batch_size, total, most
+        self.pending: list[tuple[int, dict[str, Any]]] = list(rows)
+        self.skipped = skipped - sum(not _finite(metrics) for _, metrics in rows)  # `record` counts these again
+        self.timed = 0  # steps since the clock was restarted
         self.speeds: list[float] = []
         self.restart()
 
     def restart(self) -> None:
         """Restart the clock, so that an evaluation counts in no speed."""
-        self.started, self.waited = time.perf_counter(), 0.0
+        self.started, self.waited, self.timed = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -110,44 +118,70 @@ class Meter:
         yield
         self.waited += time.perf_counter() - before
 
-    def add(self, step: int, metrics: dict[str, Any], clips: np.ndarray) -> None:
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Take the metrics of a step on the device, and wait until few steps are in flight."""
         import jax
 
-        self.pending.append((step, metrics, clips))
+        self.pending.append((step, metrics))
+        self.timed += 1
         if len(self.pending) > self.IN_FLIGHT:
             jax.block_until_ready(self.pending[-1 - self.IN_FLIGHT][1])
 
-    def flush(self, step: int) -> None:
-        """Record and show the steps since the last flush. Raises `NotFinite` for the first whose metrics are not finite."""
+    def take(self) -> Rows:
+        """Return the metrics of the steps since the last record, and forget them."""
         import jax
 
-        rows = [(at, jax.device_get(metrics), clips) for at, metrics, clips in self.pending]
+        rows = [(step, {key: float(value) for key, value in jax.device_get(metrics).items()}) for step, metrics in self.pending]
         self.pending = []
-        for at, metrics, clips in rows:
-            if not all(np.isfinite(value) for value in metrics.values()):
-                raise NotFinite(at, metrics, clips)
-        values = {key: float(np.mean([row[1][key] for row in rows], dtype=np.float64)) for key in rows[0][1]}
-        values["learning_rate"] = float(rows[-1][1]["learning_rate"])
-        self.logbook.metrics(step, "train", values)
+        return rows
+
+    def record(self, step: int, rows: Rows) -> None:
+        """Record and show the means of `rows`, without failed steps. Raises `NotFinite` for a failed step more than allowed."""
+        whole = []
+        for row in rows:
+            if _finite(row[1]):
+                whole.append(row[1])
+                continue
+            self.skipped += 1
+            error = NotFinite(*row)
+            if self.skipped > self.most:
+                raise error
+            say(f"{error}: its update is left out ({self.skipped} of {self.most} that train.skip_nonfinite allows)")
+        if whole:
+            values = {key: float(np.mean([metrics[key] for metrics in whole], dtype=np.float64)) for key in whole[0]}
+            values["learning_rate"] = whole[-1]["learning_rate"]
+            self.logbook.metrics(step, "train", values)
+            self._show(step, values)
+        self.restart()
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        """Record the speed since the clock was restarted, and print a line."""
         seconds = time.perf_counter() - self.started
-        speed, waiting = len(rows) * self.batch_size / seconds, self.waited / seconds
+        speed, waiting = self.timed * self.batch_size / seconds, self.waited / seconds
         self.logbook.timing(step, speed, waiting)
         self.speeds.append(speed)
         recent = self.speeds[1:][-10:] or self.speeds  # the first includes the compilation
-        left = (self.total - step) * self.batch_size / float(np.median(recent))
+        left = (self.total - step) * self.batch_size / max(float(np.median(recent)), 1e-9)
         shown = "  ".join(f"{key} {values[key]:.4g}" for key in ("loss", "accuracy"))
         say(
             f"step {step:>{len(str(self.total))}}/{self.total}  {shown}  {speed:,.1f} clips/s  "
             f"waiting for data {waiting:.0%}  ETA {clock(left)}"
         )
-        self.restart()
+
+
+def _finite(metrics: dict[str, float]) -> bool:
+    return all(np.isfinite(value) for value in metrics.values())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, without a last line that a kill has cut short."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """The objects of a .jsonl file, without a last line that a kill has cut short. Raises `UserError` for a damaged line."""
+    objects = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], 1):
+        try:
+            objects.append({"step": int(json.loads(line)["step"]), **json.loads(line)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"line {number} of {path} is damaged: delete the file, of which only the curves are drawn") from error
+    return objects
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
@@ -160,7 +194,7 @@ def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
 
 def _append(path: Path, values: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
+        file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

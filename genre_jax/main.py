@@ -15,6 +15,9 @@ OVERFIT = flags.DEFINE_bool("overfit_one_batch", False, "Train on the first batc
 CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Keep compiled programs in this folder, from which a second start reads them."
 )
+REPLAY = flags.DEFINE_string(
+    "replay", None, "Explain a step whose loss was not finite: the folder WORKDIR/nonfinite that the run left. Needs no --config."
+)
 PROFILE = flags.DEFINE_bool("profile", False, "Write a profile of steps 10 to 20 into WORKDIR/profile.")
 
 
@@ -23,8 +26,12 @@ def main(argv: list[str]) -> None:
     import jax
 
     from genre_jax import config as configs
+    from genre_jax import replay
     from genre_jax.planning import memory
 
+    if REPLAY.value:
+        replay.replay(Path(REPLAY.value))
+        return
     if CONFIG.value is None:
         raise console.UserError("--config is missing: give a config file, such as --config=configs/bytenet.py:demo")
     if CACHE.value:  # it has no effect after the first compilation
@@ -44,18 +51,15 @@ def work(config) -> None:
     """Do what the flags say: a dry run, a check, or a whole run."""
     import jax
 
-    from genre_jax import dry_run, run
+    from genre_jax import dry_run, loop
     from genre_jax.planning import backends
 
+    if DRY_RUN.value or OVERFIT.value:
+        config = backends.choose(config, None)
+        dry_run.dry_run(config) if DRY_RUN.value else dry_run.overfit_one_batch(config)
+        return
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
-    config = backends.choose(config, None if DRY_RUN.value or OVERFIT.value else workdir)
-    if DRY_RUN.value:
-        dry_run.dry_run(config)
-        return
-    if OVERFIT.value:
-        dry_run.overfit_one_batch(config)
-        return
-    run.train_and_evaluate(config, workdir, PROFILE.value)
+    loop.train_and_evaluate(config, workdir, PROFILE.value)
     if jax.process_index() == 0:
         report(workdir)
 

@@ -106,6 +106,7 @@ class Program:
             frontend=variables["frontend"],
             ema=jax.tree.map(jnp.copy, params) if self.config.ema else {},
             opt_state=self._optimizer.init(params),
+            skipped=jnp.zeros((), jnp.int32),
         )
 
     def constants_of(self, class_weights: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class TrainState(struct.PyTreeNode):
       frontend: statistics of the training split that the front end scales by; empty for most front ends.
       ema: exponential moving average of `params`; empty unless the config switches it on.
       opt_state: of the optimiser.
+      skipped: steps whose update was left out because loss or gradient was not finite, int32.
     """
 
     step: Any
@@ -40,6 +41,7 @@ class TrainState(struct.PyTreeNode):
     frontend: Any
     ema: Any
     opt_state: Any
+    skipped: Any
 
     def variables(self) -> dict[str, Any]:
         """The variables for evaluation and prediction: with the moving average of the parameters, if there is one."""
@@ -74,12 +76,13 @@ def train_step(
       visits: augmentation → number of visits between redraws (`augment.validate.visits`).
 
     Returns the new state, and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices. The accuracy counts
-    labels before mixup and smoothing.
+    labels before mixup and smoothing. With `train.skip_nonfinite`, `_guarded` leaves out an update that is not finite.
     """
     loss = losses.LOSSES[config.loss.name]
     batch = learning_inputs(batch, constants, state, network, config, starts or {}, visits or {}, axis_name)
     weight = loss.weights(batch["labels"], constants["class_weights"]) * batch["mask"]
     total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), axis_name)
+    total_weight, count = (jnp.maximum(x, jnp.finfo(x.dtype).tiny) for x in (total_weight, count))  # 0 if all are masked
 
     def loss_of(params, batch_stats, part):
         keys = augment.example_keys(constants["dropout_key"], part["visit"], part["clip"], part["variant"])
@@ -101,8 +104,24 @@ def train_step(
     ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params) if config.ema else state.ema
     if freeze:
         ema = freeze.keep(state.step, state.ema, ema)
-    state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
-    return state, metrics | {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
+    updated = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
+    metrics |= {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
+    if config.train.skip_nonfinite:
+        updated = _guarded(state, updated, metrics, config.train.skip_nonfinite)
+    return updated, metrics
+
+
+def _guarded(state: TrainState, updated: TrainState, metrics: dict[str, jax.Array], most: int) -> TrainState:
+    """The updated state if loss and gradient are finite. Otherwise the old one, whose step advances up to `most` times a run.
+
+    After that the state never changes again: whenever the host notices, it holds the state before the failed step. The guard
+    costs memory, because all gradients must be there before the first parameter changes.
+    """
+    running = state.skipped <= most
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    kept = jax.tree.map(lambda old, new: jnp.where(running & finite, new, old), state, updated)
+    skipped = state.skipped + (running & ~finite)
+    return kept.replace(step=jnp.where(skipped <= most, updated.step, state.step), skipped=skipped)
 
 
 def learning_inputs(

@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ml_collections import ConfigDict
 
+from genre_jax.console import say
 from genre_jax.data import order, tfrecord
-from genre_jax.data.shards import DamagedClip, Index
+from genre_jax.data.shards import DAMAGED, DamagedClip, Index
 
 Batch = dict[str, np.ndarray]
 
@@ -103,12 +104,15 @@ def _read(
 ) -> Batch:  # fmt: skip
     audio = np.empty((len(clip), samples), np.int16)
     for row, (c, s) in enumerate(zip(clip.tolist(), start.tolist(), strict=True)):
+        known = index.state[c] == DAMAGED
         try:
             index.cut(c, s, samples, out=audio[row], verify=verify)
-        except DamagedClip:
+        except DamagedClip as error:
             if on_corrupt == "stop":
                 raise
             audio[row], mask[row] = 0, 0
+            if not known:
+                say(f"left out: {error}")
     return {
         "audio": audio,
         "length": np.minimum(index.length[clip] - start, samples).astype(np.int32),

@@ -50,7 +50,7 @@ class Index:
     shard: np.ndarray  # int32, row of `shards`
     record: np.ndarray  # int64, byte of the example in its shard
     size: np.ndarray  # int64, bytes of the example
-    checksum: np.ndarray  # uint32, of the example
+    checksum: np.ndarray  # uint32, CRC-32C of the example
     offset: np.ndarray  # int64, byte of the first sample in its shard
     length: np.ndarray  # int32, samples
     maximum: np.ndarray  # float32
@@ -112,9 +112,12 @@ class Index:
         """The example of a clip, whose checksum is compared and whose `state` is updated."""
         example = bytearray(int(self.size[clip]))
         self._read(file, clip, memoryview(example), int(self.record[clip]))
-        if tfrecord.HAS_CHECKSUM and tfrecord.masked_crc32c(bytes(example)) != self.checksum[clip]:
-            self.state[clip] = DAMAGED
-            raise DamagedClip(self, clip, "its bytes differ from its checksum")
+        if tfrecord.HAS_CHECKSUM:
+            import google_crc32c
+
+            if google_crc32c.value(bytes(example)) != self.checksum[clip]:
+                self.state[clip] = DAMAGED
+                raise DamagedClip(self, clip, "its bytes differ from its checksum")
         self.state[clip] = VERIFIED
         return memoryview(example)
 

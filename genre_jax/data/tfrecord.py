@@ -19,7 +19,7 @@ HAS_CHECKSUM = importlib.util.find_spec("google_crc32c") is not None  # training
 
 
 class Record(NamedTuple):
-    """A record of an open file: first byte and end of the example in `data`, its stored checksum, and its features."""
+    """A record of an open file: first byte and end of the example in `data`, its stored CRC-32C, and its features."""
 
     data: mmap.mmap
     start: int
@@ -34,6 +34,12 @@ def masked_crc32c(data: bytes | memoryview) -> int:
 
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _unmasked(checksum: int) -> int:
+    """The CRC-32C in a checksum of the TFRecord format."""
+    rotated = (checksum - 0xA282EAD8) & 0xFFFFFFFF
+    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
@@ -124,5 +130,5 @@ def examples(shard: Path) -> Iterator[Record]:
                 features = _parse_example(data, start, stop)
             except (ValueError, IndexError) as error:
                 raise damaged(shard, at, error) from error
-            yield Record(data, start, stop, checksum, features)
+            yield Record(data, start, stop, _unmasked(checksum), features)
             at = stop + 4

@@ -11,7 +11,6 @@
    in it.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ def command(place: Path, name: str | None, workers: int | None, strict: bool) ->
         try:
             facts = check(folder, workers)
         except UserError as error:  # the other data sets are still checked
-            sys.stderr.write(f"error: {error}\n")
+            console.complain(error)
             faults += 1
             continue
         say("\n".join([f"{folder}:", *(f"  {line}" for line in audit_report.findings(facts))]))

@@ -1,0 +1,121 @@
+"""Kill the small run and `prepare` with SIGKILL at random moments, start them again, and compare with an undisturbed run."""
+
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from genre_jax.bench.chaos import world
+from genre_jax.console import UserError, say
+from genre_jax.data import locate
+
+WORKDIR = {
+    "checkpoints", "config.json", "labels.json", "environment.json", "metrics.jsonl", "timings.jsonl", "results.json",
+    "predictions.npz", "tensorboard", "report",
+}  # fmt: skip
+KILLS_OF_A_RUN = 5  # after so many kills a run is left alone, compared, and a new one begins
+
+
+def moments(workdir: Path, chance: random.Random) -> dict[str, Callable[[], bool]]:
+    """Moment → whether it has come."""
+    first = time.monotonic() + chance.uniform(0.1, 6)
+    lines = _lines(workdir) + chance.randint(1, 5)
+    return {
+        "start": lambda: time.monotonic() > first,
+        "training": lambda: _lines(workdir) >= lines,
+        "checkpoint": lambda: any("tmp" in path.name for path in (workdir / "checkpoints").glob("*")),
+        "after the last checkpoint": lambda: (workdir / "checkpoints" / str(world.STEPS)).exists(),
+        "results": lambda: bool([*workdir.glob(".*.partial"), *workdir.glob("predictions.npz")]),
+    }
+
+
+def _lines(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
+    """Kill runs `kills` times, half of them with each reader; return the counts. Raises `UserError` for a difference."""
+    world.write_tones(folder)
+    chance, counts = random.Random(seed), Counter[str]()
+    for reader in world.READERS:
+        whole = folder / f"whole-{reader}"
+        _finished(folder, whole, reader)
+        expected, done, number = world.outcome(whole), 0, 0
+        while done < kills // 2:
+            number += 1
+            workdir = folder / f"{reader}-{number}"
+            for _ in range(min(KILLS_OF_A_RUN, kills // 2 - done)):
+                moment = chance.choice(["start", "training", "training", "checkpoint", "after the last checkpoint", "results"])
+                process = world.start(world.command(folder, workdir, reader))
+                if _kill(process, moments(workdir, chance)[moment], chance):
+                    counts[f"{reader}: {moment}"] += 1
+                    done += 1
+                elif process.returncode:
+                    raise UserError(f"the run in {workdir} failed: {process.communicate()[1][-1000:]}")
+                else:
+                    break  # it was finished before the moment came
+            _finished(folder, workdir, reader)
+            actual = world.outcome(workdir)
+            if wrong := [key for key in expected if expected[key] != actual.get(key)]:
+                raise UserError(f"the run in {workdir} differs from an undisturbed one in {', '.join(wrong[:5])}")
+            if stray := world.strays(workdir, WORKDIR):
+                raise UserError(f"stray files in {workdir}: {', '.join(stray)}")
+            say(f"kills, {reader}: {done} of {kills // 2}; run {number} is equal")
+    return dict(counts)
+
+
+def _kill(process: subprocess.Popen, due: Callable[[], bool], chance: random.Random) -> bool:
+    """Send SIGKILL shortly after `due()`; return whether the process was still running."""
+    while process.poll() is None and not due():
+        time.sleep(0.001)
+    time.sleep(chance.random() * 0.03)
+    if process.poll() is not None:
+        return False
+    process.kill()
+    process.communicate()
+    return True
+
+
+def _finished(folder: Path, workdir: Path, reader: str) -> None:
+    code, _, err = world.finish(world.command(folder, workdir, reader))
+    if code:
+        raise UserError(f"the run in {workdir} ended with code {code}: {err[-1000:]}")
+
+
+def run_prepare(folder: Path, source: Path, kills: int, seed: int) -> dict[str, int]:
+    """Kill `prepare` of the files in `source` at random moments, and compare the shards. Raises `UserError` for a difference."""
+    chance, counts = random.Random(seed), Counter[str]()
+    started = time.monotonic()
+    code, _, err = world.finish(_prepare(source, folder / "whole"))
+    duration = time.monotonic() - started
+    if code:
+        raise UserError(f"prepare failed: {err[-1000:]}")
+    expected = _content(folder / "whole")
+    while counts["prepare"] < kills:
+        target = folder / f"killed-{counts['prepare']}"
+        for _ in range(3):
+            process = world.start(_prepare(source, target))
+            time.sleep(chance.uniform(0, 1.1 * duration))
+            if process.poll() is None:
+                process.kill()
+                counts["prepare"] += 1
+            process.communicate()
+        code, _, err = world.finish(_prepare(source, target))
+        if code or _content(target) != expected:
+            raise UserError(f"a killed prepare in {target} differs from a whole one ({err[-500:]})")
+        if stray := [path.name for path in target.iterdir() if path.name != "songs"]:
+            raise UserError(f"stray files in {target}: {', '.join(stray)}")
+    return dict(counts)
+
+
+def _prepare(source: Path, data_dir: Path) -> list[str]:
+    command = [world.sys.executable, "-m", "genre_jax.prepare", f"--source={source}", "--name=songs", f"--data_dir={data_dir}"]
+    return [*command, f"--sample_rate={world.RATE}", "--workers=2"]
+
+
+def _content(data_dir: Path) -> dict[str, bytes]:
+    folder = locate.directory(data_dir, "songs", world.RATE)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if "tfrecord" in path.name or path.suffix == ".csv"}

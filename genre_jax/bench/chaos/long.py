@@ -1,0 +1,52 @@
+"""A long run of a small ByteNet: resident memory, open files and the time of a step must not grow."""
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from genre_jax.bench.chaos import world
+from genre_jax.console import UserError, say
+from genre_jax.logbook import read_lines
+
+
+def run(folder: Path, steps: int) -> dict[str, Any]:
+    """Train for `steps` steps, and return how memory, files and step time change after a twentieth of them."""
+    world.write_tones(folder)
+    workdir, every = folder / "long", max(1, steps // 200)
+    command = world.command(
+        folder, workdir, "auto", train__duration=f"{steps} steps", train__log_every=f"{every} steps",
+        train__evaluate_every=f"{steps // 10} steps", train__checkpoint_every=f"{steps // 20} steps",
+    )  # fmt: skip
+    process = world.start(command)
+    samples: list[tuple[int, float, int]] = []  # step, resident MB, open files
+    while process.poll() is None:
+        time.sleep(1)
+        path = workdir / "timings.jsonl"
+        lines = read_lines(path) if path.exists() else []
+        if lines and process.poll() is None:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                files = len(os.listdir(f"/proc/{process.pid}/fd"))
+            except OSError:
+                break
+            resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+            samples.append((lines[-1]["step"], resident, files))
+    _, err = process.communicate()
+    if process.returncode:
+        raise UserError(f"the long run failed: {err[-1000:]}")
+    late = [sample for sample in samples if sample[0] >= steps // 20]
+    quarter = len(late) // 4
+    speeds = [line["clips_per_second"] for line in read_lines(workdir / "timings.jsonl") if line["step"] >= steps // 20]
+    first, last = (statistics.median(1 / speed for speed in part) for part in (speeds[: len(speeds) // 4], speeds[-len(speeds) // 4 :]))
+    begin, end = (statistics.median(sample[1] for sample in part) for part in (late[:quarter], late[-quarter:]))
+    found = {
+        "steps": steps,
+        "resident_mb": round(end, 1),
+        "resident_growth": round(end / begin - 1, 4),
+        "open_files": [min(sample[2] for sample in late), max(sample[2] for sample in late)],
+        "step_time_growth": round(last / first - 1, 4),
+    }
+    say(f"long run: {found}")
+    return found

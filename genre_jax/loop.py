@@ -1,0 +1,299 @@
+"""The life of a run in its workdir: resume, the training loop, checkpoints, the end by a signal, and the results."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from genre_jax import config as configs
+from genre_jax import evaluate, gmm, lock, models, replay
+from genre_jax.atomic import read_json, write_json
+from genre_jax.checkpoint import Checkpoints
+from genre_jax.console import Terminated, UserError, say
+from genre_jax.data import shards
+from genre_jax.data.batches import prefetch, resolve_reader, resolve_verify
+from genre_jax.frontends.stft import resolve_engine
+from genre_jax.interrupt import Interrupt
+from genre_jax.logbook import Logbook, Meter, NotFinite, environment
+from genre_jax.models.bytenet.network import resolve_backend
+from genre_jax.planning import backends
+from genre_jax.run import Run
+from genre_jax.train import TrainState
+
+FRESH: dict[str, Any] = {"rows": [], "due": False, "damaged": []}  # the progress at the start of a run
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
+    """Train from the start that `checkpoint.py` describes to the end, evaluate on the test split, and write the results.
+
+    Returns the content of `results.json`. The workdir of a finished run stays as it is. SIGINT and SIGTERM save the state and
+    raise KeyboardInterrupt and `console.Terminated`; the next call resumes. Raises `UserError`, also if another process
+    holds the workdir.
+    """
+    new = not workdir.exists()
+    workdir.mkdir(parents=True, exist_ok=True)
+    busy = f"another run holds the workdir {workdir}: wait until it ends, or choose another --workdir"
+    try:
+        with lock.hold(workdir / ".lock", busy), Interrupt() as interrupt:
+            return _work(config, workdir, interrupt, profile)
+    finally:
+        if new and not any(workdir.iterdir()):
+            workdir.rmdir()
+
+
+def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool) -> dict[str, Any]:
+    results = workdir / "results.json"
+    _check_workdir(workdir, config)
+    if results.exists():
+        say(f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one)")
+        return read_json(results, dict)
+    config = backends.choose(config, workdir)
+    run = Run(config)
+    fitted = gmm.check(config, run.program.network.model)
+    clips = shards.digest(run.splits.values())
+    _check_clips(workdir, clips)
+    checkpoints = Checkpoints(workdir, config, run.splits["train"].classes)
+    _describe(run, workdir, clips)
+    abstract = run.program.abstract_state()
+    progress = FRESH
+    if resumed := checkpoints.resume(abstract):
+        state, start, progress = resumed
+        say(f"resuming {workdir} from its checkpoint at step {start}")
+    else:
+        state, start = run.initial_state(), 0
+    parameters = models.count(state.params)
+    _announce(run, parameters)
+    logbook = Logbook(workdir, start - progress["due"])
+    if not fitted:
+        state = Loop(run, checkpoints, logbook, interrupt, workdir).train(state, start, progress, profile)
+    elif not start:
+        state = _fit(run, state, checkpoints, logbook)
+    skipped = int(state.skipped)
+    state, step = checkpoints.final(config.evaluate.weights, abstract)
+    checkpoints.close()
+    known = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}
+    summary = _final(run, state, step, workdir, known)
+    logbook.close()
+    return summary
+
+
+def _check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Raise `UserError` if the workdir holds checkpoints of a run with another config."""
+    path = workdir / "config.json"
+    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
+        return
+    old = configs.flat(configs.read_json(path))
+    changed = [
+        key for key, value in configs.flat(config).items() if old.get(key) != value and key not in configs.FREE_ON_RESUME
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
+        )
+
+
+def _check_clips(workdir: Path, clips: str) -> None:
+    """Raise `UserError` if the workdir holds a run on other clips."""
+    path = workdir / "environment.json"
+    if path.exists() and read_json(path, dict).get("clips_sha256") != clips:
+        raise UserError(
+            f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
+            "another --workdir"
+        )
+
+
+def _describe(run: Run, workdir: Path, clips: str) -> None:
+    """Write config.json, labels.json and environment.json."""
+    config = run.config
+    write_json(workdir / "config.json", configs.to_json(config))
+    write_json(workdir / "labels.json", run.splits["train"].classes)
+    verify = resolve_verify(config.data.verify)
+    if verify != config.data.verify:
+        say("google-crc32c is not installed: the audio is not verified against its checksums (pip install google-crc32c)")
+    chosen = {"reader": resolve_reader(config.data.reader), "verify": verify}
+    chosen |= {"data_set": str(run.folder), "clips_sha256": clips}
+    if "engine" in config.frontend:
+        chosen["fft_engine"] = resolve_engine(config.frontend.engine)
+    if "backend" in config.model:
+        chosen["convolution_backend"] = resolve_backend(config.model.backend)
+    write_json(workdir / "environment.json", environment(**chosen))
+
+
+def _announce(run: Run, parameters: int) -> None:
+    config, program = run.config, run.program
+    say(
+        f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(program.devices.all)} device(s), "
+        f"{program.total} steps of {config.train.batch_size} clips, {program.clips} clips per epoch"
+    )
+    seen = program.reach()
+    if seen and seen[0].dead_blocks:
+        say(
+            f"{seen[0].dead_blocks} of {seen[0].blocks} dilated blocks see only padding beside their middle tap: "
+            "their dilation exceeds their sequence; model.cap_dilation=true caps it"
+        )
+
+
+class Loop:
+    """The training loop: take a batch, take a step, and when they are due, record, evaluate and save.
+
+    The progress in a checkpoint has three entries: "rows", the metrics of the steps since the last record; "due", true if the
+    run was interrupted in an evaluation, in which case the resumed run first does what is due at this step; and "damaged",
+    the training clips that are left out.
+    """
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path):
+        self.run, self.checkpoints, self.logbook, self.interrupt, self.workdir = run, checkpoints, logbook, interrupt, workdir
+
+    def train(self, state: TrainState, start: int, progress: dict[str, Any], profile: bool) -> TrainState:
+        """Train from step `start` to the end of the run, and return the state. `progress` comes from the checkpoint."""
+        run, config, total = self.run, self.run.config, self.run.program.total
+        rows = [(step, {key: float.fromhex(value) for key, value in metrics.items()}) for step, metrics in progress["rows"]]
+        most = config.train.skip_nonfinite
+        meter = Meter(self.logbook, config.train.batch_size, total, most, int(state.skipped), rows)
+        run.splits["train"].state[progress["damaged"]] = shards.DAMAGED
+        with self.interrupt.deferred():
+            if progress["due"]:
+                self._due(state, start, meter)
+            batches = prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
+            for step in range(start + 1, total + 1):
+                with meter.waiting():
+                    batch = next(batches)
+                if profile and step == start + 10:
+                    jax.profiler.start_trace(str(self.workdir / "profile"))
+                state, metrics = run.program.train_step(state, run.constants, run.program.devices.shard(batch))
+                meter.add(step, metrics)
+                if profile and step == min(start + 20, total) and step >= start + 10:
+                    jax.block_until_ready(state)
+                    jax.profiler.stop_trace()
+                self._due(state, step, meter)
+                if self.interrupt.received:
+                    self._save(step, state, None, meter.take(), due=False)
+                    self._end(step)
+            self.checkpoints.wait()
+        return state
+
+    def _due(self, state: TrainState, step: int, meter: Meter) -> None:
+        """Record, evaluate and save, as far as they are due at this step."""
+        due = {key: step % every == 0 or step == self.run.program.total for key, every in self.run.every.items()}
+        if not any(due.values()):
+            return
+        rows, scores = meter.take(), None
+        try:
+            meter.record(step, rows)
+        except NotFinite as error:
+            raise self._not_finite(state, error) from error
+        if due["evaluate"] and "validation" in self.run.splits:
+            try:
+                with self.interrupt.immediate():
+                    scores = _validate(self.run, state, step, self.logbook)
+            except (KeyboardInterrupt, Terminated):
+                self._save(step, state, None, rows, due=True)
+                self._end(step)
+            meter.restart()
+        if scores or due["checkpoint"]:
+            self._save(step, state, scores, [], due=False)
+
+    def _save(self, step: int, state: TrainState, scores: dict[str, float] | None, rows: list, due: bool) -> None:
+        stored = [(at, {key: value.hex() for key, value in metrics.items()}) for at, metrics in rows]  # exact, and JSON has no NaN
+        damaged = np.flatnonzero(self.run.splits["train"].state == shards.DAMAGED).tolist()
+        self.checkpoints.save(step, state, scores, {"rows": stored, "due": due, "damaged": damaged})
+
+    def _end(self, step: int) -> None:
+        """Finish the checkpoint and raise the exception of the signal."""
+        self.checkpoints.wait()
+        say(f"the state of step {step} is saved in {self.workdir}: the same command resumes the run")
+        self.interrupt.end()
+
+    def _not_finite(self, state: TrainState, error: NotFinite) -> UserError:
+        """Dump the failed step, and return the error that ends the run."""
+        self.checkpoints.wait()
+        good = self.checkpoints.latest()
+        folder = self.workdir / "nonfinite"
+        with self.interrupt.immediate():
+            if not self.run.config.train.skip_nonfinite:  # otherwise the state is still the one before the step
+                state = self._state_before(error)
+            clips = replay.dump(folder, self.run, state, error.step, error.metrics)
+        return UserError(
+            f"{error}; the last good checkpoint is {f'of step {good}' if good else 'none'}; "
+            f"`python -m genre_jax.main --replay={folder}` explains the step; the clips of the batch: {', '.join(clips)}"
+        )
+
+
+    def _state_before(self, error: NotFinite) -> TrainState:
+        """The state before the failed step, which is reached again from the last checkpoint."""
+        program = self.run.program
+        resumed = self.checkpoints.resume(program.abstract_state())
+        state, start = resumed[:2] if resumed else (self.run.initial_state(), 0)
+        say(f"{error}: taking the steps from {start} to {error.step - 1} again, to save the state before the step")
+        for step in range(start, error.step - 1):
+            state, _ = program.train_step(state, self.run.constants, program.devices.shard(self.run.batches(step)))
+        return state
+
+
+def _fit(run: Run, state: TrainState, checkpoints: Checkpoints, logbook: Logbook) -> TrainState:
+    """Fit a network that takes no training steps; its fit is step 1, which is evaluated and saved."""
+    started = time.perf_counter()
+    params, likelihood = gmm.fit(run, state)
+    program = run.program
+    variables = state.variables() | {"params": params}
+    state = program.devices.replicate(program.state_of(variables).replace(step=np.int32(1)))
+    logbook.metrics(1, "train", {"log_likelihood": likelihood})
+    logbook.timing(1, len(run.splits["train"]) / (time.perf_counter() - started), 0.0)
+    scores = _validate(run, state, 1, logbook) if "validation" in run.splits else None
+    checkpoints.save(1, state, scores, FRESH)
+    return state
+
+
+def _validate(run: Run, state: TrainState, step: int, logbook: Logbook) -> dict[str, float]:
+    table = run.evaluate(state, "validation")
+    _check_finite(run, table, "validation", step)
+    scores = evaluate.headline(evaluate.scores(table, run.config))
+    logbook.metrics(step, "validation", scores)
+    say(f"validation at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in scores.items()))
+    return scores
+
+
+def _check_finite(run: Run, table: evaluate.Table, part: str, step: int) -> None:
+    """Raise `UserError` if a window has a logit or loss that is not finite."""
+    bad = ~(np.isfinite(table["logits"]).all(1) & np.isfinite(table["loss"]))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        clip, second = run.splits[part].names[table["clip"][row]], table["start"][row] / run.config.data.sample_rate
+        raise UserError(
+            f"{bad.sum()} of {len(bad)} windows of the {part} split have scores that are not finite at step {step}, the first is "
+            f"{clip!r} at {second:.1f} s: lower schedule.learning_rate, or set gradient_clip"
+        )
+
+
+def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate on the test split and write predictions.npz and results.json."""
+    index, config = run.splits["test"], run.config
+    started = time.perf_counter()
+    table = run.evaluate(state, "test")
+    seconds = time.perf_counter() - started
+    _check_finite(run, table, "test", step)
+    evaluate.save_predictions(workdir / "predictions.npz", table, index, config)
+    summary = {
+        "schema": 1,
+        "run": config.name,
+        "step": step,
+        "split": index.split,
+        "data_set": index.data_set,
+        "sample_rate": index.sample_rate,
+        "directory": str(run.folder.resolve()),
+        "windows": len(table["clip"]),
+        "clips": len(np.unique(table["clip"])),
+        "tracks": len(np.unique(table["track"])),
+        "damaged_clips": {part: int((split.state == shards.DAMAGED).sum()) for part, split in run.splits.items()},
+        "task": evaluate.task(config),
+        "clips_per_second": round(len(table["clip"]) / seconds, 2),
+        **known,
+        **evaluate.scores(table, config),
+    }
+    write_json(workdir / "results.json", summary)
+    values = evaluate.headline(summary)
+    say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
+    return summary
