@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from logging import CRITICAL, getLogger
 from typing import NoReturn, TypeVar
 
 from absl import app, logging
@@ -68,7 +69,10 @@ def overrides(arguments: list[str]) -> dict[str, str]:
 
 def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
     """Run a command and exit: code 0, 1 after a `UserError` (printed on standard error), or 130 after Ctrl-C."""
-    logging.set_verbosity(logging.ERROR)  # otherwise Orbax reports every save, and JAX every backend that is not installed
+    # Otherwise Orbax reports every save, prints several tracebacks for an error that `Checkpoints` tells in a sentence, and JAX
+    # reports every backend that is not installed.
+    logging.set_verbosity(logging.FATAL)
+    getLogger("asyncio").setLevel(CRITICAL)
 
     def guarded(argv: list[str]) -> int | None:
         try:

@@ -1,7 +1,6 @@
 """A config brought to its data and devices: the program, the loop, and the workdir that a run leaves behind."""
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from genre_jax import config as configs
 from genre_jax import evaluate, forward, freezing, gmm, models, optim, parallel
-from genre_jax.atomic import write_json
+from genre_jax.atomic import read_json, write_json
 from genre_jax.augment import noise, validate
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
@@ -27,17 +26,6 @@ from genre_jax.logbook import Logbook, Meter, NotFinite, environment
 from genre_jax.models.bytenet.network import Reach, resolve_backend
 from genre_jax.train import TrainState, eval_step, train_step
 from genre_jax.weights import pretrained
-
-# Config keys that may change when a run is resumed: none of them changes its numbers beyond rounding.
-FREE_ON_RESUME = (
-    "devices",
-    "model.remat",
-    "model.backend",
-    "model.time_shards",
-    "data.data_dir",
-    "data.reader",
-    "data.prefetch",
-)
 
 
 def devices_of(config: ConfigDict) -> parallel.Devices:
@@ -106,6 +94,10 @@ class Program:
             opt_state=self._optimizer.init(params),
         )
 
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and placement of the state, into which a checkpoint is restored."""
+        return self.devices.abstract(jax.eval_shape(lambda: self.state_of(self.init())))
+
     def constants_of(self, class_weights: Any) -> dict[str, Any]:
         """What the steps read and never change: keys, `class_weights` (classes,), and the noise bank."""
         keys = {"augment_key": jax.random.fold_in(self._key, 1), "dropout_key": jax.random.fold_in(self._key, 2)}
@@ -154,13 +146,13 @@ class Run:
         class_weights = _class_weights(self.batches.labels, config.loss.class_weights)
         self.constants = devices.replicate(self.program.constants_of(class_weights))
 
-    def initial_state(self, fresh: bool = True) -> TrainState:
-        """The state at step 0, on the devices. If not `fresh`, a checkpoint will fill it and only its shapes count."""
+    def initial_state(self) -> TrainState:
+        """The state at step 0, on the devices."""
         variables, network = self.program.init(), self.program.network
-        if self.config.init_from and fresh:
+        if self.config.init_from:
             labels = self.splits["train"].classes
             variables = pretrained.transplant(self.config.init_from, variables, network.model, labels)
-        if network.frontend.scale == "standardise" and fresh:
+        if network.frontend.scale == "standardise":
             variables["frontend"] = self._fitted_scaler()
         return self.program.devices.replicate(self.program.state_of(variables))
 
@@ -237,16 +229,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     _check_workdir(workdir, config)
     if results.exists():
         say(f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one)")
-        return json.loads(results.read_text())
+        return read_json(results, dict)
     run = Run(config)
     fitted = gmm.check(config, run.program.network.model)
+    program, checkpoints = run.program, Checkpoints(workdir, config, run.splits["train"].classes)
     _describe(run, workdir)
-    program, checkpoints = run.program, Checkpoints(workdir / "checkpoints", config.train.keep)
-    start = checkpoints.latest() or 0
-    state = run.initial_state(fresh=not start)
-    if start:
+    abstract = program.abstract_state()
+    if resumed := checkpoints.resume(abstract):
+        state, start, _ = resumed
         say(f"resuming {workdir} from its checkpoint at step {start}")
-        state = checkpoints.restore(program.devices.abstract(state), start)
+    else:
+        state, start = run.initial_state(), 0
     parameters = models.count(state.params)
     _announce(run, parameters)
     logbook = Logbook(workdir, start)
@@ -255,9 +248,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     elif not start:
         state = _fit(run, state, checkpoints, logbook)
     checkpoints.wait()
-    step = checkpoints.final(config.evaluate.weights)
-    if step != program.total:
-        state = checkpoints.restore(program.devices.abstract(state), step)
+    state, step = checkpoints.final(config.evaluate.weights, abstract)
     checkpoints.close()
     summary = _final(run, state, step, workdir, {"parameters": parameters, "train_seconds": round(logbook.seconds, 1)})
     logbook.close()
@@ -298,8 +289,10 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return
-    old = configs.flat(configs.from_json(json.loads(path.read_text()), str(path)))
-    changed = [key for key, value in configs.flat(config).items() if old.get(key) != value and key not in FREE_ON_RESUME]
+    old = configs.flat(configs.read_json(path))
+    changed = [
+        key for key, value in configs.flat(config).items() if old.get(key) != value and key not in configs.FREE_ON_RESUME
+    ]
     if changed:
         raise UserError(
             f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
@@ -309,7 +302,7 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
 def _check_clips(workdir: Path, clips: str) -> None:
     """Raise `UserError` if the workdir holds a run on other clips."""
     path = workdir / "environment.json"
-    if path.exists() and json.loads(path.read_text())["clips_sha256"] != clips:
+    if path.exists() and read_json(path, dict).get("clips_sha256") != clips:
         raise UserError(
             f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
             "another --workdir"

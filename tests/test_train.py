@@ -316,7 +316,7 @@ def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpo
     """The statistics equal those of scikit-learn's StandardScaler over all frames of all training windows."""
     config = small_config(tones, "resnet", frontend__scale="standardise", train__duration="2 steps")
     train_and_evaluate(config, tmp_path)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path, config, CLASSES)
     kept = checkpoints.restore_model(2)["frontend"]
     checkpoints.close()
     batches = EvalBatches(Run(config).splits["train"], config)
