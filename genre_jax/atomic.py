@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a killed process leaves the old file or the new one."""
+"""Files that are written whole or not at all (a killed process leaves the old or the new one), and JSON that is checked."""
 
 import contextlib
 import glob
@@ -8,7 +8,12 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from genre_jax.console import UserError
+
+T = TypeVar("T")
+JSON_NAMES: dict[type, str] = {dict: "object", list: "array"}
 
 
 @contextlib.contextmanager
@@ -79,3 +84,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write indented JSON whole or not at all. Raises `ValueError` for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Returns the content of a JSON file. Raises `UserError` if it is missing, is not JSON, or is not of the type `kind`."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number of JSON")
+
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=refuse)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} must hold a JSON {JSON_NAMES[kind]}, and holds {value!r:.40}")
+    return value

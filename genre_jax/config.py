@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import config_files, console, freezing, frontends, losses, models, optim
+from genre_jax import atomic, checksum, config_files, console, freezing, frontends, losses, models, optim
 from genre_jax.augment import validate as augment
 from genre_jax.config_section import Section, flat
 from genre_jax.console import UserError
@@ -49,6 +49,18 @@ CHOICES = {
     "evaluate.weights": ("best", "last"),
 }
 DURATIONS = ("train.duration", "train.evaluate_every", "train.checkpoint_every", "train.log_every")
+# Config keys that may change when a run is resumed: none of them changes its numbers beyond rounding.
+FREE_ON_RESUME = (
+    "devices",
+    "model.remat",
+    "model.backend",
+    "model.time_shards",
+    "data.data_dir",
+    "data.reader",
+    "data.prefetch",
+    "data.verify",
+    "data.on_corrupt",
+)
 _UNITS = ("steps", "epochs", "examples")
 _PLACES = ("init_from", "data.data_dir")  # paths of one machine, which `save_pretrained` leaves out of its files
 
@@ -197,8 +209,8 @@ def _train() -> dict[str, Any]:
         "log_every": "20 steps",  # time between log lines
         "evaluate_every": "1 epochs",  # time between evaluations of the validation split
         "checkpoint_every": "1 epochs",  # time between checkpoints
-        # Number of steps of the run that may have a loss or gradient that is not finite. Their updates are left out, which costs
-        # as much memory as the gradients. The next such step stops the run, and `main --replay` explains it.
+        # Number of steps of the run that may have a loss or gradient that is not finite. Their updates are left out, which
+        # costs as much memory as the gradients. The next such step stops the run, and `main --replay` explains it.
         "skip_nonfinite": 0,
         "keep": 2,  # number of latest checkpoints that are kept, at least 1; the best checkpoint is kept as well
     }
@@ -331,6 +343,21 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def read_json(path: Path) -> ConfigDict:
+    """Returns the config in a file that holds `to_json`, with checked values. Raises `UserError` that names the file."""
+    config = from_json(atomic.read_json(path, dict), str(path))
+    try:
+        validate_values(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
+
+
+def digest(config: ConfigDict) -> str:
+    """Returns the checksum of the keys that change the numbers of a run: all except `FREE_ON_RESUME`."""
+    return checksum.of_json({key: value for key, value in flat(to_json(config)).items() if key not in FREE_ON_RESUME})
+
+
 def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
     """Returns the number and the unit of a duration such as "30 epochs". `key` names it in the `UserError`."""
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]+)\s*", text)
@@ -372,6 +399,11 @@ def validate_values(config: ConfigDict) -> None:
     values = flat(config)
     if config.version != VERSION:
         raise UserError(f"config key 'version' must be {VERSION}, and was given {config.version}")
+    for key, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise UserError(f"config key {key!r} must hold finite numbers, and was given {value}") from None
     for key, legal in CHOICES.items():
         if values[key] not in legal:
             raise console.unknown(key, values[key], legal)

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from logging import CRITICAL, getLogger
 from typing import NoReturn, TextIO, TypeVar
 
 from absl import app, logging
@@ -123,7 +124,10 @@ def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None =
     sentence, 130 after Ctrl-C, 143 after SIGTERM, and 141 if the reader of the output has gone. Any other exception keeps
     its traceback.
     """
-    logging.set_verbosity(logging.ERROR)  # otherwise Orbax reports every save, and JAX every backend that is not installed
+    # Otherwise Orbax reports every save, prints several tracebacks for an error that `Checkpoints` tells in a sentence, and JAX
+    # reports every backend that is not installed.
+    logging.set_verbosity(logging.FATAL)
+    getLogger("asyncio").setLevel(CRITICAL)
 
     def guarded(argv: list[str]) -> int | None:
         try:

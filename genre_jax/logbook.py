@@ -75,7 +75,9 @@ class NotFinite(Exception):
     """A loss or gradient that is NaN or infinite, in the `metrics` of `step`."""
 
     def __init__(self, step: int, metrics: dict[str, float]):
-        super().__init__(f"loss {metrics['loss']:g} and gradient norm {metrics['gradient_norm']:g} at step {step} are not finite")
+        super().__init__(
+            f"loss {metrics['loss']:g} and gradient norm {metrics['gradient_norm']:g} at step {step} are not finite"
+        )
         self.step, self.metrics = step, metrics
 
 
@@ -180,7 +182,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             objects.append({"step": int(json.loads(line)["step"]), **json.loads(line)})
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"line {number} of {path} is damaged: delete the file, of which only the curves are drawn") from error
+            raise UserError(
+                f"line {number} of {path} is damaged: delete the file, of which only the curves are drawn"
+            ) from error
     return objects
 
 

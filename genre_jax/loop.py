@@ -197,7 +197,9 @@ class Loop:
             self._save(step, state, scores, [], due=False)
 
     def _save(self, step: int, state: TrainState, scores: dict[str, float] | None, rows: list, due: bool) -> None:
-        stored = [(at, {key: value.hex() for key, value in metrics.items()}) for at, metrics in rows]  # exact, and JSON has no NaN
+        stored = [
+            (at, {key: value.hex() for key, value in metrics.items()}) for at, metrics in rows
+        ]  # exact, and JSON has no NaN
         damaged = np.flatnonzero(self.run.splits["train"].state == shards.DAMAGED).tolist()
         self.checkpoints.save(step, state, scores, {"rows": stored, "due": due, "damaged": damaged})
 
@@ -220,7 +222,6 @@ class Loop:
             f"{error}; the last good checkpoint is {f'of step {good}' if good else 'none'}; "
             f"`python -m genre_jax.main --replay={folder}` explains the step; the clips of the batch: {', '.join(clips)}"
         )
-
 
     def _state_before(self, error: NotFinite) -> TrainState:
         """The state before the failed step, which is reached again from the last checkpoint."""
@@ -263,8 +264,8 @@ def _check_finite(run: Run, table: evaluate.Table, part: str, step: int) -> None
         row = int(np.flatnonzero(bad)[0])
         clip, second = run.splits[part].names[table["clip"][row]], table["start"][row] / run.config.data.sample_rate
         raise UserError(
-            f"{bad.sum()} of {len(bad)} windows of the {part} split have scores that are not finite at step {step}, the first is "
-            f"{clip!r} at {second:.1f} s: lower schedule.learning_rate, or set gradient_clip"
+            f"{bad.sum()} of {len(bad)} windows of the {part} split have scores that are not finite at step {step}, the first "
+            f"is {clip!r} at {second:.1f} s: lower schedule.learning_rate, or set gradient_clip"
         )
 
 

@@ -16,7 +16,9 @@ CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Keep compiled programs in this folder, from which a second start reads them."
 )
 REPLAY = flags.DEFINE_string(
-    "replay", None, "Explain a step whose loss was not finite: the folder WORKDIR/nonfinite that the run left. Needs no --config."
+    "replay",
+    None,
+    "Explain a step whose loss was not finite: the folder WORKDIR/nonfinite that the run left. Needs no --config.",
 )
 PROFILE = flags.DEFINE_bool("profile", False, "Write a profile of steps 10 to 20 into WORKDIR/profile.")
 

@@ -37,9 +37,10 @@ def dump(folder: Path, work: run.Run, state: train.TrainState, step: int, metric
     }
     atomic.write_json(folder / "config.json", configs.to_json(work.config))
     atomic.write_json(folder / "step.json", about)
-    for name, arrays in (("batch.npz", {**batch, "class_weights": work.constants["class_weights"]}), ("state.npz", _named(state))):
+    arrays = batch | {"class_weights": work.constants["class_weights"]}
+    for name, named in (("batch.npz", arrays), ("state.npz", _named(state))):
         with atomic.write_whole(folder / name) as file:
-            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in arrays.items()})
+            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in named.items()})
     return clips
 
 
@@ -61,11 +62,16 @@ def replay(folder: Path) -> None:
     state = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in _named(abstract)])
     devices = program.devices
     _, metrics = program.train_step(devices.replicate(state), devices.replicate(constants), devices.shard(batch))
-    loss, norm = (float(metrics[key]) for key in ("loss", "gradient_norm"))
-    then = {key: float.fromhex(value) for key, value in about["metrics"].items()}
-    same = all(np.isnan(now) == np.isnan(then[key]) for key, now in (("loss", loss), ("gradient_norm", norm)))
-    say(f"step {about['step']} of {config.name}: loss {loss:g}, gradient norm {norm:g}; in the run {then['loss']:g}, {then['gradient_norm']:g}")
-    say(explain(program, config, state, constants, batch, about["clips"]) if same else "the step is not reproduced on this machine")
+    now = {key: float(metrics[key]) for key in ("loss", "gradient_norm")}
+    then = {key: float.fromhex(about["metrics"][key]) for key in now}
+    say(
+        f"step {about['step']} of {config.name}, now and in the run: "
+        + ", ".join(f"{k} {now[k]:g} and {then[k]:g}" for k in now)
+    )
+    if all(np.isfinite(now[key]) == np.isfinite(then[key]) for key in now):
+        say(explain(program, config, state, constants, batch, about["clips"]))
+    else:
+        say("the step is not reproduced on this machine")
 
 
 def explain(

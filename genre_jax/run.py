@@ -1,8 +1,6 @@
-"""A config brought to its data and devices: the program, the loop, and the workdir that a run leaves behind."""
+"""A config brought to its data and devices: the program and the run. `loop.py` trains it in a workdir."""
 
 import functools
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,33 +11,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import evaluate, forward, freezing, gmm, models, optim, parallel
-from genre_jax.atomic import write_json
+from genre_jax import evaluate, forward, freezing, optim, parallel
 from genre_jax.augment import noise, validate
-from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
 from genre_jax.data import locate, mix, shards
-from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix, prefetch, resolve_reader, resolve_verify
+from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix
 from genre_jax.data.order import parse_pairs
 from genre_jax.frontends import scaling
-from genre_jax.frontends.stft import resolve_engine
-from genre_jax.logbook import Logbook, Meter, NotFinite, environment
-from genre_jax.models.bytenet.network import Reach, resolve_backend
+from genre_jax.models.bytenet.network import Reach
 from genre_jax.train import TrainState, eval_step, train_step
 from genre_jax.weights import pretrained
-
-# Config keys that may change when a run is resumed: none of them changes its numbers beyond rounding.
-FREE_ON_RESUME = (
-    "devices",
-    "model.remat",
-    "model.backend",
-    "model.time_shards",
-    "data.data_dir",
-    "data.reader",
-    "data.prefetch",
-    "data.verify",
-    "data.on_corrupt",
-)
 
 
 def devices_of(config: ConfigDict) -> parallel.Devices:
@@ -55,6 +36,9 @@ class Program:
       devices: where the steps run.
       classes: number of classes of the network.
       clips: number of clips of the training split, which durations in epochs count.
+
+    Attributes:
+      starts, visits: when augmentations begin and are drawn again, as `train_step` takes them.
     """
 
     def __init__(self, config: ConfigDict, devices: parallel.Devices, classes: int, clips: int):
@@ -68,6 +52,8 @@ class Program:
         schedule = optim.SCHEDULES[config.schedule.name](
             lambda text: self.count(text, "schedule"), self.total, **configs.component_options(config.schedule)
         )
+        self.starts = {name: self._first(text) for name, text in validate.durations(config.augment).items()}
+        self.visits = validate.visits(config.augment, config.data.refresh_epochs)
         self.train_step: Any = devices.train_step(
             functools.partial(
                 train_step,
@@ -77,8 +63,8 @@ class Program:
                 config=config,
                 axis_name=parallel.AXIS,
                 freeze=freeze,
-                starts={name: self._first(text) for name, text in validate.durations(config.augment).items()},
-                visits=validate.visits(config.augment, config.data.refresh_epochs),
+                starts=self.starts,
+                visits=self.visits,
             )
         )
         self.eval_step = devices.eval_step(functools.partial(eval_step, network=self.network, config=config))
@@ -108,6 +94,10 @@ class Program:
             opt_state=self._optimizer.init(params),
             skipped=jnp.zeros((), jnp.int32),
         )
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and placement of the state, into which a checkpoint is restored."""
+        return self.devices.abstract(jax.eval_shape(lambda: self.state_of(self.init())))
 
     def constants_of(self, class_weights: Any) -> dict[str, Any]:
         """What the steps read and never change: keys, `class_weights` (classes,), and the noise bank."""
@@ -157,13 +147,13 @@ class Run:
         class_weights = _class_weights(self.batches.labels, config.loss.class_weights)
         self.constants = devices.replicate(self.program.constants_of(class_weights))
 
-    def initial_state(self, fresh: bool = True) -> TrainState:
-        """The state at step 0, on the devices. If not `fresh`, a checkpoint will fill it and only its shapes count."""
+    def initial_state(self) -> TrainState:
+        """The state at step 0, on the devices."""
         variables, network = self.program.init(), self.program.network
-        if self.config.init_from and fresh:
+        if self.config.init_from:
             labels = self.splits["train"].classes
             variables = pretrained.transplant(self.config.init_from, variables, network.model, labels)
-        if network.frontend.scale == "standardise" and fresh:
+        if network.frontend.scale == "standardise":
             variables["frontend"] = self._fitted_scaler()
         return self.program.devices.replicate(self.program.state_of(variables))
 
@@ -226,191 +216,3 @@ def _class_weights(labels: np.ndarray, how: str) -> np.ndarray:
     if how == "none":
         return np.ones(len(counts))
     return counts.sum() / (len(counts) * np.maximum(counts, 1))
-
-
-# ---------------------------------------------------------------- the run and its workdir
-
-
-def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
-    """Train from the start that `checkpoint.py` describes to the end, evaluate on the test split, and write the results.
-
-    Returns the content of `results.json`. The workdir of a finished run stays as it is.
-    """
-    results = workdir / "results.json"
-    _check_workdir(workdir, config)
-    if results.exists():
-        say(f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one)")
-        return json.loads(results.read_text())
-    run = Run(config)
-    fitted = gmm.check(config, run.program.network.model)
-    _describe(run, workdir)
-    program, checkpoints = run.program, Checkpoints(workdir / "checkpoints", config.train.keep)
-    start = checkpoints.latest() or 0
-    state = run.initial_state(fresh=not start)
-    if start:
-        say(f"resuming {workdir} from its checkpoint at step {start}")
-        state = checkpoints.restore(program.devices.abstract(state), start)
-    parameters = models.count(state.params)
-    _announce(run, parameters)
-    logbook = Logbook(workdir, start)
-    if not fitted:
-        state = _train(run, state, start, checkpoints, logbook, workdir if profile else None)
-    elif not start:
-        state = _fit(run, state, checkpoints, logbook)
-    checkpoints.wait()
-    step = checkpoints.final(config.evaluate.weights)
-    if step != program.total:
-        state = checkpoints.restore(program.devices.abstract(state), step)
-    checkpoints.close()
-    summary = _final(run, state, step, workdir, {"parameters": parameters, "train_seconds": round(logbook.seconds, 1)})
-    logbook.close()
-    return summary
-
-
-def _describe(run: Run, workdir: Path) -> None:
-    """Write config.json, labels.json and environment.json; raise `UserError` if the workdir holds a run on other clips."""
-    config, clips = run.config, shards.digest(run.splits.values())
-    _check_clips(workdir, clips)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", configs.to_json(config))
-    write_json(workdir / "labels.json", run.splits["train"].classes)
-    verify = resolve_verify(config.data.verify)
-    if verify != config.data.verify:
-        say("google-crc32c is not installed: the audio is not verified against its checksums (pip install google-crc32c)")
-    chosen = {"reader": resolve_reader(config.data.reader), "verify": verify}
-    chosen |= {"data_set": str(run.folder), "clips_sha256": clips}
-    if "engine" in config.frontend:
-        chosen["fft_engine"] = resolve_engine(config.frontend.engine)
-    if "backend" in config.model:
-        chosen["convolution_backend"] = resolve_backend(config.model.backend)
-    write_json(workdir / "environment.json", environment(**chosen))
-
-
-def _announce(run: Run, parameters: int) -> None:
-    config, program = run.config, run.program
-    say(
-        f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(program.devices.all)} device(s), "
-        f"{program.total} steps of {config.train.batch_size} clips, {program.clips} clips per epoch"
-    )
-    seen = program.reach()
-    if seen and seen[0].dead_blocks:
-        say(
-            f"{seen[0].dead_blocks} of {seen[0].blocks} dilated blocks see only padding beside their middle tap: "
-            "their dilation exceeds their sequence; model.cap_dilation=true caps it"
-        )
-
-
-def _check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raise `UserError` if the workdir holds checkpoints of a run with another config."""
-    path = workdir / "config.json"
-    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
-        return
-    old = configs.flat(configs.from_json(json.loads(path.read_text()), str(path)))
-    changed = [key for key, value in configs.flat(config).items() if old.get(key) != value and key not in FREE_ON_RESUME]
-    if changed:
-        raise UserError(
-            f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
-        )
-
-
-def _check_clips(workdir: Path, clips: str) -> None:
-    """Raise `UserError` if the workdir holds a run on other clips."""
-    path = workdir / "environment.json"
-    if path.exists() and json.loads(path.read_text())["clips_sha256"] != clips:
-        raise UserError(
-            f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
-            "another --workdir"
-        )
-
-
-def _train(
-    run: Run, state: TrainState, start: int, checkpoints: Checkpoints, logbook: Logbook, profile: Path | None
-) -> TrainState:
-    """The loop: take a batch, take a step, and when they are due, log, evaluate and save."""
-    config, program = run.config, run.program
-    total = program.total
-    meter = Meter(logbook, config.train.batch_size, total)
-    batches = prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
-    for step in range(start + 1, total + 1):
-        with meter.waiting():
-            batch = next(batches)
-        if profile and step == start + 10:
-            jax.profiler.start_trace(str(profile / "profile"))
-        state, metrics = program.train_step(state, run.constants, program.devices.shard(batch))
-        meter.add(step, metrics, batch["clip"])
-        if profile and step == min(start + 20, total) and step >= start + 10:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-        due = {key: step % every == 0 or step == total for key, every in run.every.items()}
-        if any(due.values()):
-            try:
-                meter.flush(step)
-            except NotFinite as error:
-                raise _diverged(run, checkpoints, error) from error
-        scores = None
-        if due["evaluate"] and "validation" in run.splits:
-            scores = _validate(run, state, step, logbook)
-            meter.restart()
-        if scores or due["checkpoint"]:
-            checkpoints.save(step, state, scores)
-    return state
-
-
-def _diverged(run: Run, checkpoints: Checkpoints, error: NotFinite) -> UserError:
-    checkpoints.wait()
-    good = checkpoints.latest()
-    names = [run.splits["train"].names[clip] for clip in error.clips]
-    return UserError(
-        f"{error}; the last good checkpoint is {f'of step {good}' if good else 'none'}; "
-        f"the clips of the batch: {', '.join(names)}"
-    )
-
-
-def _fit(run: Run, state: TrainState, checkpoints: Checkpoints, logbook: Logbook) -> TrainState:
-    """Fit a network that takes no training steps; its fit is step 1, which is evaluated and saved."""
-    started = time.perf_counter()
-    params, likelihood = gmm.fit(run, state)
-    program = run.program
-    variables = state.variables() | {"params": params}
-    state = program.devices.replicate(program.state_of(variables).replace(step=np.int32(1)))
-    logbook.metrics(1, "train", {"log_likelihood": likelihood})
-    logbook.timing(1, len(run.splits["train"]) / (time.perf_counter() - started), 0.0)
-    scores = _validate(run, state, 1, logbook) if "validation" in run.splits else None
-    checkpoints.save(1, state, scores)
-    return state
-
-
-def _validate(run: Run, state: TrainState, step: int, logbook: Logbook) -> dict[str, float]:
-    scores = evaluate.headline(evaluate.scores(run.evaluate(state, "validation"), run.config))
-    logbook.metrics(step, "validation", scores)
-    say(f"validation at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in scores.items()))
-    return scores
-
-
-def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate on the test split and write predictions.npz and results.json."""
-    index, config = run.splits["test"], run.config
-    started = time.perf_counter()
-    table = run.evaluate(state, "test")
-    seconds = time.perf_counter() - started
-    evaluate.save_predictions(workdir / "predictions.npz", table, index, config)
-    summary = {
-        "schema": 1,
-        "run": config.name,
-        "step": step,
-        "split": index.split,
-        "data_set": index.data_set,
-        "sample_rate": index.sample_rate,
-        "directory": str(run.folder.resolve()),
-        "windows": len(table["clip"]),
-        "clips": len(np.unique(table["clip"])),
-        "tracks": len(np.unique(table["track"])),
-        "task": evaluate.task(config),
-        "clips_per_second": round(len(table["clip"]) / seconds, 2),
-        **known,
-        **evaluate.scores(table, config),
-    }
-    write_json(workdir / "results.json", summary)
-    values = evaluate.headline(summary)
-    say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
-    return summary

@@ -110,7 +110,8 @@ class Tagger:
             sample rate of the run.
           hop: seconds from the start of a window to the start of the next; 0: the hop of the run's evaluation.
 
-        Raises `UserError`, with the path of the file, if the signal cannot be read or used.
+        Raises `UserError`, with the path of the file, if the signal cannot be read or used, or if the network computes a number
+        that is not finite.
         """
         if isinstance(source, str | Path):
             try:
@@ -133,12 +134,19 @@ class Tagger:
         if not measured.samples:
             raise UserError("the signal holds no samples")
         starts, logits, embeddings = self._run(windows(blocks, self.samples, step), measured)
+        seconds, probabilities = starts / self.sample_rate, _probabilities(logits, self._task)
+        finite = np.isfinite(probabilities).all(1) & np.isfinite(embeddings).all(1)
+        if not finite.all():
+            raise UserError(
+                f"the network computes NaN or infinity for {(~finite).sum()} of {len(finite)} windows, first for the window at "
+                f"{seconds[np.argmin(finite)]:g} s: its weights cannot be used, train again"
+            )
         return Tags(
             labels=self.labels,
-            starts=starts / self.sample_rate,
+            starts=seconds,
             window_seconds=self.samples / self.sample_rate,
             seconds=measured.samples / self.sample_rate,
-            probabilities=_probabilities(logits, self._task),
+            probabilities=probabilities,
             embeddings=embeddings,
         )
 
@@ -222,7 +230,8 @@ def windows(blocks: Iterable[np.ndarray], samples: int, hop: int) -> Iterator[tu
 def _probabilities(logits: np.ndarray, task: str) -> np.ndarray:
     from genre_jax import metrics
 
-    return metrics.softmax(logits) if task == "single" else metrics.sigmoid(logits)
+    with np.errstate(invalid="ignore"):  # `tags` refuses NaN
+        return metrics.softmax(logits) if task == "single" else metrics.sigmoid(logits)
 
 
 def as_text(name: str, tags: Tags, top: int) -> str:
@@ -281,7 +290,7 @@ def main(argv: list[str]) -> int:
             console.complain(error)
             failed += 1
             continue
-        say(json.dumps(as_json(name, tags)) if args.json else as_text(name, tags, args.top))
+        say(json.dumps(as_json(name, tags), allow_nan=False) if args.json else as_text(name, tags, args.top))
         paths += [name] * len(tags.starts)
         starts += tags.starts.tolist()
         embeddings += list(tags.embeddings)

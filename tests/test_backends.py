@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import finish, run_module, small_config
 
-from genre_jax import run as runs
+from genre_jax import config as configs
 from genre_jax.models.bytenet.dilated import BACKENDS
 from genre_jax.planning import backends
 
@@ -60,7 +60,7 @@ def test_a_run_times_the_backends_and_then_trains(tones, tmp_path):
     assert kept["fastest"] == min(totals, key=totals.get)
     assert json.loads((tmp_path / "environment.json").read_text())["convolution_backend"] == kept["fastest"]
     assert json.loads((tmp_path / "config.json").read_text())["model"]["backend"] == kept["fastest"]
-    assert "model.backend" in runs.FREE_ON_RESUME
+    assert "model.backend" in configs.FREE_ON_RESUME
 
 
 @pytest.mark.slow

@@ -15,10 +15,11 @@ from genre_jax import datasets, evaluate, frontends, losses, metrics, models
 from genre_jax.augment import validate, waveform
 from genre_jax.datasets.types import Item, Source
 from genre_jax.frontends import Frontend
+from genre_jax.loop import train_and_evaluate
 from genre_jax.models.layers import Dense
 from genre_jax.models.network import Network
 from genre_jax.prepare.build import prepare
-from genre_jax.run import Run, train_and_evaluate
+from genre_jax.run import Run
 
 
 def step_of(config):

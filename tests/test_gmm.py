@@ -13,8 +13,8 @@ import genre_jax
 from genre_jax import config as configs
 from genre_jax import dry_run, models
 from genre_jax.console import UserError
+from genre_jax.loop import train_and_evaluate
 from genre_jax.report import page
-from genre_jax.run import train_and_evaluate
 
 mixture = pytest.importorskip("sklearn.mixture")
 RNG = np.random.default_rng(0)

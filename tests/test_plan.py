@@ -345,9 +345,9 @@ def test_plan_errors_are_one_sentence(arguments, sentence):
 
 MAIN_OUT_OF_MEMORY = """
 import jax.numpy as jnp
-from genre_jax import console, main, run
+from genre_jax import console, loop, main
 from genre_jax.planning import memory
-run.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
+loop.train_and_evaluate = lambda *_: jnp.ones((2**20, 2**20)).block_until_ready()
 """
 RUN_MAIN = "console.run(main.main, console.parse_flags)"
 

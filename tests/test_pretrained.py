@@ -17,7 +17,8 @@ from genre_jax import config as configs
 from genre_jax import models
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
-from genre_jax.run import Run, train_and_evaluate
+from genre_jax.loop import train_and_evaluate
+from genre_jax.run import Run
 from genre_jax.weights import files, pretrained
 
 

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import CLASSES, ROOT, finish, run_module, small_config
+from damage import write_run
 
 import genre_jax
+from genre_jax import config as configs
 from genre_jax import metrics, tag, train
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.data.order import window_starts
+from genre_jax.loop import train_and_evaluate
 from genre_jax.prepare import audio
-from genre_jax.run import train_and_evaluate
 
 RATE, SAMPLES, HOP = 8000, 2000, 1300
 
@@ -97,15 +99,20 @@ def test_a_test_clip_gets_the_probabilities_of_predictions(tagger, wavs, predict
 def test_the_checkpoint_is_the_one_that_was_evaluated(workdir, tagger, wavs, tmp_path):
     """A later checkpoint without a score is ignored if the config says "best", and loaded if it says "last"."""
     folder = shutil.copytree(workdir, tmp_path / "run")
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
-    zeros = jax.tree.map(np.zeros_like, checkpoints.restore_model(checkpoints.final("best")))
-    checkpoints.save(99, train.TrainState(step=np.int32(99), opt_state={}, **zeros))
+    config = configs.read_json(folder / "config.json")
+    checkpoints = Checkpoints(folder, config, CLASSES)
+    zeros = train.TrainState(
+        step=np.int32(99),
+        opt_state={},
+        skipped=np.int32(0),
+        **jax.tree.map(np.zeros_like, checkpoints.restore_model(checkpoints.choose("best"))),
+    )
+    checkpoints.save(99, zeros)
     checkpoints.close()
     assert genre_jax.load(folder).predict(wavs[3]) == tagger.predict(wavs[3])
-    config = json.loads((folder / "config.json").read_text())
-    config["evaluate"]["weights"] = "last"
-    (folder / "config.json").write_text(json.dumps(config))
-    assert genre_jax.load(folder).predict(wavs[3]) == dict.fromkeys(CLASSES, 0.25)
+    config.evaluate.weights = "last"
+    write_run(tmp_path / "last", config, zeros)
+    assert genre_jax.load(tmp_path / "last").predict(wavs[3]) == dict.fromkeys(CLASSES, 0.25)
 
 
 def test_another_rate_and_more_channels_change_little(tagger, clips, wavs, tmp_path):

@@ -12,7 +12,7 @@ from conftest import CLASSES, small_config, write_tones
 from sklearn.preprocessing import StandardScaler
 
 from genre_jax import config as configs
-from genre_jax import forward, frontends, losses, optim, parallel, train
+from genre_jax import forward, frontends, loop, losses, optim, parallel, train
 from genre_jax import run as runs
 from genre_jax.augment import waveform
 from genre_jax.checkpoint import Checkpoints
@@ -20,9 +20,10 @@ from genre_jax.console import UserError
 from genre_jax.data import shards
 from genre_jax.data.batches import EvalBatches
 from genre_jax.data.order import window_starts
+from genre_jax.loop import train_and_evaluate
 from genre_jax.prepare import tfrecord
 from genre_jax.report.page import write_report
-from genre_jax.run import Run, train_and_evaluate
+from genre_jax.run import Run
 
 AUGMENTED = {"augment__gain_db": 6.0, "augment__polarity": 0.5, "augment__shift": 0.5, "augment__gain_cap": 0.3}
 NETWORKS = {"bytenet": {"model__dropout": 0.2, "model__decoder_sets": 0}, "resnet": {"model__stages": [1]}}
@@ -316,7 +317,7 @@ def test_standardisation_is_fitted_on_the_training_split_and_kept_in_the_checkpo
     """The statistics equal those of scikit-learn's StandardScaler over all frames of all training windows."""
     config = small_config(tones, "resnet", frontend__scale="standardise", train__duration="2 steps")
     train_and_evaluate(config, tmp_path)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path, config, CLASSES)
     kept = checkpoints.restore_model(2)["frontend"]
     checkpoints.close()
     batches = EvalBatches(Run(config).splits["train"], config)
@@ -382,7 +383,7 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_finishes(tones, tmp_pat
 
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
     train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)
-    runs._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
+    loop._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
         train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
 

@@ -129,7 +129,9 @@ class Step:
         self.step: Any = devices.train_step(step)
         self.variables = random_variables(models.abstract_variables(model, case.shape))
         params, batch_stats = self.variables["params"], self.variables.get("batch_stats", {})
-        state = train.TrainState(np.zeros((), np.int32), params, batch_stats, {}, {}, optimizer.init(params), np.zeros((), np.int32))
+        state = train.TrainState(
+            np.zeros((), np.int32), params, batch_stats, {}, {}, optimizer.init(params), np.zeros((), np.int32)
+        )
         key = jax.random.key(0)
         constants = {"augment_key": key, "dropout_key": key, "class_weights": np.ones(case.classes)}
         self.state, self.constants = devices.replicate((state, constants))

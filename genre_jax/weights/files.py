@@ -9,7 +9,7 @@ import importlib
 import io
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
     except Exception as error:  # each library has its own exceptions for a damaged file
         raise UserError(f"{path} is damaged or is not a {path.suffix} file of weights: {_first_line(error)}") from error
     arrays = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.floating)}
-    if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+    if broken := not_finite(arrays):
         raise UserError(f"{path} contains numbers that are not finite, in {listed(broken)}")
     return arrays, metadata
 
@@ -137,6 +137,12 @@ READERS: dict[str, Callable[[Path], tuple[Arrays, dict[str, str]]]] = {
     ".h5": _hdf5,
     ".keras": _keras,
 }
+
+
+def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the names of the floating-point arrays that hold NaN or infinity. Arrays of other types hold neither."""
+    floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.inexact)}
+    return [name for name, array in floats.items() if not np.isfinite(array).all()]
 
 
 def listed(names: list[str], shown: int = 4) -> str:

@@ -4,6 +4,7 @@
 initialises a run from a file, a workdir, or another library's file (see `files` and `layouts`).
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import genre_jax
+from genre_jax import checksum, forward
 from genre_jax import config as configs
-from genre_jax import forward
-from genre_jax.atomic import write_whole
+from genre_jax.atomic import read_json, write_whole
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
 from genre_jax.weights import files, layouts
@@ -56,23 +57,36 @@ def load_trained(source: str | Path) -> Trained:
 def _of_workdir(folder: Path) -> Trained:
     if not (folder / "labels.json").exists():
         raise UserError(f"{str(folder)!r} is not the workdir of a run: it holds no labels.json")
-    path = folder / "config.json"
-    config = configs.from_json(json.loads(path.read_text()), str(path))
-    labels = tuple(json.loads((folder / "labels.json").read_text()))
-    checkpoints = Checkpoints(folder / "checkpoints", config.train.keep)
-    with jax.enable_x64(config.dtype == "float64"):
-        saved = checkpoints.restore_model(checkpoints.final(config.evaluate.weights))
-    checkpoints.close()
+    config = configs.read_json(folder / "config.json")
+    labels = _labels(read_json(folder / "labels.json", list), str(folder / "labels.json"))
+    with (
+        jax.enable_x64(config.dtype == "float64"),
+        contextlib.closing(Checkpoints(folder, config, labels, read_only=True)) as checkpoints,
+    ):
+        saved = checkpoints.restore_model(checkpoints.choose(config.evaluate.weights))
     variables = {"params": saved["ema"] or saved["params"], "batch_stats": saved["batch_stats"], "frontend": saved["frontend"]}
     return Trained(config, labels, variables)
+
+
+def _labels(names: Any, source: str) -> tuple[str, ...]:
+    """The classes as a tuple. Raises `UserError` that names `source` unless they are distinct texts that are not empty."""
+    texts = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not texts or not names or len(set(names)) < len(names):
+        raise UserError(f"{source} must hold a list of distinct class names that are not empty, and holds {names!r:.80}")
+    return tuple(names)
 
 
 def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Trained:
     if "genre_jax" not in metadata:
         raise UserError(f"{source} was not written by genre_jax.save_pretrained: it lacks config and labels")
+    if "sha256" not in metadata:
+        raise UserError(f"{source} was written by an earlier genre_jax, without a checksum: save it again from a new run")
+    if metadata["sha256"] != _checksum(arrays, metadata):
+        raise UserError(f"{source} is damaged or was changed: its content has another checksum than the one that was written")
     try:
-        config, labels = configs.from_json(json.loads(metadata["config"])), tuple(map(str, json.loads(metadata["labels"])))
+        config = configs.from_json(json.loads(metadata["config"]))
         configs.validate_values(config)
+        labels = _labels(json.loads(metadata["labels"]), "its metadata 'labels'")
         with jax.enable_x64(config.dtype == "float64"):
             network = forward.build(config, len(labels))
             shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), config.data.samples))
@@ -85,14 +99,21 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
     return Trained(config, labels, variables)
 
 
+def _checksum(arrays: files.Arrays, metadata: dict[str, str]) -> str:
+    """The checksum of the arrays and of all metadata besides the entry "sha256", as JSON."""
+    rest = {key: value for key, value in metadata.items() if key != "sha256"}
+    return json.dumps(checksum.of_json([checksum.of_arrays(arrays), rest]))
+
+
 def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
     """Write the trained network of `workdir` into one .safetensors file for `genre_jax.load` and `config.init_from`.
 
     The arrays are float32 (float64 for a float64 run) and have the names of a checkpoint, such as "params/conv1/kernel". The
     metadata contains, each as JSON, the version of genre_jax, the config without `init_from` and `data.data_dir`, the
-    labels, the sample rate in Hz and the front end.
+    labels, the sample rate in Hz, the front end, and a SHA-256 checksum of the arrays and of all these entries.
 
-    Returns `path`. Raises `UserError` if the run has no checkpoint or `path` does not end in .safetensors.
+    Returns `path`. Raises `UserError` if the run has no whole checkpoint, if an array holds NaN or infinity, or if `path` does
+    not end in .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -101,10 +122,17 @@ def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
 
 
 def write(trained: Trained, path: Path) -> Path:
-    """Write a trained network to `path` in the format of `save_pretrained`; return `path`."""
+    """Write a trained network to `path` in the format of `save_pretrained`; return `path`.
+
+    Raises `UserError` if an array or the config holds NaN or infinity.
+    """
     from safetensors.numpy import save
 
     config, labels, variables = trained
+    configs.validate_values(config)
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
+    if broken := files.not_finite(arrays):
+        raise UserError(f"{path} is not written, because the weights hold NaN or infinity in {listed(broken)}: train again")
     values = configs.to_json(config)
     del values["init_from"], values["data"]["data_dir"]
     parts = {
@@ -114,9 +142,10 @@ def write(trained: Trained, path: Path) -> Path:
         "sample_rate": config.data.sample_rate,
         "frontend": values["frontend"],
     }
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
+    metadata = {key: json.dumps(value, allow_nan=False) for key, value in parts.items()}
+    metadata["sha256"] = _checksum(arrays, metadata)
     with write_whole(path) as file:
-        file.write(save(arrays, {key: json.dumps(value) for key, value in parts.items()}))
+        file.write(save(arrays, metadata))
     return path
 
 

@@ -39,7 +39,7 @@ def full(folder: Path, sizes: list[int]) -> dict[str, int]:
     """Run on disks of so many kB, which are full at different writes; free space, resume, and compare the results."""
     world.write_tones(folder)
     whole = folder / "whole"
-    kills._finished(folder, whole, "threads")
+    kills.finished(folder, whole, "threads")
     expected, counts = world.outcome(whole), Counter[str]()
     for size in sizes:
         place = folder / "small"
@@ -49,7 +49,7 @@ def full(folder: Path, sizes: list[int]) -> dict[str, int]:
             if code and not _sentence(code, err):
                 say(f"disk of {size} kB: code {code}: {err[-1500:]}")
             _mount("-o", "remount,size=64m", str(place))
-            kills._finished(folder, place / "run", "threads")
+            kills.finished(folder, place / "run", "threads")
             counts["resumed and equal" if world.outcome(place / "run") == expected else "resumed and different"] += 1
     return dict(counts)
 
@@ -61,8 +61,9 @@ def read_only(folder: Path) -> dict[str, int]:
     for name in ("workdir", "data, no index", "data, index", "finished workdir"):
         place = data if name.startswith("data") else work
         if name == "finished workdir":
-            kills._finished(folder / "data", work / "run", "threads")
-        _mount("--bind", str(place), str(place)) if place.exists() or place.mkdir() is None else None
+            kills.finished(folder / "data", work / "run", "threads")
+        place.mkdir(exist_ok=True)
+        _mount("--bind", str(place), str(place))
         _mount("-o", "remount,bind,ro", str(place))
         try:
             code, _, err = world.finish(world.command(folder / "data", (work / "run") if place == work else folder / name))
@@ -72,7 +73,7 @@ def read_only(folder: Path) -> dict[str, int]:
         if code and not _sentence(code, err):
             say(f"read-only {name}: code {code}: {err[-1500:]}")
         if name == "data, no index":
-            kills._finished(folder / "data", folder / "indexed", "threads")
+            kills.finished(folder / "data", folder / "indexed", "threads")
     return dict(counts)
 
 
@@ -80,11 +81,11 @@ def twice(folder: Path, source: Path) -> dict[str, int]:
     """Start two runs in a workdir and two `prepare` of a data set: one of each ends with a sentence, the other one whole."""
     world.write_tones(folder)
     whole = folder / "whole"
-    kills._finished(folder, whole, "threads")
+    kills.finished(folder, whole, "threads")
     counts = Counter[str]()
     for name, command in (
         ("main", world.command(folder, folder / "twice")),
-        ("prepare", kills._prepare(source, folder / "prepared")),
+        ("prepare", kills.prepare_command(source, folder / "prepared")),
     ):
         processes = [world.start(command), world.start(command)]
         ends = [(process.communicate()[1], process.returncode) for process in processes]
@@ -102,7 +103,7 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, int]:
 
     world.write_tones(folder)
     whole = folder / "whole"
-    kills._finished(folder, whole, "threads")
+    kills.finished(folder, whole, "threads")
     expected, counts, chance = world.outcome(whole), Counter[str](), random.Random(seed)
     for number in range(count):
         workdir = folder / f"signal-{number}"
@@ -117,7 +118,7 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, int]:
         ended = time.monotonic() - sent
         good = process.returncode == 128 + kind and "Traceback" not in err and ended < 30
         counts[f"{kind.name}: {'saved' if good else f'code {process.returncode}'}"] += 1
-        kills._finished(folder, workdir, "threads")
+        kills.finished(folder, workdir, "threads")
         counts["resumed and equal" if world.outcome(workdir) == expected else "resumed and different"] += 1
         shutil.rmtree(workdir)
     return dict(counts)

@@ -15,7 +15,7 @@ from genre_jax import save_pretrained
 from genre_jax.bench.chaos import world
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, say
-from genre_jax.data import locate, shards
+from genre_jax.data import shards
 from genre_jax.run import Run
 from genre_jax.weights import pretrained
 
@@ -66,7 +66,8 @@ def run(folder: Path, flips: int, seed: int) -> dict[str, dict[str, int]]:
     code, _, err = world.finish(world.command(folder, workdir))
     if code:
         raise UserError(f"the run in {workdir} failed: {err[-1000:]}")
-    save_pretrained(workdir, folder / "file" / "tones.safetensors") if (folder / "file").mkdir() is None else None
+    (folder / "file").mkdir()
+    save_pretrained(workdir, folder / "file" / "tones.safetensors")
     kinds: dict[str, tuple[Path, Callable, str]] = {
         "shards": (data, read_data, "*.tfrecord-*"),
         "index caches": (data, read_data, "index-*.npz"),
@@ -80,9 +81,7 @@ def run(folder: Path, flips: int, seed: int) -> dict[str, dict[str, int]]:
     return {kind: _flip_all(folder / "copy", *about, flips, seed, kind) for kind, about in kinds.items()}
 
 
-def _flip_all(
-    copy: Path, source: Path, read: Callable, pattern: str, flips: int, seed: int, kind: str
-) -> dict[str, int]:
+def _flip_all(copy: Path, source: Path, read: Callable, pattern: str, flips: int, seed: int, kind: str) -> dict[str, int]:
     chance, outcomes = random.Random(seed), Counter[str]()
     shutil.copytree(source, copy)
     expected = read(copy)

@@ -42,7 +42,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
     chance, counts = random.Random(seed), Counter[str]()
     for reader in world.READERS:
         whole = folder / f"whole-{reader}"
-        _finished(folder, whole, reader)
+        finished(folder, whole, reader)
         expected, done, number = world.outcome(whole), 0, 0
         while done < kills // 2:
             number += 1
@@ -57,7 +57,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
                     raise UserError(f"the run in {workdir} failed: {process.communicate()[1][-1000:]}")
                 else:
                     break  # it was finished before the moment came
-            _finished(folder, workdir, reader)
+            finished(folder, workdir, reader)
             actual = world.outcome(workdir)
             if wrong := [key for key in expected if expected[key] != actual.get(key)]:
                 raise UserError(f"the run in {workdir} differs from an undisturbed one in {', '.join(wrong[:5])}")
@@ -79,17 +79,18 @@ def _kill(process: subprocess.Popen, due: Callable[[], bool], chance: random.Ran
     return True
 
 
-def _finished(folder: Path, workdir: Path, reader: str) -> None:
+def finished(folder: Path, workdir: Path, reader: str) -> None:
+    """Run to the end in `workdir`. Raises `UserError` if the run fails."""
     code, _, err = world.finish(world.command(folder, workdir, reader))
     if code:
         raise UserError(f"the run in {workdir} ended with code {code}: {err[-1000:]}")
 
 
 def run_prepare(folder: Path, source: Path, kills: int, seed: int) -> dict[str, int]:
-    """Kill `prepare` of the files in `source` at random moments, and compare the shards. Raises `UserError` for a difference."""
+    """Kill `prepare` of the files in `source` at random moments. Raises `UserError` if its shards differ in the end."""
     chance, counts = random.Random(seed), Counter[str]()
     started = time.monotonic()
-    code, _, err = world.finish(_prepare(source, folder / "whole"))
+    code, _, err = world.finish(prepare_command(source, folder / "whole"))
     duration = time.monotonic() - started
     if code:
         raise UserError(f"prepare failed: {err[-1000:]}")
@@ -97,13 +98,13 @@ def run_prepare(folder: Path, source: Path, kills: int, seed: int) -> dict[str, 
     while counts["prepare"] < kills:
         target = folder / f"killed-{counts['prepare']}"
         for _ in range(3):
-            process = world.start(_prepare(source, target))
+            process = world.start(prepare_command(source, target))
             time.sleep(chance.uniform(0, 1.1 * duration))
             if process.poll() is None:
                 process.kill()
                 counts["prepare"] += 1
             process.communicate()
-        code, _, err = world.finish(_prepare(source, target))
+        code, _, err = world.finish(prepare_command(source, target))
         if code or _content(target) != expected:
             raise UserError(f"a killed prepare in {target} differs from a whole one ({err[-500:]})")
         if stray := [path.name for path in target.iterdir() if path.name != "songs"]:
@@ -111,7 +112,8 @@ def run_prepare(folder: Path, source: Path, kills: int, seed: int) -> dict[str, 
     return dict(counts)
 
 
-def _prepare(source: Path, data_dir: Path) -> list[str]:
+def prepare_command(source: Path, data_dir: Path) -> list[str]:
+    """The command that prepares the files in `source` as the data set "songs"."""
     command = [world.sys.executable, "-m", "genre_jax.prepare", f"--source={source}", "--name=songs", f"--data_dir={data_dir}"]
     return [*command, f"--sample_rate={world.RATE}", "--workers=2"]
 

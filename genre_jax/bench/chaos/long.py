@@ -36,11 +36,11 @@ def run(folder: Path, steps: int) -> dict[str, Any]:
     _, err = process.communicate()
     if process.returncode:
         raise UserError(f"the long run failed: {err[-1000:]}")
-    late = [sample for sample in samples if sample[0] >= steps // 20]
-    quarter = len(late) // 4
-    speeds = [line["clips_per_second"] for line in read_lines(workdir / "timings.jsonl") if line["step"] >= steps // 20]
-    first, last = (statistics.median(1 / speed for speed in part) for part in (speeds[: len(speeds) // 4], speeds[-len(speeds) // 4 :]))
-    begin, end = (statistics.median(sample[1] for sample in part) for part in (late[:quarter], late[-quarter:]))
+    after = steps // 20
+    late = [sample for sample in samples if sample[0] >= after]
+    times = [1 / line["clips_per_second"] for line in read_lines(workdir / "timings.jsonl") if line["step"] >= after]
+    first, last = _ends(times)
+    begin, end = _ends([sample[1] for sample in late])
     found = {
         "steps": steps,
         "resident_mb": round(end, 1),
@@ -50,3 +50,9 @@ def run(folder: Path, steps: int) -> dict[str, Any]:
     }
     say(f"long run: {found}")
     return found
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    """The medians of the first and of the last quarter."""
+    quarter = max(1, len(values) // 4)
+    return statistics.median(values[:quarter]), statistics.median(values[-quarter:])

@@ -44,9 +44,11 @@ def write_tones(data_dir: Path) -> Path:
                 wave = 0.4 * np.sin(2 * np.pi * pitch * time) + rng.normal(0, 0.05 if pitch else 0.3, len(time))
                 pcm = np.round(np.clip(wave, -1, 32767 / 32768) * 32768).astype(np.int16)
                 name = f"{split}/{CLASSES[label]}/{index:02d}"
-                clips.append(tfrecord.Clip(name, name, (label,), pcm, float(pcm.max()) / 32768))
+                clips.append(tfrecord.Clip(name, name, (label,), pcm, int(np.max(pcm)) / 32768))
         tfrecord.write_shards(folder, "tones", split, clips, num_shards=2)
-    passport.write(folder, {"name": "tones", "sample_rate": RATE, "labels": list(CLASSES), "splits": {key: {} for key in SPLITS}})
+    passport.write(
+        folder, {"name": "tones", "sample_rate": RATE, "labels": list(CLASSES), "splits": {key: {} for key in SPLITS}}
+    )
     return folder
 
 
@@ -54,9 +56,11 @@ def command(data_dir: Path, workdir: Path, reader: str = "threads", **changes: o
     """The command of the small run; `changes` are config keys with "__" for each dot."""
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     values = [f"--config.{key}={value}" for key, value in settings.items()]
-    cache = data_dir / "compiled"
-    return [sys.executable, "-m", "genre_jax.main", f"--config={ROOT}/configs/bytenet.py:demo", f"--workdir={workdir}",
-            f"--compilation_cache={cache}", f"--config.data.data_dir={data_dir}", f"--config.data.reader={reader}", *values]  # fmt: skip
+    return [
+        *(sys.executable, "-m", "genre_jax.main", f"--config={ROOT}/configs/bytenet.py:demo", f"--workdir={workdir}"),
+        *(f"--compilation_cache={data_dir / 'compiled'}", f"--config.data.data_dir={data_dir}"),
+        *(f"--config.data.reader={reader}", *values),
+    ]
 
 
 def start(arguments: list[str], **options) -> subprocess.Popen:
