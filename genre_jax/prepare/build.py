@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from genre_jax import console
+from genre_jax.atomic import write_text, write_whole
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
@@ -78,8 +79,10 @@ def prepare(
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = locate.directory(data_dir, name, sample_rate)
     if (folder / "passport.json").exists() and not overwrite:
-        say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
-        return folder
+        if _is_complete(folder):
+            say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
+            return folder
+        say(f"{folder / 'passport.json'} is damaged: the data set is made again")
     build(
         DATASETS[dataset](path, **options),
         Path(data_dir),
@@ -92,6 +95,16 @@ def prepare(
         beam=beam,
     )
     return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the passport of a data set can be read and has all that `prepare` prints."""
+    try:
+        passport = locate.read_passport(folder)
+    except (UserError, ValueError, RecursionError):
+        return False
+    needed = {"name", "dataset", "sample_rate", "labels", "splits", "empty_splits", "totals", "notes"}
+    return isinstance(passport, dict) and needed <= passport.keys()
 
 
 def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:
@@ -237,12 +250,13 @@ def build(
             shutil.rmtree(scratch / "parts")
             (path, reason), count = outcomes[0][1]["quarantined"][0], len(source.items)
             raise UserError(f"none of the {count} clips can be used; the first clip is {path!r}: {reason}")
-        parts.assemble(folder, name, source.labels, planned)
+        parts.describe(folder, name, source.labels, planned)
         quarantined = [row for _, outcome in outcomes for row in outcome["quarantined"]]
         _write_csv(folder / "quarantine.csv", ("path", "reason"), [*quarantined, *source.refused])
         rows = [(item.name, item.split, "|".join(item.labels)) for item in source.missing]
         _write_csv(folder / "missing.csv", ("path", "split", "labels"), rows)
-        (folder / "passport.json").write_text(json.dumps(passport, ensure_ascii=False))
+        write_text(folder / "passport.json", json.dumps(passport, ensure_ascii=False))
+        parts.assemble(folder, name, planned)  # last, because the parts are lost to the next `prepare` if it fails
         final = locate.directory(data_dir, name, sample_rate)
         _move_into_place(folder, final, scratch)
     return final
@@ -276,7 +290,7 @@ def _with_progress(rendered: Renderer, title: str, parts: list[parts.Part], todo
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with write_whole(path, "w") as file:
         csv.writer(file).writerows([columns, *sorted(map(tuple, rows))])
 
 
