@@ -22,7 +22,7 @@ from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.datasets import Item, Source
 from genre_jax.prepare import build, parts, tfrecord
-from genre_jax.prepare.audio import AudioError
+from genre_jax.prepare.audio import AudioError, explained
 from genre_jax.prepare.workers import Limits, render_clip
 
 RATE = 8000
@@ -62,11 +62,11 @@ class Counting:
                     raise KeyboardInterrupt
                 self.names.append(item.name)
                 try:
-                    yield item, render_clip(render, item, sample_rate)
+                    with explained():
+                        result = render_clip(render, item, sample_rate)
                 except AudioError as error:
-                    yield item, str(error)
-                except ZeroDivisionError as error:
-                    yield item, f"ZeroDivisionError: {error}"
+                    result = str(error)
+                yield item, result
 
         yield rendered
 

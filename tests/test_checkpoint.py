@@ -34,7 +34,7 @@ def state_of(value: float, **changes) -> train.TrainState:
         frontend={},
         ema={},
         opt_state=({"mu": np.full((2, 2), value, np.float32)}, np.array(value, np.int32)),
-        skipped=np.int32(0),
+        skipped=np.array(0, np.int32),
     )
     return state.replace(**changes)
 
@@ -305,7 +305,7 @@ def main(argv):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     params = {"w": np.random.default_rng(0).normal(size=200_000)}
-    checkpoints.save(1, train.TrainState(np.int32(1), params, {}, {}, {}, (), np.int32(0)))
+    checkpoints.save(1, train.TrainState(np.int32(1), params, {}, {}, {}, (), np.array(0, np.int32)))
     checkpoints.wait()
 console.run(main)
 """

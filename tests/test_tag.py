@@ -104,7 +104,7 @@ def test_the_checkpoint_is_the_one_that_was_evaluated(workdir, tagger, wavs, tmp
     zeros = train.TrainState(
         step=np.int32(99),
         opt_state={},
-        skipped=np.int32(0),
+        skipped=np.array(0, np.int32),
         **jax.tree.map(np.zeros_like, checkpoints.restore_model(checkpoints.choose("best"))),
     )
     checkpoints.save(99, zeros)

@@ -12,15 +12,15 @@ sub-folder of the source folder and in any mixture of these layouts:
 """
 
 import collections
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from genre_jax.console import UserError, say
+from genre_jax.datasets import table
 from genre_jax.datasets.folder import printable, walk
-from genre_jax.datasets.types import Item, Render, Source
+from genre_jax.datasets.types import LONGEST, Item, Render, Source
 from genre_jax.prepare import containers, splits
 from genre_jax.prepare.audio import EXTENSIONS, AudioError, load
 
@@ -138,8 +138,7 @@ def read_labels(path: Path, known: Mapping[str, str] | None) -> dict[str, str]:
         raise UserError(f"--labels={path} does not exist: use a CSV with the column mid, or a file with one mid per line")
     names = {**(known or {}), **music_labels()}
     chosen: dict[str, str] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, skipinitialspace=True) if row]
+    rows = [row for _, row in table.rows(path) if row]
     header = [cell.strip() for cell in rows[0]] if rows else []
     at = header.index("mid") if "mid" in header else 0
     named = header.index("display_name") if "display_name" in header else None
@@ -161,25 +160,19 @@ def read_segments(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[
 
     A list has comment lines, then rows `ID, start, end, "mid,mid"` with a space after each comma outside the quotes.
     """
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        while True:
-            try:
-                cells = next(reader, None)
-                if cells is None:
-                    return
-                if not cells or cells[0].startswith("#"):
-                    continue
-                video, first, last, mids = cells
-                chosen = tuple(dict.fromkeys(mid.strip() for mid in mids.split(",")))
-                segment = Segment(video, float(first), float(last), chosen)
-                if not (video and 0 <= segment.start < segment.end < float("inf")):
-                    raise ValueError
-            except (ValueError, csv.Error):
-                shown = ", ".join(cells or ())[:200]
-                refused.append((f"{path.name}, row {reader.line_num}", f'{shown!r} is not ID, START, END, "MID,MID"'))
-                continue
-            yield reader.line_num, segment
+    for number, cells in table.rows(path):
+        if not cells or cells[0].startswith("#"):
+            continue
+        try:
+            video, first, last, mids = cells
+            chosen = tuple(dict.fromkeys(mid.strip() for mid in mids.split(",")))
+            segment = Segment(video, float(first), float(last), chosen)
+            if not (video and 0 <= segment.start < segment.end <= LONGEST):
+                raise ValueError
+        except ValueError:
+            refused.append((f"{path.name}, row {number}", f'{", ".join(cells)[:200]!r} is not ID, START, END, "MID,MID"'))
+            continue
+        yield number, segment
 
 
 def _segments(
@@ -202,11 +195,18 @@ def _segments(
 
 def _table(path: Path) -> dict[str, str]:
     """Returns {mid: display name} of a CSV file with these columns."""
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, skipinitialspace=True)
-        if not {"mid", "display_name"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{path} has no columns mid and display_name: expected AudioSet's columns index,mid,display_name")
-        return {row["mid"]: row["display_name"] for row in rows}
+    rows = table.rows(path)
+    header = next(rows, (0, []))[1]
+    if not {"mid", "display_name"} <= set(header):
+        raise UserError(f"{path} has no columns mid and display_name: expected AudioSet's columns index,mid,display_name")
+    names = {}
+    for number, cells in rows:
+        if cells and len(cells) != len(header):
+            raise UserError(f"{path}, line {number}: the row has {len(cells)} cells, but the header has {len(header)} columns")
+        row = dict(zip(header, cells, strict=False))
+        if row:
+            names[row["mid"]] = row["display_name"]
+    return names
 
 
 def _search(source: Path) -> tuple[dict[str, Path], Path | None, list[Path], list[tuple[str, str]]]:
@@ -285,7 +285,7 @@ def _subset(text: str, items: list[Item], missing: list[Item]) -> tuple[list[Ite
     The clips of unbalanced, also the missing ones, are ranked by a hash of seed and video. The first N clips with audio are
     kept, and the missing clips that rank before the last of them. Clips of other splits are kept.
     """
-    if not re.fullmatch(r"\d+(:\d+)?", text) or not int(text.split(":")[0]):
+    if not re.fullmatch(r"[0-9]{1,9}(:[0-9]{1,9})?", text) or not int(text.split(":")[0]):
         raise UserError(f"--subset={text} is not of the form N or N:SEED with N of 1 or more, such as 19042:0")
     count, _, seed = text.partition(":")
     present = {item.track for item in items if item.split == "unbalanced"}

@@ -5,11 +5,12 @@ clips have paths such as `000/000002.mp3`. No artist is in two splits of the off
 the known faulty files: decoding finds them.
 """
 
-import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from genre_jax.console import UserError
+from genre_jax.datasets import table as tables
 from genre_jax.datasets.folder import printable, walk
 from genre_jax.datasets.types import Item, Render, Source, load_file
 from genre_jax.prepare import splits
@@ -88,42 +89,33 @@ def _fma(source: Path | None, subset: str, split: str) -> Source:
 
 def _rows(table: Path, subsets: tuple[str, ...], refused: list[tuple[str, str]]) -> Iterator[dict[str, str]]:
     """Yield track, split, genre and artist of the rows in these subsets. Append malformed rows to `refused`."""
-    with open(table, encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        first, second, third = (next(reader, []) for _ in range(3))
-        headers = list(zip(first, second, strict=False))
-        lacking = [".".join(column) for column in COLUMNS.values() if column not in headers]
-        if lacking or third[:1] != ["track_id"]:
-            raise UserError(
-                f"{table} is not the table of FMA with three header rows: it has no {', '.join(lacking or ['track_id'])}"
-            )
-        place = {name: headers.index(column) for name, column in COLUMNS.items()}
-        seen: set[str] = set()
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                refused.append((f"{table.name}, row {reader.line_num}", f"malformed CSV row: {error}"))
-                continue
-            if cells is None:
-                return
-            row = {name: cells[at].strip() for name, at in place.items() if at < len(cells)} | {"track": (cells or [""])[0]}
-            if cells and row.get("subset", subsets[0]) not in subsets:
-                continue
-            reason = _reason(row, seen)
-            if cells and reason:
-                refused.append((f"{table.name}, row {reader.line_num}", reason))
-            elif cells:
-                seen.add(row["track"])
-                yield row
+    content = tables.rows(table)
+    first, second, third = (next(content, (0, []))[1] for _ in range(3))
+    headers = list(zip(first, second, strict=False))
+    lacking = [".".join(column) for column in COLUMNS.values() if column not in headers]
+    if lacking or third[:1] != ["track_id"]:
+        raise UserError(
+            f"{table} is not the table of FMA with three header rows: it has no {', '.join(lacking or ['track_id'])}"
+        )
+    place = {name: headers.index(column) for name, column in COLUMNS.items()}
+    seen: set[str] = set()
+    for number, cells in content:
+        row = {name: cells[at].strip() for name, at in place.items() if at < len(cells)} | {"track": (cells or [""])[0]}
+        if not cells or row.get("subset", subsets[0]) not in subsets:
+            continue
+        if reason := _reason(row, seen):
+            refused.append((f"{table.name}, row {number}", reason))
+        else:
+            seen.add(row["track"])
+            yield row
 
 
 def _reason(row: dict[str, str], seen: set[str]) -> str:
     """Returns why a row of the table is malformed, or an empty string."""
     if len(row) <= len(COLUMNS):
         return f"the row has too few cells, expected {', '.join('.'.join(column) for column in COLUMNS.values())}"
-    if not (row["track"].isascii() and row["track"].isdigit()):
-        return f"track_id is {row['track']!r}, expected a number"
+    if not re.fullmatch(r"[0-9]{1,9}", row["track"]):
+        return f"track_id is {row['track'][:50]!r}, expected a number"
     if row["track"] in seen:
         return f"repeats track {row['track']}"
     if row["split"] not in OFFICIAL:

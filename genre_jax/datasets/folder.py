@@ -1,14 +1,14 @@
 """The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`."""
 
 import collections
-import csv
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from genre_jax.console import UserError
-from genre_jax.datasets.types import Item, Source
+from genre_jax.datasets import table
+from genre_jax.datasets.types import LONGEST, Item, Source
 from genre_jax.prepare.audio import EXTENSIONS
 
 REQUIRED = ("path", "labels")
@@ -88,27 +88,23 @@ def _table(path: Path) -> Source:
     items = []
     refused = []
     rows: dict[str, int] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        columns = [column.strip() for column in next(reader, [])]
-        _check_columns(path, columns)
-        while True:
-            try:
-                cells = next(reader, None)
-                if cells is None:
-                    break
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(columns):
-                    raise RowError(f"the row has {len(cells)} cells, but the header has {len(columns)} columns")
-                item = _parse_row(path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
-                if item.name in rows:
-                    raise RowError(f"repeats {item.name!r} of row {rows[item.name]}")
-            except (RowError, csv.Error) as error:
-                refused.append((f"{path.name}, row {reader.line_num}", str(error)))
-                continue
-            rows[item.name] = reader.line_num
-            items.append(item)
+    content = table.rows(path)
+    columns = [column.strip() for column in next(content, (0, []))[1]]
+    _check_columns(path, columns)
+    for number, cells in content:
+        if not any(cell.strip() for cell in cells):
+            continue
+        try:
+            if len(cells) != len(columns):
+                raise RowError(f"the row has {len(cells)} cells, but the header has {len(columns)} columns")
+            item = _parse_row(path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
+            if item.name in rows:
+                raise RowError(f"repeats {item.name!r} of row {rows[item.name]}")
+        except RowError as error:
+            refused.append((f"{path.name}, row {number}", str(error)))
+            continue
+        rows[item.name] = number
+        items.append(item)
     if not items:
         first = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
         raise UserError(f"{path} has a header, but no {'usable ' if refused else ''}rows{first}")
@@ -167,6 +163,6 @@ def _seconds(column: str, text: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
-        raise RowError(f"{column} is {text!r}, expected seconds, 0 or more, such as 12.5")
+    if not 0 <= value <= LONGEST:
+        raise RowError(f"{column} is {text!r}, expected seconds, 0 to {LONGEST:.0f}, such as 12.5")
     return value

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from genre_jax.console import UserError
+from genre_jax.datasets import table
 from genre_jax.datasets.folder import cut_name, printable, walk
 from genre_jax.datasets.types import Item, Source, load_file
 from genre_jax.prepare import splits, tfds_records
@@ -112,8 +113,8 @@ def _placed(protocol: str, numbers: list[int]) -> dict[str, tuple[str, str]]:
 
 def fault_filtered(name: str) -> list[str]:
     """Returns the tracks in one of the lists of Kereliuk et al.: "train", "valid" or "test"."""
-    lines = (LISTS / f"gtzan_{name}_fault_filtered.txt").read_text(encoding="utf-8").split()
-    return [re.sub(r"^.*/|\.wav$", "", line) for line in lines]
+    lines = table.lines(LISTS / f"gtzan_{name}_fault_filtered.txt")
+    return [re.sub(r"^.*/|\.wav$", "", word) for line in lines for word in line.split()]
 
 
 def _clip(whole: Item | None, place: str, track: str, split: str) -> Item:

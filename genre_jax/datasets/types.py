@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from genre_jax.prepare.audio import Audio, load
 
+LONGEST = 1e6  # seconds (11 days); no list may place the end of a clip later, so that its samples can be counted
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:

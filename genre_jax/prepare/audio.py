@@ -5,6 +5,7 @@ m4a, webm and wma. soundfile, PyAV and soxr are imported inside the functions th
 need them.
 """
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+from genre_jax.console import cure
 
 _SOUNDFILE_EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf")
 _FFMPEG_EXTENSIONS = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
@@ -29,6 +32,19 @@ _UNKNOWN_SIZE = 0x7FFF0000  # programs that write wav to a pipe do not know the 
 
 class AudioError(Exception):
     """The file cannot be decoded; the text of the error is the reason."""
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn every error of a decoder in the block, also one that nobody expects, into an `AudioError`, except lack of memory."""
+    try:
+        yield
+    except (AudioError, MemoryError):
+        raise
+    except OSError as error:
+        raise AudioError(cure(error) or f"the file cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise AudioError(f"the decoder failed with an unexpected error: {error} ({type(error).__name__})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,22 +125,23 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Yield the samples of `load` in blocks of `block` samples; the last block may be shorter.
 
-    Memory does not grow with the length of the file.
+    Memory does not grow with the length of the file. Raises `AudioError` if the file cannot be decoded.
     """
-    _, parts = _mono(path, sample_rate, start, duration)
-    held: list[np.ndarray] = []
-    size = 0
-    for part in parts:
-        held.append(part)
-        size += len(part)
-        if size < block:
-            continue
-        joined = np.concatenate(held)
-        whole = size - size % block
-        yield from joined[:whole].reshape(-1, block)
-        held, size = [joined[whole:]], size - whole
-    if size:
-        yield np.concatenate(held)
+    with explained():
+        _, parts = _mono(path, sample_rate, start, duration)
+        held: list[np.ndarray] = []
+        size = 0
+        for part in parts:
+            held.append(part)
+            size += len(part)
+            if size < block:
+                continue
+            joined = np.concatenate(held)
+            whole = size - size % block
+            yield from joined[:whole].reshape(-1, block)
+            held, size = [joined[whole:]], size - whole
+        if size:
+            yield np.concatenate(held)
 
 
 def _mono(

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from genre_jax import console
+from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
@@ -78,8 +79,13 @@ def prepare(
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = locate.directory(data_dir, name, sample_rate)
     if (folder / "passport.json").exists() and not overwrite:
-        say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
-        return folder
+        try:
+            locate.read_passport(folder)
+        except UserError as error:
+            say(f"the data set is made again, because {error}")
+        else:
+            say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
+            return folder
     build(
         DATASETS[dataset](path, **options),
         Path(data_dir),
@@ -237,12 +243,13 @@ def build(
             shutil.rmtree(scratch / "parts")
             (path, reason), count = outcomes[0][1]["quarantined"][0], len(source.items)
             raise UserError(f"none of the {count} clips can be used; the first clip is {path!r}: {reason}")
-        parts.assemble(folder, name, source.labels, planned)
+        parts.describe(folder, name, source.labels, planned)
         quarantined = [row for _, outcome in outcomes for row in outcome["quarantined"]]
         _write_csv(folder / "quarantine.csv", ("path", "reason"), [*quarantined, *source.refused])
         rows = [(item.name, item.split, "|".join(item.labels)) for item in source.missing]
         _write_csv(folder / "missing.csv", ("path", "split", "labels"), rows)
-        passports.write(folder, passport)
+        passports.write(folder, passport, parts.shards(name, planned))
+        parts.assemble(folder, name, planned)  # last, because the parts are lost to the next `prepare` if it fails
         final = locate.directory(data_dir, name, sample_rate)
         _move_into_place(folder, final, scratch)
     return final
@@ -276,7 +283,7 @@ def _with_progress(rendered: Renderer, title: str, parts: list[parts.Part], todo
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with write_whole(path, "w") as file:
         csv.writer(file).writerows([columns, *sorted(map(tuple, rows))])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from genre_jax.console import UserError
 from genre_jax.datasets.types import Item
 from genre_jax.prepare.audio import EXTENSIONS, AudioError
 
@@ -124,9 +125,11 @@ def _json_id(tar: tarfile.TarFile, info: tarfile.TarInfo) -> str | None:
 
 def _parquet(path: Path, refused: list[tuple[str, str]]) -> Iterator[Member]:
     """Yield the clips of a parquet file, reading only the column that names them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow, which is not installed: pip install pyarrow") from error
     try:
         with pq.ParquetFile(path) as file:
             column = next((name for name in AUDIO_COLUMNS if name in file.schema_arrow.names), None)

@@ -53,7 +53,7 @@ class Part:
         try:
             outcome = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
             return outcome if self.path.stat().st_size == outcome["bytes"] else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):  # missing or damaged
             return None
 
 
@@ -182,7 +182,7 @@ def resume(scratch: Path, key: str) -> int | None:
         stored = json.loads((scratch / "plan.json").read_text())
         if stored["key"] == key:
             return stored["clip_bytes"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError):  # missing or damaged
         pass
     for path in scratch.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -197,18 +197,40 @@ def keep_plan(scratch: Path, key: str, clip_bytes: int) -> None:
 # ---------------------------------------------------------------- the finished data set
 
 
-def assemble(folder: Path, name: str, labels: tuple[str, ...], parts: Iterable[Part]) -> None:
-    """Move the record files of the parts into `folder` as numbered shards, and write the metadata of tensorflow-datasets."""
+def describe(folder: Path, name: str, labels: tuple[str, ...], parts: Iterable[Part]) -> None:
+    """Make `folder`, and write the metadata of tensorflow-datasets into it, if tensorflow-datasets is installed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    sizes: dict[str, list[tuple[int, int]]] = {}
-    for split, members in itertools.groupby(parts, lambda part: part.split):
-        full = [(part, outcome) for part in members if (outcome := part.outcome()) and outcome["files"]]
-        for number, (part, outcome) in enumerate(full):
-            os.replace(part.path, folder / f"{name}-{split}.tfrecord-{number:05d}-of-{len(full):05d}")
-            sizes.setdefault(split, []).append((len(outcome["files"]), outcome["bytes"]))
-    with contextlib.suppress(ImportError):  # `data/shards.py` needs no metadata, so TensorFlow is optional
+    sizes = {
+        split: [(len(outcome["files"]), outcome["bytes"]) for _, outcome in full]
+        for split, full in _full(parts).items()
+        if full
+    }
+    with contextlib.suppress(ImportError), named(folder):  # `data/shards.py` needs no metadata, so TensorFlow is optional
         _describe(folder, name, labels, sizes)
+
+
+def assemble(folder: Path, name: str, parts: Iterable[Part]) -> None:
+    """Move the record files of the parts into `folder` as numbered shards."""
+    for places in shards(name, parts).values():
+        for shard, path in places.items():
+            os.replace(path, folder / shard)
+
+
+def shards(name: str, parts: Iterable[Part]) -> dict[str, dict[str, Path]]:
+    """Returns {split: {file name of a shard: its record file}} of the parts with at least one clip."""
+    return {
+        split: {f"{name}-{split}.tfrecord-{n:05d}-of-{len(full):05d}": part.path for n, (part, _) in enumerate(full)}
+        for split, full in _full(parts).items()
+    }
+
+
+def _full(parts: Iterable[Part]) -> dict[str, list[tuple[Part, dict]]]:
+    """Returns {split: [(part, outcome)]} of the parts with at least one clip."""
+    return {
+        split: [(part, outcome) for part in members if (outcome := part.outcome()) and outcome["files"]]
+        for split, members in itertools.groupby(parts, lambda part: part.split)
+    }
 
 
 def _describe(folder: Path, name: str, labels: tuple[str, ...], sizes: Mapping[str, list[tuple[int, int]]]) -> None:

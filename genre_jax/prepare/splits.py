@@ -25,7 +25,7 @@ def parse(text: str, legal: Mapping[str, str]) -> tuple[str, list[int]]:
     """
     name, *numbers = text.split(":")
     form = legal.get(name)
-    if form is None or not all(re.fullmatch(r"\d+", number) for number in numbers):
+    if form is None or not all(re.fullmatch(r"[0-9]{1,9}", number) for number in numbers):
         raise _unknown(text, legal)
     most, least = form.count(":"), form.split("[")[0].count(":")
     if not least <= len(numbers) <= most:

@@ -4,6 +4,7 @@ Both data sets hold one record per file, with `audio` as int64 samples at 22,050
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,26 +34,35 @@ def find(source: Path, name: str, labels: tuple[str, ...]) -> list[Item] | None:
         raise UserError(
             f"{folder} holds no {name}-*.tfrecord-* files: prepare it in tensorflow-datasets with file_format='tfrecord'"
         )
-    items = []
+    items: list[Item] = []
     for shard in paths:
-        for data, *_, example in tfrecord.examples(shard):
-            if not set(FEATURES) <= example.keys():
-                raise UserError(
-                    f"{shard} holds the features {', '.join(sorted(example))}, expected {', '.join(FEATURES)} for {name}"
-                )
-            _, first, end = example["audio"]
-            file = tfrecord.text(data, example["audio/filename"])
-            label = labels[tfrecord.integers(data, example["label"])[0]]
-            items.append(Item(file, Path(file).stem, (label,), path=str(shard), member=(first, end - first)))
+        try:
+            items += _items(shard, name, labels)
+        except (ValueError, IndexError):
+            raise UserError(f"{shard} is damaged: prepare {name} in tensorflow-datasets again") from None
     return items
+
+
+def _items(shard: Path, name: str, labels: tuple[str, ...]) -> Iterator[Item]:
+    """Yield the items of one file of records."""
+    for data, *_, example in tfrecord.examples(shard):
+        if not set(FEATURES) <= example.keys():
+            raise UserError(
+                f"{shard} holds the features {', '.join(sorted(example))}, expected {', '.join(FEATURES)} for {name}"
+            )
+        _, first, end = example["audio"]
+        file = tfrecord.text(data, example["audio/filename"])
+        label = labels[tfrecord.integers(data, example["label"])[0]]
+        yield Item(file, Path(file).stem, (label,), path=str(shard), member=(first, end - first))
 
 
 def _holds(folder: Path, name: str) -> bool:
     """Whether `folder` holds one version of the data set `name`."""
     try:
-        return json.loads((folder / "dataset_info.json").read_text()).get("name") == name
-    except (OSError, ValueError):
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(info, dict) and info.get("name") == name
 
 
 def render(item: Item, sample_rate: int) -> Render:

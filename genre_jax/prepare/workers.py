@@ -24,8 +24,9 @@ from multiprocessing.process import BaseProcess
 
 import numpy as np
 
+from genre_jax.console import UserError, printable
 from genre_jax.datasets.types import Item, Render
-from genre_jax.prepare.audio import AudioError, to_pcm
+from genre_jax.prepare.audio import AudioError, explained, to_pcm
 
 SHORTEST = 0.1  # seconds; a shorter clip is quarantined
 SILENT = 1e-4  # peak, -80 dB of full scale; a clip with a lower peak is quarantined
@@ -192,7 +193,10 @@ class _Worker:
         try:
             self._pipe.recv()  # wait for the imports, because the time limit is for the clip alone
         except EOFError:
-            raise RuntimeError(f"a worker process could not start (exit code {self.end()})") from None
+            raise UserError(
+                f"a decoding process could not start (exit code {self.end()}): check that --memory_gb is high enough, and that "
+                "the machine has memory left for all --workers"
+            ) from None
 
 
 def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits) -> None:
@@ -204,16 +208,13 @@ def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate:
             item = pipe.recv()
             try:
                 try:
-                    result: Result = render_clip(render, item, sample_rate)
+                    with explained():  # any error of a decoder costs one clip only
+                        result: Result = render_clip(render, item, sample_rate)
                 except AudioError as error:
-                    result = str(error)
+                    result = printable(str(error))
                 pipe.send(result)
             except MemoryError:
                 pipe.send(f"memory limit: decoding needs more than {limits.memory_gb:g} GiB")
-            except BrokenPipeError:
-                raise
-            except Exception as error:  # any error of a decoder costs one clip only
-                pipe.send(f"{type(error).__name__}: {error}")
 
 
 def _limit_process(memory: int) -> None:

@@ -103,10 +103,19 @@ def _answers(train: np.ndarray, targets: np.ndarray, test: np.ndarray, tracks: n
 
 
 def _read(cache: Path) -> dict[str, dict[str, float]]:
+    """Returns the scores that the cache holds; scores that are damaged are computed again."""
     try:
-        return json.loads(cache.read_text())
-    except (OSError, ValueError):
+        known = json.loads(cache.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return {key: scores for key, scores in known.items() if _are_scores(scores)} if isinstance(known, dict) else {}
+
+
+def _are_scores(scores: object) -> bool:
+    """Whether a value is a map from names of baselines to accuracies in [0, 1]."""
+    if not isinstance(scores, dict) or not scores or not scores.keys() <= {"rms_centroid", "mfcc_means"}:
+        return False
+    return all(isinstance(score, int | float) and 0 <= score <= 1 for score in scores.values())
 
 
 def _write(cache: Path, known: dict[str, dict[str, float]]) -> None:

@@ -18,6 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from genre_jax.report.runs import finite
+
 DPI = 160  # of the files; the page shows 100 pixels per inch, and the figures therefore stay sharp on dense screens
 
 
@@ -112,8 +114,7 @@ def _without_font_messages() -> Iterator[None]:
 def series(lines: Metrics, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and values `(lines,)` float64 of one key of metrics.jsonl; a value that is not a number is NaN."""
     chosen = [(line["step"], line[key]) for line in lines if line.get("split") == split and key in line]
-    values = [value if isinstance(value, int | float) else float("nan") for _, value in chosen]
-    return np.array([step for step, _ in chosen], np.float64), np.array(values, np.float64)
+    return np.array([step for step, _ in chosen], np.float64), np.array([finite(value) for _, value in chosen], np.float64)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

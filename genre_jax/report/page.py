@@ -21,7 +21,7 @@ from genre_jax.atomic import write_text
 from genre_jax.console import UserError
 from genre_jax.data import shards
 from genre_jax.report import baselines
-from genre_jax.report.runs import Run, distinct, read_run
+from genre_jax.report.runs import LEVELS, Run, distinct, finite, read_run
 
 NEEDED = ("matplotlib", "jinja2", "librosa")
 CURVES = {
@@ -34,7 +34,6 @@ CURVES = {
 }
 SCORES = {key: CURVES[key] for key in ("mean_average_precision", "roc_auc", "top_k_accuracy")}
 OPTIMISER = {"learning_rate": "Learning rate", "gradient_norm": "Gradient norm"}
-LEVELS = {"raw": "windows", "clip": "clips", "track": "tracks"}
 BASELINES = {
     "rms_centroid": "RMS + spectral centroid, logistic regression",
     "mfcc_means": "Means of 20 MFCCs, logistic regression",
@@ -88,6 +87,7 @@ def _section(run: Run, output: Path, prefix: str) -> dict:
     return {
         "name": run.name,
         "prefix": prefix,
+        "faults": run.faults,
         "results": run.results,
         "multi": run.task == "multi",
         "last_step": max((int(line["step"]) for line in run.metrics), default=None),
@@ -126,13 +126,14 @@ def _score_rows(results: dict, baseline_rows: list[tuple[str, float, int, str]])
         (f"Per {level[:-1]}, {names[rule]}", results[key][rule].get("accuracy"), results.get(level, 0), "run")
         for key, level in (("track", "tracks"), ("clip", "clips"))
         for rule in names
-        if rule in results.get(key, {})
+        if isinstance(results.get(key, {}).get(rule), dict)
     ]
     if "raw" in results:
         rows.append(("Per window", results["raw"].get("accuracy"), results.get("windows", 0), "run"))
     scores = []
     for name, value, count, kind in rows + baseline_rows:
-        low, high = metrics.wilson_interval(float("nan") if value is None else value, count)
+        value = value if 0 <= finite(value) <= 1 else None
+        low, high = metrics.wilson_interval(finite(value), count)
         scores.append({"name": name, "value": value, "count": count, "low": low, "high": high, "kind": kind})
     return scores
 
@@ -142,7 +143,8 @@ def _baseline_rows(run: Run) -> tuple[list[tuple[str, float, int, str]], str]:
     if run.results is None or run.task != "single":
         return [], ""
     tracks = run.results.get("tracks", 0)
-    train_split = run.config.get("data", {}).get("train", "train")
+    data = run.config.get("data")
+    train_split = str(data.get("train", "train")) if isinstance(data, dict) else "train"
     try:
         scores, reason = baselines.cached_score(Path(run.results["directory"]), train_split, run.results["split"])
     except (OSError, ValueError, KeyError):
@@ -183,7 +185,7 @@ def _draw_throughput(run: Run, folder: Path) -> dict | None:
     keys = ("seconds", "clips_per_second", "waiting")
     if not run.timings:
         return None
-    table = np.array([[_finite(line.get(key)) for key in keys] for line in run.timings])
+    table = np.array([[finite(line.get(key)) for key in keys] for line in run.timings])
     minutes = table[:, 0] / 60
     columns = {"Clips per second": (minutes, table[:, 1]), "Time waiting for data": (minutes, table[:, 2])}
     draw = figures.panels(columns, "minutes", percent=("Time waiting for data",))
@@ -192,7 +194,7 @@ def _draw_throughput(run: Run, folder: Path) -> dict | None:
 
 
 def _median(timings: list[dict], key: str) -> float | None:
-    values = [value for line in timings if math.isfinite(value := _finite(line.get(key)))]
+    values = [value for line in timings if math.isfinite(value := finite(line.get(key)))]
     return float(np.median(values)) if values else None
 
 
@@ -355,7 +357,8 @@ def _comparison_row(run: Run) -> dict:
         entry = results.get(level, {})
         if multi:
             return entry.get("mean_average_precision")
-        return entry.get("max_probability", entry).get("accuracy")
+        rule = entry.get("max_probability")
+        return (rule if isinstance(rule, dict) else entry).get("accuracy")
 
     keys = ("data_set", "step", "parameters", "loss", "train_seconds")
     return {"name": run.name, "score": "mAP" if multi else "accuracy"} | {
@@ -376,23 +379,19 @@ def _flatten(config: dict, prefix: str = "") -> dict:
 # ---------------------------------------------------------------- formatting of values
 
 
-def _finite(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
 def percent(value: object, digits: int = 1) -> str:
     """0.8437 → "84.4 %"; a dash for a missing value."""
-    return f"{100 * known:.{digits}f} %" if math.isfinite(known := _finite(value)) else "–"
+    return f"{100 * known:.{digits}f} %" if math.isfinite(known := finite(value)) else "–"
 
 
 def number(value: object, digits: int = 0) -> str:
     """8041219 → "8,041,219"; a dash for a missing value."""
-    return f"{known:,.{digits}f}" if math.isfinite(known := _finite(value)) else "–"
+    return f"{known:,.{digits}f}" if math.isfinite(known := finite(value)) else "–"
 
 
 def duration(seconds: object) -> str:
     """5025 → "1 h 23 min"; a dash for a missing value."""
-    known = _finite(seconds)
+    known = finite(seconds)
     if not math.isfinite(known):
         return "–"
     whole = round(known)

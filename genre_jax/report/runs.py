@@ -1,13 +1,22 @@
-"""The files of a run, read from its workdir for the report."""
+"""The files of a run, read from its workdir for the report. What is damaged is left out, with a sentence that says so."""
 
 import dataclasses
 import json
-import zipfile
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from genre_jax.console import UserError
+from genre_jax.console import UserError, printable
+from genre_jax.report import predictions
+
+LARGEST = 1e100  # a larger number in a log is a fault, and no axis can show it
+LATEST = 2**53  # steps and counts are whole numbers in float64
+DEEPEST = 30  # levels of a JSON file
+TEXTS = ("run", "split", "data_set", "task", "directory")  # entries of results.json
+NUMBERS = ("step", "sample_rate", "windows", "clips", "tracks", "parameters", "train_seconds", "clips_per_second", "loss")
+LEVELS = {"raw": "windows", "clip": "clips", "track": "tracks"}  # entries with scores → their examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +30,9 @@ class Run:
       environment: contents of environment.json.
       metrics: lines of metrics.jsonl that have a step.
       timings: lines of timings.jsonl.
-      results: contents of results.json.
+      results: contents of results.json, with the entries of `TEXTS`, `NUMBERS` and `LEVELS`.
       predictions: columns of predictions.npz.
+      faults: a sentence for each file that is damaged.
     """
 
     workdir: Path
@@ -33,6 +43,7 @@ class Run:
     timings: list[dict]
     results: dict | None
     predictions: dict[str, np.ndarray] | None
+    faults: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -42,53 +53,125 @@ class Run:
 
 def read_run(workdir: Path) -> Run:
     """Read the files of a workdir. Raises `UserError` if it has neither config, results nor metrics."""
-    config, results = (_read_json(workdir / name) for name in ("config.json", "results.json"))
-    lines = _read_lines(workdir / "metrics.jsonl")
+    faults: list[str] = []
+    config, results, environment = (
+        _read_json(workdir / name, faults) for name in ("config.json", "results.json", "environment.json")
+    )
+    lines = _read_lines(workdir / "metrics.jsonl", faults)
     if config is None and results is None and not lines:
-        raise UserError(f"no run in {str(workdir)!r}: a workdir holds config.json, metrics.jsonl or results.json")
+        found = f" ({'; '.join(faults)})" if faults else ""
+        raise UserError(f"no run in {str(workdir)!r}: a workdir holds config.json, metrics.jsonl or results.json{found}")
+    results = None if results is None else _legal_results(results, faults)
+    name = str((results or {}).get("run") or (config or {}).get("name") or workdir.resolve().name)
     return Run(
         workdir=workdir,
-        name=str((results or {}).get("run") or (config or {}).get("name") or workdir.resolve().name),
+        name=printable(name),
         config=config or {},
-        environment=_read_json(workdir / "environment.json") or {},
-        metrics=[line for line in lines if isinstance(line.get("step"), int | float)],
-        timings=_read_lines(workdir / "timings.jsonl"),
+        environment=environment or {},
+        metrics=[line for line in lines if 0 <= finite(line.get("step")) < LATEST],
+        timings=_read_lines(workdir / "timings.jsonl", faults),
         results=results,
-        predictions=_read_predictions(workdir / "predictions.npz"),
+        predictions=_read_predictions(workdir / "predictions.npz", faults),
+        faults=tuple(faults),
     )
 
 
-def _read_json(path: Path) -> dict | None:
+def finite(value: object) -> float:
+    """Returns a number of a JSON file as float. It is NaN if the value is not a number, or exceeds `LARGEST`."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else float("nan")
+
+
+def _read_json(path: Path, faults: list[str]) -> dict | None:
+    """Returns the object in a JSON file, or None if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        faults.append(f"{path.name} cannot be read: {error.strerror}")
+        return None
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict) and _depth_is_legal(value):
+        return value
+    faults.append(f"{path.name} is damaged and left out: it is not a JSON object")
+    return None
 
 
-def _read_lines(path: Path) -> list[dict]:
-    """Read the objects of a JSON-lines file, without lines that a crash cut off."""
-    if not path.exists():
+def _depth_is_legal(value: object, left: int = DEEPEST) -> bool:
+    """Whether a JSON value has at most `left` levels. Deeper values would exhaust Python's stack when they are printed."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left > 0 and all(_depth_is_legal(item, left - 1) for item in inner)
+
+
+def _legal_results(results: dict, faults: list[str]) -> dict:
+    """Returns the entries of results.json that have the types that the page expects; a sentence names the others."""
+    legal: dict[str, Any] = {}
+    for key in (*TEXTS, *NUMBERS, *LEVELS):
+        if key in results:
+            value = results[key]
+            if _is_legal(key, value):
+                legal[key] = value
+            else:
+                faults.append(f"results.json is damaged, and its entry {key!r} is left out")
+    return legal
+
+
+def _is_legal(key: str, value: object) -> bool:
+    """Whether an entry of results.json has its type: scores are numbers, or voting rule → numbers; None: undefined."""
+    if key == "task":
+        return value in ("single", "multi")
+    if key == "split":
+        return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
+    if key in TEXTS:
+        return isinstance(value, str)
+    if key in LEVELS.values():
+        return isinstance(value, int) and 0 <= value < LATEST
+    if key in NUMBERS:
+        return value is None or isinstance(value, int | float)
+    if not isinstance(value, dict):
+        return False
+    scores = [score for entry in value.values() for score in (entry.values() if isinstance(entry, dict) else [entry])]
+    return all(score is None or isinstance(score, int | float) for score in scores)
+
+
+def _read_lines(path: Path, faults: list[str]) -> list[dict]:
+    """Returns the objects of a JSON-lines file, without damaged lines. A last line that is still being written is no fault."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
-    objects = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    except OSError as error:
+        faults.append(f"{path.name} cannot be read: {error.strerror}")
+        return []
+    objects: list[dict] = []
+    for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             objects.append(value)
+    whole = lines[:-1]
+    if len(objects) < len(whole):
+        faults.append(f"{path.name} is damaged, and {len(whole) - len(objects)} of its {len(whole)} lines are left out")
     return objects
 
 
-def _read_predictions(path: Path) -> dict[str, np.ndarray] | None:
+def _read_predictions(path: Path, faults: list[str]) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
     try:
-        with open(path, "rb") as file, np.load(file) as columns:  # NumPy does not close a damaged file
-            return dict(columns)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return predictions.read(path)
+    except predictions.Damaged as error:
+        faults.append(f"{path.name} is left out: {error}")
         return None
 
 
 def distinct(runs: list[Run]) -> list[Run]:
     """Return the runs with the workdir appended to the names that several runs share."""
     names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else dataclasses.replace(run, name=f"{run.name} ({run.workdir})") for run in runs]
+    return [
+        run if names.count(run.name) == 1 else dataclasses.replace(run, name=printable(f"{run.name} ({run.workdir})"))
+        for run in runs
+    ]
