@@ -7,8 +7,6 @@ them. A duration is a text such as "30 epochs", "2000 steps" or "1e6 examples".
 
 import inspect
 import json
-import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from genre_jax.config_section import Section, flat
 from genre_jax.console import UserError
 from genre_jax.data import order
 from genre_jax.data.locate import check_name
+from genre_jax.durations import parse_duration
 from genre_jax.weights import files
 
 VERSION = 2  # schema version: it changes when a key is added, removed or renamed
@@ -61,7 +60,6 @@ FREE_ON_RESUME = (
     "data.verify",
     "data.on_corrupt",
 )
-_UNITS = ("steps", "epochs", "examples")
 _PLACES = ("init_from", "data.data_dir")  # paths of one machine, which `save_pretrained` leaves out of its files
 
 
@@ -356,33 +354,6 @@ def read_json(path: Path) -> ConfigDict:
 def digest(config: ConfigDict) -> str:
     """Returns the checksum of the keys that change the numbers of a run: all except `FREE_ON_RESUME`."""
     return checksum.of_json({key: value for key, value in flat(to_json(config)).items() if key not in FREE_ON_RESUME})
-
-
-def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
-    """Returns the number and the unit of a duration such as "30 epochs". `key` names it in the `UserError`."""
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]+)\s*", text)
-    try:
-        number = float(match[1]) if match else math.nan
-    except ValueError:
-        number = math.nan
-    unit = (match[2].rstrip("s") + "s") if match else ""
-    if unit not in _UNITS or not number >= 0:
-        raise UserError(f"{key} must be a number and one of {', '.join(_UNITS)}, as in '30 epochs', and was given {text!r}")
-    return number, unit
-
-
-def steps(text: str, batch_size: int, examples: int, key: str = "duration") -> int:
-    """Returns a duration as a number of steps, rounded up and at least 1.
-
-    Args:
-      text: the duration, such as "30 epochs".
-      batch_size: clips in a step.
-      examples: clips in an epoch.
-      key: what the `UserError` for a malformed duration calls it.
-    """
-    number, unit = parse_duration(text, key)
-    per_unit = {"steps": 1.0, "examples": 1.0 / batch_size, "epochs": examples / batch_size}[unit]
-    return max(1, math.ceil(number * per_unit - 1e-9))
 
 
 def validate(config: ConfigDict) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import evaluate, forward, freezing, optim, parallel
+from genre_jax import durations, evaluate, forward, freezing, optim, parallel
 from genre_jax.augment import noise, validate
 from genre_jax.console import UserError, say
 from genre_jax.data import locate, mix, shards
@@ -72,11 +72,11 @@ class Program:
 
     def count(self, duration: str, key: str) -> int:
         """The steps of a duration, the value of config key `key`."""
-        return configs.steps(duration, self.config.train.batch_size, self.clips, key)
+        return durations.steps(duration, self.config.train.batch_size, self.clips, key)
 
     def _first(self, duration: str) -> int:
         """The first step after `duration`, counted from 0."""
-        return self.count(duration, "augment.start") if configs.parse_duration(duration)[0] else 0
+        return self.count(duration, "augment.start") if durations.parse_duration(duration)[0] else 0
 
     def init(self) -> dict[str, Any]:
         """Fresh variables of the network."""

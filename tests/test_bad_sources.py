@@ -134,7 +134,7 @@ def test_a_damaged_passport_makes_the_data_set_again(tmp_path, monkeypatch, caps
     passport.write_text(content)
     capsys.readouterr()
     assert build.prepare("folder", tmp_path, RATE, **options) == folder
-    assert capsys.readouterr().out.startswith(f"{passport} is damaged: the data set is made again\n")
+    assert capsys.readouterr().out.startswith(f"the data set is made again, because {passport} ")
     assert passport.read_bytes() == whole
 
 

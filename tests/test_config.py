@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from genre_jax import config as configs
-from genre_jax import forward, models
+from genre_jax import durations, forward, models
 from genre_jax.config_section import KINDS
 from genre_jax.console import UserError
 
@@ -235,4 +235,4 @@ def test_a_config_of_another_schema_is_refused():
     ],
 )
 def test_durations(text, steps):
-    assert configs.steps(text, batch_size=8, examples=100) == steps
+    assert durations.steps(text, batch_size=8, examples=100) == steps

@@ -21,7 +21,7 @@ from genre_jax.data import shards
 from genre_jax.data.batches import EvalBatches
 from genre_jax.data.order import window_starts
 from genre_jax.loop import train_and_evaluate
-from genre_jax.prepare import tfrecord
+from genre_jax.prepare import passport, tfrecord
 from genre_jax.report.page import write_report
 from genre_jax.run import Run
 
@@ -449,6 +449,7 @@ def test_softmax_refuses_several_labels_a_clip(tmp_path):
         for old in folder.glob(f"*-{split}.tfrecord*"):
             old.unlink()
         tfrecord.write_shards(folder, "both", split, clips)
+    passport.write(folder, locate.read_passport(folder))
     with pytest.raises(UserError, match="loss 'softmax' needs one label per clip, and 'c1' has 2: set data.labels to 'first'"):
         Run(small_config(tmp_path, data__name="both"))
     for options in ({"data__labels": "first"}, {"loss__name": "sigmoid"}):
@@ -497,6 +498,7 @@ def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
             for i in range(9)
         ]
         tfrecord.write_shards(folder, "both", split, clips)
+    passport.write(folder, locate.read_passport(folder))
     config = small_config(data_dir, "snn", data__name="both", loss__name="sigmoid", loss__class_weights="balanced")
     summary = train_and_evaluate(config, tmp_path / "run")
     assert summary["task"] == "multi"

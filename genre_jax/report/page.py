@@ -111,6 +111,8 @@ def _open_data(run: Run) -> tuple[shards.Index | None, str]:
     if run.results is None:
         return None, "the run has no results yet"
     folder = Path(run.results.get("directory", ""))
+    if not (folder / "passport.json").exists():
+        return None, f"the data set is no longer at {folder}"
     try:
         return shards.load_index(folder, run.results["split"]), ""
     except UserError as error:
