@@ -239,8 +239,9 @@ def _read_soundfile(file, start: float, duration: float | None) -> Iterator[np.n
         if start and first >= frames:
             raise _after_end(start, frames / rate)
         last = frames if duration is None else min(frames, first + round(duration * rate))
-        at = 0 if file.format in _INEXACT_SEEK else file.seek(first)
+        at = 0
         try:
+            at = 0 if file.format in _INEXACT_SEEK else file.seek(first)
             while at < last:
                 block = file.read(min(round(_BLOCK_SECONDS * rate), last - at), dtype="float32", always_2d=True)
                 if not len(block):
@@ -265,6 +266,9 @@ def _open_av(path: Path | bytes, start: float, duration: float | None) -> tuple[
         container.close()
         raise AudioError("the file holds no audio stream")
     context = container.streams.audio[0].codec_context
+    if context is None:
+        container.close()
+        raise AudioError("FFmpeg has no decoder for the codec of the audio stream")
     return Format(context.name, context.sample_rate, context.channels), _read_av(container, start, duration)
 
 
