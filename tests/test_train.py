@@ -17,7 +17,7 @@ from genre_jax import run as runs
 from genre_jax.augment import waveform
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
-from genre_jax.data import shards
+from genre_jax.data import locate, shards
 from genre_jax.data.batches import EvalBatches
 from genre_jax.data.order import window_starts
 from genre_jax.loop import train_and_evaluate
