@@ -248,6 +248,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     elif not start:
         state = _fit(run, state, checkpoints, logbook)
     checkpoints.wait()
+    del state  # the devices need not hold two states
     state, step = checkpoints.final(config.evaluate.weights, abstract)
     checkpoints.close()
     summary = _final(run, state, step, workdir, {"parameters": parameters, "train_seconds": round(logbook.seconds, 1)})
