@@ -27,7 +27,8 @@ def load(source):
 def save_pretrained(workdir, path):
     """Write the trained network of `workdir` into one .safetensors file for `load` and `config.init_from`.
 
-    Returns `path`. Raises `console.UserError` if the run has no checkpoint or `path` does not end in .safetensors.
+    Returns `path`. Raises `console.UserError` if the run has no whole checkpoint, if its weights hold NaN or infinity, or if
+    `path` does not end in .safetensors.
     """
     from genre_jax.weights import pretrained
 

@@ -263,7 +263,8 @@ class Checkpoints:
         """The verified item "about", without its checksum."""
         folder = self._directory / str(step)
         with _reading():
-            if b'"about"' not in (folder / "_CHECKPOINT_METADATA").read_bytes():  # Orbax's list of the items
+            listed_items = folder / "_CHECKPOINT_METADATA"
+            if not (folder / "about").exists() and b'"about"' not in listed_items.read_bytes():
                 raise UserError(
                     f"{folder} was written by an earlier genre_jax, without checksums: train again in another workdir"
                 )
@@ -358,4 +359,4 @@ def _cause(error: Exception) -> str:
         return os.strerror(number)
     line = (str(error).strip().splitlines() or [""])[0]
     words = re.sub(r" \[[\w\[\]]+='.*", "", line).split('": ')[-1]
-    return words[:120] or type(error).__name__
+    return f"no entry {words}" if isinstance(error, KeyError) else words[:120] or type(error).__name__

@@ -308,20 +308,19 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     return config
 
 
-def from_json(values: dict[str, Any], source: str = "the config") -> ConfigDict:
+def from_json(values: dict[str, Any]) -> ConfigDict:
     """Returns the config that `to_json` wrote.
 
     Args:
       values: the JSON object. It must hold the keys of its components and of `base`; only `init_from` and `data.data_dir`
         may be missing, and get their defaults.
-      source: what error messages call the config, such as the path of its file.
 
     Raises `UserError` for another schema version, and for a missing or unknown key.
     """
     advice = "train the run again, or use the genre_jax that wrote it"
     if values.get("version") != VERSION:
         has = f"schema version {values['version']}" if "version" in values else "no schema version"
-        raise UserError(f"{source} has {has}, and this genre_jax reads schema version {VERSION}: {advice}")
+        raise UserError(f"the config has {has}, and this genre_jax reads schema version {VERSION}: {advice}")
     config, stored = base(""), flat(values)
     for kind in COMPONENTS:
         if f"{kind}.name" in stored:
@@ -330,7 +329,7 @@ def from_json(values: dict[str, Any], source: str = "the config") -> ConfigDict:
     for problem, names in (("lacks the", keys - stored.keys() - {*_PLACES}), ("has the unknown", stored.keys() - keys)):
         if names:
             listed = f"key{'s' * (len(names) > 1)} {', '.join(sorted(names)[:5])}{' …' * (len(names) > 5)}"
-            raise UserError(f"{source} {problem} {listed}: {advice}")
+            raise UserError(f"the config {problem} {listed}: {advice}")
     for key, value in stored.items():
         override(config, key, value)
     return config
@@ -343,10 +342,11 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def read_json(path: Path) -> ConfigDict:
     """Returns the config in a file that holds `to_json`, with checked values. Raises `UserError` that names the file."""
-    config = from_json(atomic.read_json(path, dict), str(path))
+    values = atomic.read_json(path, dict)
     try:
+        config = from_json(values)
         validate_values(config)
-    except UserError as error:
+    except (UserError, TypeError, AttributeError) as error:  # the last two for values of a wrong type
         raise UserError(f"{path}: {error}") from error
     return config
 

@@ -72,6 +72,7 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     elif not start:
         state = _fit(run, state, checkpoints, logbook)
     skipped = int(state.skipped)
+    del state  # the devices need not hold two states
     state, step = checkpoints.final(config.evaluate.weights, abstract)
     checkpoints.close()
     known = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}

@@ -72,7 +72,7 @@ class Tagger:
     def __init__(self, workdir: str | Path):
         """Load a workdir, with the checkpoint that its evaluation uses, or a file of `genre_jax.save_pretrained`.
 
-        Raises `UserError` if the run or one of its files is missing.
+        Raises `UserError` if the run or one of its files is missing or damaged.
         """
         import jax
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 from conftest import ROOT
 
+from genre_jax import atomic, durations, forward, models
 from genre_jax import config as configs
-from genre_jax import durations, forward, models
 from genre_jax.config_section import KINDS
 from genre_jax.console import UserError
 
@@ -217,8 +217,27 @@ def test_a_config_of_another_schema_is_refused():
         (values | {"emma": 0.5}, "has the unknown key emma"),
     ):
         sentence += ": train the run again, or use the genre_jax that wrote it"
-        with pytest.raises(UserError, match=f"^runs/a/config.json {re.escape(sentence)}$"):
-            configs.from_json(wrong, "runs/a/config.json")
+        with pytest.raises(UserError, match=f"^the config {re.escape(sentence)}$"):
+            configs.from_json(wrong)
+
+
+def test_the_digest_covers_the_keys_that_change_the_numbers():
+    config, other = configs.base("run"), configs.base("run")
+    for key, value in {"devices": 4, "data.data_dir": "x", "data.prefetch": 9, "model.backend": "lax"}.items():
+        configs.override(other, key, value)
+    assert configs.digest(config) == configs.digest(other) == configs.digest(configs.from_json(configs.to_json(config)))
+    configs.override(other, "schedule.learning_rate", 0.5)
+    assert configs.digest(config) != configs.digest(other)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    config = configs.base("run")
+    config.schedule.learning_rate = float("inf")
+    with pytest.raises(UserError, match="config key 'schedule.learning_rate' must hold finite numbers, and was given inf"):
+        configs.validate_values(config)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        atomic.write_json(tmp_path / "x.json", configs.to_json(config))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -138,7 +139,7 @@ def test_a_failed_step_leaves_the_state_before_it(tones, tmp_path, monkeypatch, 
     """Step 4 fails, or steps 2 and 4. The dump holds the state before step 4 whether it was kept or reached again."""
     config = small_config(tones, "snn", train__skip_nonfinite=allowed, devices=1)
     spoiled(monkeypatch, 4, *([2] if allowed else []))
-    with pytest.raises(UserError, match=r"loss nan and gradient norm nan at step 4 are not finite; the last good checkpoint is of "
+    with pytest.raises(UserError, match=r"loss nan and gradient norm inf at step 4 are not finite; the last good checkpoint is of "
                        r"step 3; `python -m genre_jax.main --replay=.*run/nonfinite` explains the step; .*: train/\w+/0\d.wav"):  # fmt: skip
         train_and_evaluate(config, tmp_path / "run")
     run = Run(config)
@@ -229,7 +230,7 @@ def test_replay_explains_each_stage(tones, tmp_path, change, sentence):
     if "params" in change:
         state = state.replace(params=jax.tree.map(lambda x: np.full_like(x, change["params"]), state.params))
     said = replay.explain(run.program, config, state, jax.device_get(run.constants), batch, [str(c) for c in batch["clip"]])
-    assert __import__("re").search(sentence, said), said
+    assert re.search(sentence, said), said
 
 
 def test_replay_of_a_folder_without_a_dump(tmp_path, call_main):
@@ -253,7 +254,7 @@ def test_scores_that_are_not_finite_are_no_result(tones, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "evaluate", evaluate)
     with pytest.raises(UserError, match=r"windows of the validation split have scores that are not finite at step 3, the first is "
-                       r"'validation/low/0\d.wav' at \d\.\d s: lower schedule.learning_rate"):  # fmt: skip
+                       r"'validation/\w+/0\d.wav' at \d\.\d s: lower schedule.learning_rate"):  # fmt: skip
         train_and_evaluate(small_config(tones, "snn"), tmp_path)
     assert not (tmp_path / "results.json").exists()
 

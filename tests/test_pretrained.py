@@ -1,13 +1,14 @@
 """Runs that start from pretrained weights, and files of a trained run, give the same numbers and predictions."""
 
 import json
-from pathlib import Path
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from absl import logging
 from conftest import CLASSES, small_config
+from damage import flips, initial_run
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from state_dicts import assert_equal, numbers, torchvision_resnet
@@ -22,25 +23,12 @@ from genre_jax.run import Run
 from genre_jax.weights import files, pretrained
 
 
-def saved_run(config, workdir: Path, step: int = 1):
-    """Write a workdir with the initial state of `config` as the checkpoint at `step`; return the run and the state."""
-    run = Run(config)
-    state = jax.device_get(run.initial_state()).replace(step=np.int32(step))
-    workdir.mkdir()
-    (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
-    (workdir / "labels.json").write_text(json.dumps(run.splits["train"].classes))
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    checkpoints.save(step, state)
-    checkpoints.close()
-    return run, state
-
-
 @pytest.fixture(scope="module")
 def donor(tones, tmp_path_factory):
     """(workdir, file of `save_pretrained`, state) of a run whose front end has fitted statistics."""
     folder = tmp_path_factory.mktemp("donor")
     config = small_config(tones, "resnet", model__stages=[1], frontend__scale="standardise", devices=1, augment__gain_cap=0.3)
-    _, state = saved_run(config, folder / "run")
+    _, state = initial_run(config, folder / "run")
     return folder / "run", genre_jax.save_pretrained(folder / "run", folder / "tones.safetensors"), state
 
 
@@ -69,7 +57,7 @@ def test_load_and_predict_leave_the_settings_of_the_process(tones, tmp_path, dty
     """A float64 run predicts in float64 in a float32 process, and a float32 run in float32 in a float64 process."""
     double, wave = dtype == "float64", numbers((5000,), 1) / 9
     with jax.enable_x64(double):
-        saved_run(small_config(tones, "snn", dtype=dtype, devices=1), tmp_path / "run")
+        initial_run(small_config(tones, "snn", dtype=dtype, devices=1), tmp_path / "run")
         expected = genre_jax.load(tmp_path / "run").tags(wave, 8000)
     file = genre_jax.save_pretrained(tmp_path / "run", tmp_path / "run.safetensors")
     verbosity = logging.get_verbosity()
@@ -87,7 +75,7 @@ def test_load_and_predict_leave_the_settings_of_the_process(tones, tmp_path, dty
 
 def test_load_does_not_switch_the_process_to_float64(tones, tmp_path):
     with jax.enable_x64(True):
-        saved_run(small_config(tones, "snn", dtype="float64", devices=1), tmp_path / "run")
+        initial_run(small_config(tones, "snn", dtype="float64", devices=1), tmp_path / "run")
     assert not jax.config.jax_enable_x64
     genre_jax.load(tmp_path / "run").predict(numbers((5000,), 1) / 9, 8000)
     assert not jax.config.jax_enable_x64
@@ -97,21 +85,115 @@ def test_a_file_of_save_pretrained_that_was_changed_is_refused(donor, tmp_path):
     _, path, _ = donor
     arrays, metadata = files.read(path)
     changed = tmp_path / "changed.safetensors"
+    damaged = "is damaged or was changed: its content has another checksum than the one that was written"
+    for change in ({"labels": '["d", "c", "b", "a"]'}, {"sample_rate": "16000"}, {"sha256": '"0"'}, {"more": "1"}):
+        save_file(arrays, changed, metadata | change)
+        with pytest.raises(UserError, match=damaged):
+            genre_jax.load(changed)
+    save_file(arrays | {"params/fc/bias": -arrays["params/fc/bias"] - 1}, changed, metadata)
+    for refused in (lambda: genre_jax.load(changed), lambda: pretrained.transplant(str(changed), {}, None, CLASSES)):
+        with pytest.raises(UserError, match=damaged):
+            refused()
     for change, sentence in (
         ({"labels": '["a", "b"]'}, "do not fit the config in it: params/fc/bias, params/fc/kernel differ"),
+        ({"labels": '["a", "a", "b", "c"]'}, "must hold a list of distinct class names that are not empty, and holds"),
         ({"labels": "["}, "contains an invalid config or invalid labels: Expecting value"),
         ({"config": "{}"}, "contains an invalid config or invalid labels: the config has no schema version, and"),
         ({"config": metadata["config"].replace("resnet18", "resnet81")}, "invalid labels: unknown model 'resnet81'"),
     ):
-        save_file(arrays, changed, metadata | change)
+        content = metadata | change
+        save_file(arrays, changed, content | {"sha256": pretrained._checksum(arrays, content)})
         with pytest.raises(UserError, match=sentence):
             genre_jax.load(changed)
+    save_file(arrays, changed, {key: value for key, value in metadata.items() if key != "sha256"})
+    with pytest.raises(
+        UserError, match="was written by an earlier genre_jax, without a checksum: save it again from a new run"
+    ):
+        genre_jax.load(changed)
     save_file(arrays, changed)
     with pytest.raises(UserError, match="was not written by genre_jax.save_pretrained: it lacks config and labels"):
         genre_jax.load(changed)
     with pytest.raises(UserError, match="a trained network is saved as .safetensors, and 'net.pth' ends in '.pth'"):
         genre_jax.save_pretrained(donor[0], "net.pth")
     assert load_file(path).keys() == arrays.keys()
+
+
+def test_weights_that_are_not_finite_are_not_written(donor, tmp_path):
+    trained = pretrained.load_trained(donor[0])
+    trained.variables["params"]["fc"]["bias"] = np.array([0, np.nan, 0, 0], np.float32)
+    with pytest.raises(
+        UserError, match="x.safetensors is not written, because the weights hold NaN or infinity in params/fc/bias"
+    ):
+        pretrained.write(trained, tmp_path / "x.safetensors")
+    trained = pretrained.load_trained(donor[0])
+    trained.config.schedule.learning_rate = float("nan")
+    with pytest.raises(UserError, match="config key 'schedule.learning_rate' must hold finite numbers, and was given nan"):
+        pretrained.write(trained, tmp_path / "x.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tones, tmp_path):
+    """In a file of `save_pretrained`, and in config.json and labels.json of a workdir."""
+    workdir = tmp_path / "run"
+    initial_run(small_config(tones, "snn", devices=1), workdir)
+    file = genre_jax.save_pretrained(workdir, tmp_path / "run.safetensors")
+    found = 0
+    for source, changed in ((file, [file]), (workdir, [workdir / "config.json"]), (workdir, [workdir / "labels.json"])):
+        whole = pretrained.load_trained(source)
+        for place in flips(changed, 40):
+            try:
+                trained = pretrained.load_trained(source)
+            except UserError:
+                found += 1
+                continue
+            assert trained.labels == whole.labels, place
+            assert configs.digest(trained.config) == configs.digest(whole.config), place
+            assert_equal(trained.variables, whole.variables)
+    assert found > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("config.json", None, "config.json is missing"),
+        ("config.json", "", "config.json cannot be read as JSON: Expecting value"),
+        ("config.json", '{"version": 2, "na', "config.json cannot be read as JSON: Unterminated string"),
+        ("config.json", "[1]", r"config.json must hold a JSON object, and holds \[1\]"),
+        ("config.json", {"model": 3}, "config.json: the config lacks the keys model"),
+        ("config.json", {"model": {"name": ["snn"]}}, "config.json: unhashable type"),
+        ("config.json", {"loss": {"name": "Softmax"}}, "config.json: unknown loss.name 'Softmax' .did you mean 'softmax'"),
+        ("config.json", {"ema": float("nan")}, "config.json cannot be read as JSON: NaN is not a number of JSON"),
+        (
+            "config.json",
+            {"loss": {"name": "sigmoid"}},
+            "config.json of .* has changed since its checkpoint of step 1 was written",
+        ),
+        ("labels.json", None, "is not the workdir of a run: it holds no labels.json"),
+        ("labels.json", "", "labels.json cannot be read as JSON"),
+        ("labels.json", b'["\xff"]', "labels.json cannot be read as JSON"),
+        ("labels.json", "{}", "labels.json must hold a JSON array, and holds {}"),
+        ("labels.json", '["a", "a", "a", "a"]', "labels.json must hold a list of distinct class names"),
+        ("labels.json", '["low", "", "high", "noise"]', "labels.json must hold a list of distinct class names"),
+        ("labels.json", '["low", 1, "high", "noise"]', "labels.json must hold a list of distinct class names"),
+        ("labels.json", "[]", "labels.json must hold a list of distinct class names"),
+        ("labels.json", '["mid", "low", "high", "noise"]', "labels.json of .* has changed since its checkpoint of step 1"),
+    ],
+)
+def test_a_workdir_whose_files_are_damaged_is_refused(donor, tmp_path, name, content, sentence):
+    workdir = shutil.copytree(donor[0], tmp_path / "run")
+    path = workdir / name
+    if content is None:
+        path.unlink()
+    elif isinstance(content, dict):
+        values = json.loads(path.read_text())
+        for key, change in content.items():
+            values[key] = values[key] | change if isinstance(change, dict) else change
+        path.write_text(json.dumps(values))
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    for refused in (genre_jax.load, lambda source: pretrained.transplant(str(source), {}, None, CLASSES)):
+        with pytest.raises(UserError, match=sentence):
+            refused(workdir)
 
 
 def test_a_run_starts_from_a_file_as_from_its_workdir(donor, tones, capsys):
@@ -160,7 +242,7 @@ def test_resuming_goes_before_init_from(donor, tones, tmp_path, capsys):
     for step in range(2):
         state, _ = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(step)))
     capsys.readouterr()
-    checkpoints = Checkpoints(tmp_path / "killed/checkpoints")
+    checkpoints = Checkpoints(tmp_path / "killed", config, CLASSES)
     checkpoints.save(2, state)
     checkpoints.close()
     resumed = train_and_evaluate(config, tmp_path / "killed")

@@ -115,6 +115,25 @@ def test_the_checkpoint_is_the_one_that_was_evaluated(workdir, tagger, wavs, tmp
     assert genre_jax.load(tmp_path / "last").predict(wavs[3]) == dict.fromkeys(CLASSES, 0.25)
 
 
+def test_a_network_that_computes_nan_is_refused(workdir, clips, wavs):
+    tagger = genre_jax.load(workdir)
+    scores, start = tagger._scores, tagger.tags(wavs[5]).starts[1]
+
+    def broken(batch):
+        logits, embeddings = map(np.array, scores(batch))
+        logits[1, 2] = np.nan
+        return logits, embeddings
+
+    tagger._scores = broken
+    with pytest.raises(
+        UserError, match=f"^{wavs[5]}: the network computes NaN or infinity for 1 of .* window at {start:g} s: its"
+    ):
+        tagger.tags(wavs[5])
+    tagger._scores = lambda batch: (scores(batch)[0], np.full((8, 8), np.inf))
+    with pytest.raises(UserError, match="^the network computes NaN or infinity for .* first for the window at 0 s"):
+        tagger.predict(clips[5], RATE)
+
+
 def test_another_rate_and_more_channels_change_little(tagger, clips, wavs, tmp_path):
     for row in (0, 5, 8, 11):
         doubled = audio.resample(clips[row].astype(np.float32) / 32768, RATE, 2 * RATE)
