@@ -78,14 +78,8 @@ def prepare(
     name = name or default_name(dataset, path, options)
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = locate.directory(data_dir, name, sample_rate)
-    if (folder / "passport.json").exists() and not overwrite:
-        try:
-            locate.read_passport(folder)
-        except UserError as error:
-            say(f"the data set is made again, because {error}")
-        else:
-            say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
-            return folder
+    if not overwrite and _is_there(folder):
+        return folder
     build(
         DATASETS[dataset](path, **options),
         Path(data_dir),
@@ -98,6 +92,19 @@ def prepare(
         beam=beam,
     )
     return folder
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether the data set in `folder` is complete and is kept. Prints what follows."""
+    if not (folder / "passport.json").exists():
+        return False
+    try:
+        locate.read_passport(folder)
+    except UserError as error:
+        say(f"the data set is made again, because {error}")
+        return False
+    say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
+    return True
 
 
 def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:

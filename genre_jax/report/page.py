@@ -7,6 +7,7 @@ scores and misclassified clips use the mean probability over the windows of a cl
 TensorFlow.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -147,10 +148,11 @@ def _baseline_rows(run: Run) -> tuple[list[tuple[str, float, int, str]], str]:
     tracks = run.results.get("tracks", 0)
     data = run.config.get("data")
     train_split = str(data.get("train", "train")) if isinstance(data, dict) else "train"
-    try:
-        scores, reason = baselines.cached_score(Path(run.results["directory"]), train_split, run.results["split"])
-    except (OSError, ValueError, KeyError):
-        scores, reason = None, "the data set is no longer there"
+    scores, reason = None, "the data set is no longer there"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        folder = Path(run.results["directory"])
+        if (folder / "passport.json").exists():
+            scores, reason = baselines.cached_score(folder, train_split, run.results["split"])
     rows = [(BASELINES[name], value, tracks, "baseline") for name, value in (scores or {}).items()]
     if run.predictions and len(run.predictions["track"]):
         truth = metrics.group_targets(run.predictions["labels"], run.predictions["track"])
