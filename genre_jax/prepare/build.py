@@ -78,11 +78,8 @@ def prepare(
     name = name or default_name(dataset, path, options)
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = locate.directory(data_dir, name, sample_rate)
-    if (folder / "passport.json").exists() and not overwrite:
-        if _is_complete(folder):
-            say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
-            return folder
-        say(f"{folder / 'passport.json'} is damaged: the data set is made again")
+    if not overwrite and _is_kept(folder):
+        return folder
     build(
         DATASETS[dataset](path, **options),
         Path(data_dir),
@@ -97,14 +94,21 @@ def prepare(
     return folder
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether the passport of a data set can be read and has all that `prepare` prints."""
+def _is_kept(folder: Path) -> bool:
+    """Whether there is a data set whose passport has all that `prepare` prints; says what becomes of the data set."""
+    if not (folder / "passport.json").exists():
+        return False
     try:
         passport = locate.read_passport(folder)
     except (UserError, ValueError, RecursionError):
-        return False
+        passport = {}
     needed = {"name", "dataset", "sample_rate", "labels", "splits", "empty_splits", "totals", "notes"}
-    return isinstance(passport, dict) and needed <= passport.keys()
+    kept = isinstance(passport, dict) and needed <= passport.keys()
+    if kept:
+        say(f"{folder} already exists and is kept: use --overwrite to make it again with these flags")
+    else:
+        say(f"{folder / 'passport.json'} is damaged: the data set is made again")
+    return kept
 
 
 def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:
