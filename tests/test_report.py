@@ -1,12 +1,16 @@
 """The report of fabricated runs: contents of the page, escaping, and incomplete, damaged or moved files."""
 
 import html.parser
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import wave
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from genre_jax import metrics
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.prepare import passport, tfrecord
-from genre_jax.report import figures, runs
+from genre_jax.report import figures, predictions, runs
 from genre_jax.report import page as report
 
 for package in (*report.NEEDED, "sklearn"):
@@ -223,6 +227,96 @@ def test_broken_files_and_undefined_values(data_set, tmp_path):
     for task in ("single", "multi"):
         write(workdir / "results.json", {"task": task, "directory": results["directory"]})
         report.write_report([workdir], tmp_path / "report")
+
+
+def npy(descr: str, shape: tuple, data: bytes = b"") -> bytes:
+    """A .npy file whose header states a type and a shape."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue() + data
+
+
+def in_npz(path: Path, name: str, content: bytes | None) -> None:
+    """Replace one column of an .npz file, or remove it."""
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    members[f"{name}.npy"] = content
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in members.items():
+            if data is not None:
+                archive.writestr(member, data)
+
+
+WRONG_COLUMNS = {  # name → (column, content, sentence on the page)
+    "missing": ("loss", None, "it has no column loss"),
+    "huge": ("logits", npy("<f4", (2**20, 2**20)), "its column logits states the shape (1048576, 1048576), and holds 0 bytes"),
+    "objects": ("classes", npy("|O", (4,), b"cos\nsystem\n(S'true'\ntR."), "its column classes has 1 dimensions of object"),
+    "type": ("clip", npy("<f4", (48,), bytes(192)), "its column clip has 1 dimensions of float32"),
+    "dimensions": ("clip", npy("<i4", (48, 1), bytes(192)), "its column clip has 2 dimensions of int32"),
+    "length": ("clip", npy("<i4", (47,), bytes(188)), "its column clip has the shape (47,), where (48,) fits to the logits"),
+    "outside": ("track", npy("<i4", (48,), b"\xff" * 192), "its column track points outside the 12 names of tracks"),
+    "infinite": ("logits", npy("<f4", (48, 4), b"\xff" * 768), "its column logits contains numbers that are not finite"),
+    "labels": ("labels", npy("|u1", (48, 4), b"\x07" * 192), "its column labels contains other numbers than 0 and 1"),
+    "text": ("classes", npy("<U1", (4,), b"\xff" * 16), "it is cut off or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_COLUMNS)
+def test_a_damaged_column_is_left_out_with_a_reason(data_set, tmp_path, name):
+    workdir = write_run(tmp_path / "run", data_set)
+    column, content, sentence = WRONG_COLUMNS[name]
+    in_npz(workdir / "predictions.npz", column, content)
+    tracemalloc.start()
+    run = runs.read_run(workdir)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert run.predictions is None and peak < 2**27
+    assert run.faults[0].startswith(f"predictions.npz is left out: {sentence}")
+
+
+def test_predictions_that_would_fill_the_memory_are_left_out(data_set, tmp_path, monkeypatch):
+    workdir = write_run(tmp_path / "run", data_set)
+    in_npz(workdir / "predictions.npz", "loss", npy("<f4", (2**20,), bytes(2**22)))
+    monkeypatch.setattr(predictions, "MOST_BYTES", 2**20)
+    (fault,) = runs.read_run(workdir).faults
+    assert re.fullmatch(r"predictions.npz is left out: its columns take 4,\d+,\d+ bytes, and 1,048,576 are legal", fault)
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "results.json", "metrics.jsonl", "timings.jsonl"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\0", b"[1, 2", b"[" * 100_000, b'{"a":' * 900 + b"0" + b"}" * 900, b"1" * 5000 + b"\n"]
+)
+def test_a_damaged_json_file_is_left_out_with_a_reason(data_set, tmp_path, name, content):
+    workdir = write_run(tmp_path / "run", data_set)
+    (workdir / name).write_bytes(content + b"\n")
+    assert [fault.startswith(f"{name} is damaged") for fault in runs.read_run(workdir).faults] == [True]
+
+
+def test_values_of_the_wrong_type_are_left_out_with_a_reason(data_set, tmp_path):
+    workdir = write_run(tmp_path / "run", data_set)
+    results = json.loads((workdir / "results.json").read_text())
+    wrong = {"task": "both", "split": "../*", "tracks": "many", "windows": -1, "raw": [1], "clip": {"accuracy": {"a": []}}}
+    write(workdir / "results.json", results | wrong | {"parameters": 1e308, "track": {"max_probability": {"accuracy": 7}}})
+    write(workdir / "config.json", {"name": ["\ud800"], "data": "train"})
+    write_lines(
+        workdir / "metrics.jsonl", [{"step": s, "split": "train", "loss": v} for s, v in ((1e308, 1), (1, 1e308), (2, 10**400))]
+    )
+    write_lines(workdir / "timings.jsonl", [{"step": 1, "seconds": "long", "clips_per_second": 10**400}])
+    page = Page(report.write_report([workdir], tmp_path / "report"))
+    page.check_files()
+    for key in wrong:
+        assert f"results.json is damaged, and its entry '{key}' is left out" in page.text
+    other = write_run(tmp_path / "other", data_set)
+    report.write_report([workdir, other], tmp_path / "report")
+
+
+def test_damaged_scores_of_the_baselines_are_computed_again(data_set, tmp_path):
+    folder = make_data_set(tmp_path / "data")
+    workdir = write_run(tmp_path / "run", folder)
+    key = "learn 16 > exam 24"
+    for damaged in ([], {key: 3}, {key: {"other": 0.5}}, {key: {"mfcc_means": "high"}}):
+        (folder / "baselines.json").write_text(json.dumps(damaged))
+        assert report.BASELINES["mfcc_means"] in [row[0] for row in report._baseline_rows(runs.read_run(workdir))[0]]
 
 
 def test_one_line_of_metrics_is_a_point(data_set, tmp_path):

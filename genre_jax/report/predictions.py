@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             total = sum(member.file_size for member in archive.infolist())
             if total > MOST_BYTES:
-                raise Damaged(f"its columns would take {total / 2**30:.1f} GiB, and {MOST_BYTES >> 30} GiB is legal")
+                raise Damaged(f"its columns take {total:,} bytes, and {MOST_BYTES:,} are legal")
             columns = {name: _column(archive, name) for name in COLUMNS}
         for name in ("classes", "clip_names", "track_names"):
             columns[name] = np.array([printable(text) for text in columns[name].tolist()], np.str_)

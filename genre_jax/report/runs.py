@@ -150,7 +150,7 @@ def _read_lines(path: Path, faults: list[str]) -> list[dict]:
             value = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and _depth_is_legal(value):
             objects.append(value)
     whole = lines[:-1]
     if len(objects) < len(whole):
