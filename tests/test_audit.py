@@ -293,3 +293,27 @@ def test_the_benchmark_finds_what_it_plants(tmp_path):
     assert row["clips"] == 25 and row["planted"] == 5
     assert row["found"] >= 4 and row["other_pairs"] == []
     assert row["peak_mb"] > 0 and row["listening_core_s"] > 0
+
+
+def test_damage_is_named_and_ends_with_code_1(odd, tmp_path):
+    """A clip, a shard and a passport: each of three data sets has a fault, and all three are checked."""
+    from test_shards import flip
+
+    folders = {}
+    for name in ("clip", "shard", "passport"):
+        folders[name] = locate.directory(tmp_path, name, RATE)
+        shutil.copytree(odd, folders[name])
+    index = shards.load_index(folders["clip"], "train")
+    flip(index.shards[0], 8 * int(index.offset[2]) + 3)
+    next(folders["shard"].glob("*-test.tfrecord-*")).unlink()
+    flip(folders["passport"] / "passport.json", 100)
+    out, err = finish(run_module("genre_jax.prepare", "--check", str(tmp_path)), code=1)
+    assert "1 damaged clips, whose bytes differ from their checksums" in out
+    facts = json.loads((folders["clip"] / "check.json").read_text())
+    assert facts["audio"]["damaged"] == [index.names[2]] and facts["clips"] == sum(len(s) for s in _splits(folders["clip"])) - 1
+    assert f"error: {folders['shard']} lacks odd-test.tfrecord-00000-of-00001" in err
+    assert f"error: {folders['passport'] / 'passport.json'} " in err
+
+
+def _splits(folder: Path) -> list:
+    return [shards.load_index(folder, split, whole=True) for split in locate.read_passport(folder)["splits"]]

@@ -47,7 +47,7 @@ def test_every_cut_of_every_clip(tmp_path):
         assert set(np.flatnonzero(index.labels[row])) == set(clip.labels)
         assert index.first_label[row] == (clip.labels[0] if clip.labels else -1)
         padded = np.concatenate([clip.audio, np.zeros(60, np.int16)])
-        for start in {0, 1, 2, len(clip.audio) // 2, len(clip.audio) - 1}:
+        for start in {0, 1, 2, len(clip.audio) // 2, len(clip.audio) - 1, len(clip.audio)}:
             for samples in (1, 3, 50):
                 np.testing.assert_array_equal(index.cut(row, start, samples), padded[start:][:samples])
 

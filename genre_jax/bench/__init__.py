@@ -4,6 +4,7 @@ BENCHMARKS = {
     "augment": "genre_jax.bench.augment",
     "audit": "genre_jax.bench.audit",
     "backends": "genre_jax.bench.backends",
+    "chaos": "genre_jax.bench.chaos.command",
     "dilation": "genre_jax.bench.dilation",
     "frontends": "genre_jax.bench.frontends",
     "input": "genre_jax.bench.input",

@@ -3,7 +3,8 @@
 The benchmark writes ten-second clips of noise at 16 kHz to a temporary data set with unbalanced classes, which is then read
 from the page cache. It reads whole clips and cuts of 3 s, with `TrainBatches` alone ("direct", one thread) and through each
 reader. Uniform and class-balanced order alternate, so that other load on the machine does not change their ratio. "peak" is
-the resident memory of the whole process.
+the resident memory of the whole process. A second table shows what `data.verify` costs in the first epoch, in which "first"
+compares the checksum of every clip.
 """
 
 import importlib.util
@@ -54,8 +55,9 @@ def main(argv: list[str]) -> None:
                         f"{reader:<10}{row['seconds']:>6g} s  {row['sampling']:<10}{row['clips_per_second']:>18,.0f}"
                         f"{row['least']:>10,.0f}{row['most']:>10,.0f}{row['of_uniform']:>12.2f}{row['resident_mb']:>7,.0f} MB"
                     )
+        verification = [row for samples in (3 * RATE, SECONDS * RATE) for row in _verification(index, samples)]
     settings = {"benchmark": "input", "environment": machine(), "clips": CLIPS.value, "shards": SHARDS.value}
-    write_record(settings | {"rows": rows})
+    write_record(settings | {"rows": rows, "verification": verification})
 
 
 def _measure(index: shards.Index, reader: str, samples: int) -> list[dict[str, Any]]:
@@ -97,6 +99,29 @@ def _measure(index: shards.Index, reader: str, samples: int) -> list[dict[str, A
         }
         for sampling, values in speeds.items()
     ]
+
+
+def _verification(index: shards.Index, samples: int) -> list[dict[str, Any]]:
+    """Print and return, for each value of `data.verify`, how long one thread takes for the first epoch."""
+    config = configs.base("bench")
+    config.data.samples, config.train.batch_size = samples, BATCH.value
+    seconds: dict[str, list[float]] = {mode: [] for mode in ("never", "first", "always")}
+    for _ in range(REPEATS.value + 1):
+        for mode, values in seconds.items():
+            config.data.verify = mode
+            index.state[:] = shards.UNREAD
+            batches = TrainBatches(index, config)
+            started = time.perf_counter()
+            for number in range(len(index) // BATCH.value):
+                batches(number)
+            values.append(time.perf_counter() - started)
+    rows = []
+    for mode, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(values[1:], seconds["never"][1:], strict=True))
+        micros = 1e6 * statistics.median(values[1:]) / (len(index) // BATCH.value * BATCH.value)
+        say(f"verify={mode:<8}{samples / RATE:>4g} s of {SECONDS} s clips  {micros:>8.1f} µs a clip  {ratio:>6.2f} times never")
+        rows.append({"verify": mode, "seconds": samples / RATE, "us_per_clip": micros, "of_never": ratio})
+    return rows
 
 
 def _write(data_dir: Path) -> Path:

@@ -95,7 +95,7 @@ class Index:
                 place -= int(self.record[clip])
                 out[:count] = np.frombuffer(example[place : place + 2 * count], np.int16)
             else:
-                self._read(file, clip, memoryview(out[:count]).cast("B"), place)
+                self._read(file, clip, memoryview(out[:count].view(np.uint8)), place)
         finally:
             os.close(file)
         out[count:] = 0
