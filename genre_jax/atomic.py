@@ -25,7 +25,8 @@ def write_whole(path: Path, mode: str = "wb") -> Iterator[IO]:
       mode: "wb" for bytes or "w" for text in UTF-8, in which the bytes of a file name that is not UTF-8 become escapes.
 
     If the block raises an exception, `path` stays as it was and the temporary file is removed. Temporary files of the same
-    `path` whose process on this machine was killed are removed as well. An `OSError` names the file.
+    `path` whose process on this machine was killed are removed as well; containers that share a folder therefore need host
+    names of their own, which is the default. An `OSError` names the file.
     """
     _remove_partials(path)
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")

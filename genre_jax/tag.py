@@ -118,6 +118,8 @@ class Tagger:
                 return self._tags(source, None, hop)
             except (audio.AudioError, UserError) as error:
                 raise UserError(f"{source}: {error}") from error
+            except MemoryError as error:
+                raise UserError(f"{source}: decoding needs more memory than this machine has free") from error
         return self._tags(np.asarray(source), sample_rate, hop)
 
     def _tags(self, source: str | Path | np.ndarray, sample_rate: int | None, hop: float) -> Tags:

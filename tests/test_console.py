@@ -1,16 +1,18 @@
 """Commands: one sentence for an error that the user can correct, names that cannot harm a terminal, and exit codes."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from genre_jax import console
+from genre_jax import console, tag
 
 EVIL = "a\nb\x1b[31m\x9b\x7f\u202egnp\udcff.wav"
 SHOWN = r"a\nb\x1b[31m\x9b\x7f\u202egnp\udcff.wav"
@@ -34,6 +36,13 @@ def test_control_characters_are_shown_as_escapes():
     assert console.printable("a\nb\t", keep="\n") == "a\nb\\t"
     for harmless in ("Beyoncé – Déjà Vu", "音楽 \U0001f3b5 שלום"):
         assert console.printable(harmless) == harmless
+
+
+def test_tags_show_names_on_one_line_each():
+    tags = tag.Tags(("a\nb\x1b",), np.zeros(1), 1.0, 1.0, np.ones((1, 1)), np.zeros((1, 1)))
+    lines = tag.as_text(EVIL, tags, top=5).splitlines()
+    assert len(lines) == 2 and lines[0].startswith(SHOWN + "  (0:01, ") and lines[1].startswith(r"  a\nb\x1b")
+    assert json.loads(json.dumps(tag.as_json(EVIL, tags)))["file"] == EVIL
 
 
 @pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"PYTHONUTF8": "0", "LC_ALL": "POSIX"}])

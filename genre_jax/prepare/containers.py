@@ -56,7 +56,10 @@ def is_packed(path: Path) -> bool:
 
 
 def audio_of(item: Item) -> Path | bytes:
-    """Returns the path of an item, or its bytes if it is in a container. Raises `AudioError` if the row holds no bytes."""
+    """Returns the path of an item, or its bytes if it is in a container.
+
+    Raises `AudioError` if the row of a parquet file is damaged or holds no bytes.
+    """
     assert item.path is not None
     path = Path(item.path)
     if item.member is None:
@@ -158,8 +161,12 @@ def _parquet(path: Path, refused: list[tuple[str, str]]) -> Iterator[Member]:
 @functools.lru_cache(maxsize=1)  # one group is enough, because items are decoded in the order of the file
 def _row_group(path: Path, group: int):
     """Returns the audio column of one row group of a parquet file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        column = next(name for name in AUDIO_COLUMNS if name in file.schema_arrow.names)
-        return file.read_row_group(group, columns=[column]).column(0)
+    try:
+        with pq.ParquetFile(path) as file:
+            column = next(name for name in AUDIO_COLUMNS if name in file.schema_arrow.names)
+            return file.read_row_group(group, columns=[column]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise AudioError(f"row group {group} of the parquet file is damaged") from error
