@@ -60,7 +60,8 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     abstract = run.program.abstract_state()
     progress = FRESH
     if resumed := checkpoints.resume(abstract):
-        state, start, progress = resumed
+        state, start, stored = resumed
+        progress = stored or FRESH
         say(f"resuming {workdir} from its checkpoint at step {start}")
     else:
         state, start = run.initial_state(), 0

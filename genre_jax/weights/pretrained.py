@@ -90,7 +90,7 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
         with jax.enable_x64(config.dtype == "float64"):
             network = forward.build(config, len(labels))
             shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), config.data.samples))
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
         raise UserError(f"{source} contains an invalid config or invalid labels: {error}") from error
     expected, actual = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
     if wrong := sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)):

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,34 +91,6 @@ def twice(folder: Path, source: Path) -> dict[str, int]:
         counts[f"{name}: {sum(refused)} refused, {sum(code == 0 for _, code in ends)} finished"] += 1
     if world.outcome(folder / "twice") != world.outcome(whole):
         raise UserError("a run beside a second one in its workdir has another result")
-    return dict(counts)
-
-
-def signals(folder: Path, count: int, seed: int) -> dict[str, int]:
-    """End runs by SIGTERM and SIGINT at random moments; resume, and compare the results."""
-    import random
-    import signal
-
-    world.write_tones(folder)
-    whole = folder / "whole"
-    kills.finished(folder, whole, "threads")
-    expected, counts, chance = world.outcome(whole), Counter[str](), random.Random(seed)
-    for number in range(count):
-        workdir = folder / f"signal-{number}"
-        kind = chance.choice([signal.SIGTERM, signal.SIGINT])
-        process = world.start(world.command(folder, workdir))
-        due = kills.moments(workdir, chance)["training"]
-        while process.poll() is None and not due():
-            time.sleep(0.001)
-        sent = time.monotonic()
-        process.send_signal(kind)
-        _, err = process.communicate()
-        ended = time.monotonic() - sent
-        good = process.returncode == 128 + kind and "Traceback" not in err and ended < 30
-        counts[f"{kind.name}: {'saved' if good else f'code {process.returncode}'}"] += 1
-        kills.finished(folder, workdir, "threads")
-        counts["resumed and equal" if world.outcome(workdir) == expected else "resumed and different"] += 1
-        shutil.rmtree(workdir)
     return dict(counts)
 
 

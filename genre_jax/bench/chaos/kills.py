@@ -1,6 +1,8 @@
-"""Kill the small run and `prepare` with SIGKILL at random moments, start them again, and compare with an undisturbed run."""
+"""End the small run and `prepare` by signals at random moments, start them again, and compare with an undisturbed run."""
 
 import random
+import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -36,14 +38,15 @@ def _lines(workdir: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
-    """Kill runs `kills` times, half of them with each reader; return the counts. Raises `UserError` for a difference."""
+def run(folder: Path, kills: int, seed: int) -> dict[str, dict[str, int]]:
+    """Kill runs `kills` times, half of them with each reader; return {reader: {outcome: count}}."""
     world.write_tones(folder)
-    chance, counts = random.Random(seed), Counter[str]()
+    chance, found = random.Random(seed), {}
     for reader in world.READERS:
         whole = folder / f"whole-{reader}"
         finished(folder, whole, reader)
         expected, done, number = world.outcome(whole), 0, 0
+        counts = found[reader] = Counter[str]()
         while done < kills // 2:
             number += 1
             workdir = folder / f"{reader}-{number}"
@@ -51,7 +54,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
                 moment = chance.choice(["start", "training", "training", "checkpoint", "after the last checkpoint", "results"])
                 process = world.start(world.command(folder, workdir, reader))
                 if _kill(process, moments(workdir, chance)[moment], chance):
-                    counts[f"{reader}: {moment}"] += 1
+                    counts[f"killed at {moment}, then equal"] += 1
                     done += 1
                 elif process.returncode:
                     raise UserError(f"the run in {workdir} failed: {process.communicate()[1][-1000:]}")
@@ -64,7 +67,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
             if stray := world.strays(workdir, WORKDIR):
                 raise UserError(f"stray files in {workdir}: {', '.join(stray)}")
             say(f"kills, {reader}: {done} of {kills // 2}; run {number} is equal")
-    return dict(counts)
+    return {reader: dict(counts) for reader, counts in found.items()}
 
 
 def _kill(process: subprocess.Popen, due: Callable[[], bool], chance: random.Random) -> bool:
@@ -94,15 +97,16 @@ def run_prepare(folder: Path, source: Path, kills: int, seed: int) -> dict[str, 
     duration = time.monotonic() - started
     if code:
         raise UserError(f"prepare failed: {err[-1000:]}")
-    expected = _content(folder / "whole")
-    while counts["prepare"] < kills:
-        target = folder / f"killed-{counts['prepare']}"
+    expected, number = _content(folder / "whole"), 0
+    while counts["killed, then equal"] < kills:
+        number += 1
+        target = folder / f"killed-{number}"
         for _ in range(3):
             process = world.start(prepare_command(source, target))
             time.sleep(chance.uniform(0, 1.1 * duration))
             if process.poll() is None:
                 process.kill()
-                counts["prepare"] += 1
+                counts["killed, then equal"] += 1
             process.communicate()
         code, _, err = world.finish(prepare_command(source, target))
         if code or _content(target) != expected:
@@ -121,3 +125,28 @@ def prepare_command(source: Path, data_dir: Path) -> list[str]:
 def _content(data_dir: Path) -> dict[str, bytes]:
     folder = locate.directory(data_dir, "songs", world.RATE)
     return {path.name: path.read_bytes() for path in folder.iterdir() if "tfrecord" in path.name or path.suffix == ".csv"}
+
+
+def signals(folder: Path, count: int, seed: int) -> dict[str, int]:
+    """End runs by SIGTERM and SIGINT at random moments; resume, and compare the results."""
+    world.write_tones(folder)
+    whole = folder / "whole"
+    finished(folder, whole, "threads")
+    expected, counts, chance = world.outcome(whole), Counter[str](), random.Random(seed)
+    for number in range(count):
+        workdir = folder / f"signal-{number}"
+        kind = chance.choice([signal.SIGTERM, signal.SIGINT])
+        process = world.start(world.command(folder, workdir))
+        due = moments(workdir, chance)["training"]
+        while process.poll() is None and not due():
+            time.sleep(0.001)
+        sent = time.monotonic()
+        process.send_signal(kind)
+        _, err = process.communicate()
+        ended = time.monotonic() - sent
+        good = process.returncode == 128 + kind and "Traceback" not in err and ended < 30
+        counts[f"{kind.name}: {'saved' if good else f'code {process.returncode}'}"] += 1
+        finished(folder, workdir, "threads")
+        counts["resumed and equal" if world.outcome(workdir) == expected else "resumed and different"] += 1
+        shutil.rmtree(workdir)
+    return dict(counts)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from genre_jax.bench import chaos_mutations
+from genre_jax.bench.chaos import mutations
 from genre_jax.console import UserError
 
 OUTCOMES = ("whole", "refused in a sentence", "traceback", "crash", "hang", "memory")
@@ -145,7 +145,7 @@ def _data() -> int:
 
 
 def _damaged(
-    originals: list[Path], folder: Path, cases: int, seed: int, change: Change = chaos_mutations.damage
+    originals: list[Path], folder: Path, cases: int, seed: int, change: Change = mutations.damage
 ) -> Iterator[tuple[int, Path]]:
     """Write copies of the files in turn into `folder`, damaged by `change`; yield (seed, path) of each."""
     folder.mkdir()
@@ -289,8 +289,8 @@ def _damaged_runs(whole: Path, folder: Path, cases: int, seed: int) -> Iterator[
         shutil.copytree(whole, copy)
         name = names[number % len(names)]
         data = (whole / name).read_bytes()
-        change = chaos_mutations.damage_npz if name.endswith(".npz") else chaos_mutations.damage_json
-        (copy / name).write_bytes((change if rng.random() < 0.5 else chaos_mutations.damage)(data, rng))
+        change = mutations.damage_npz if name.endswith(".npz") else mutations.damage_json
+        (copy / name).write_bytes((change if rng.random() < 0.5 else mutations.damage)(data, rng))
         yield number, copy
 
 
@@ -343,7 +343,7 @@ def weights(cases: int, seed: int = 0) -> Tally:
     """Load damaged files of `save_pretrained`."""
     with tempfile.TemporaryDirectory() as top:
         original = write_weights(Path(top, "network.safetensors"))
-        files = _damaged([original], Path(top, "cases"), cases, seed, chaos_mutations.damage_safetensors)
+        files = _damaged([original], Path(top, "cases"), cases, seed, mutations.damage_safetensors)
         return run(_open_load, (), files)
 
 

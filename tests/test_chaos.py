@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genre_jax.bench import chaos_inputs
+from genre_jax.bench.chaos import inputs
 from genre_jax.console import UserError
 
 FAULTS = ("traceback", "crash", "hang", "memory")
@@ -35,12 +35,12 @@ def open_act():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 def test_every_outcome_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(chaos_inputs, "SECONDS", 2.0)
-    for name in chaos_inputs.OUTCOMES:
+    monkeypatch.setattr(inputs, "SECONDS", 2.0)
+    for name in inputs.OUTCOMES:
         (tmp_path / name).touch()
-    cases = [(seed, tmp_path / name) for seed, name in enumerate(chaos_inputs.OUTCOMES)]
-    tally = chaos_inputs.run(open_act, (), cases)
-    assert tally.counts == dict.fromkeys(chaos_inputs.OUTCOMES, 1)
+    cases = [(seed, tmp_path / name) for seed, name in enumerate(inputs.OUTCOMES)]
+    tally = inputs.run(open_act, (), cases)
+    assert tally.counts == dict.fromkeys(inputs.OUTCOMES, 1)
     assert [fault[:2] for fault in tally.faults] == list(enumerate(FAULTS, start=2))
     assert list(tmp_path.iterdir()) == []
 
@@ -49,6 +49,6 @@ def test_every_outcome_is_counted(tmp_path, monkeypatch):
     ("part", "cases"), [("audio_prepare", 160), ("audio_tag", 80), ("tables", 200), ("run_folders", 4), ("weights", 40)]
 )
 def test_damaged_inputs_end_in_a_sentence(part, cases):
-    tally = getattr(chaos_inputs, part)(cases, seed=1000)
+    tally = getattr(inputs, part)(cases, seed=1000)
     assert tally.faults == [] and sum(tally.counts.values()) == cases
     assert tally.counts["refused in a sentence"] > 0 or part == "run_folders"
