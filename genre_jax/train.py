@@ -106,17 +106,17 @@ def train_step(
         ema = freeze.keep(state.step, state.ema, ema)
     updated = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
     metrics |= {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
-    if config.train.skip_nonfinite:
-        updated = _guarded(state, updated, metrics, config.train.skip_nonfinite)
-    return updated, metrics
+    return _guarded(state, updated, metrics, config.train.skip_nonfinite), metrics
 
 
 def _guarded(state: TrainState, updated: TrainState, metrics: dict[str, jax.Array], most: int) -> TrainState:
     """The updated state if loss and gradient are finite. Otherwise the old one, whose step advances up to `most` times a run.
 
     After that the state never changes again: whenever the host notices, it holds the state before the failed step. The guard
-    costs memory, because all gradients must be there before the first parameter changes.
+    costs memory, because all gradients must be there before the first parameter changes; if `most` is 0 there is none.
     """
+    if not most:
+        return updated
     running = state.skipped <= most
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
     kept = jax.tree.map(lambda old, new: jnp.where(running & finite, new, old), state, updated)

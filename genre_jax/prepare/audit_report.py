@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genre_jax import metrics
+from genre_jax.atomic import write_text, write_whole
 from genre_jax.console import say
 from genre_jax.data import locate
 from genre_jax.prepare import fingerprint
@@ -202,8 +203,8 @@ def write(folder: Path, facts: dict[str, Any], all_pairs: list[Pair]) -> None:
             row = (goes.name, goes.split, stays.name, stays.split, f"{pair.offset:.2f}", f"{pair.agreement:.3f}")
             rows.setdefault((goes.name, goes.split), row)
     _write_csv(folder / "exclude.csv", EXCLUDE_COLUMNS, list(rows.values()))
-    (folder / "check.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1))
-    (folder / "check.md").write_text(_page(facts, cells), encoding="utf-8")
+    write_text(folder / "check.json", json.dumps(facts, ensure_ascii=False, indent=1))
+    write_text(folder / "check.md", _page(facts, cells))
 
 
 def _by_hand(folder: Path) -> list[dict[str, str]]:
@@ -253,5 +254,5 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with write_whole(path, "w") as file:
         csv.writer(file).writerows([columns, *rows])

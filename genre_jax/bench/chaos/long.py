@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from genre_jax.bench.chaos import world
@@ -21,7 +22,7 @@ def run(folder: Path, steps: int) -> dict[str, int]:
         train__evaluate_every=f"{steps // 10} steps", train__checkpoint_every=f"{steps // 20} steps",
     )  # fmt: skip
     process = world.start(command)
-    samples: list[tuple[int, float, int]] = []  # step, resident MB, open files
+    samples: list[tuple[int, float, float]] = []  # step, resident MB, open files
     while process.poll() is None:
         time.sleep(1)
         path = workdir / "timings.jsonl"
@@ -42,17 +43,17 @@ def run(folder: Path, steps: int) -> dict[str, int]:
     times = [1 / line["clips_per_second"] for line in read_lines(workdir / "timings.jsonl") if line["step"] >= after]
     first, last = _ends(times)
     begin, end = _ends([sample[1] for sample in late])
-    files = [sample[2] for sample in late]
+    few, many = _ends([sample[2] for sample in late])
+    memory, time_of_step = end / begin - 1, last / first - 1
     found = {
-        f"resident memory {begin:.0f} to {end:.0f} MB ({end / begin - 1:+.2%})": end / begin - 1 <= MEMORY_GROWTH,
-        f"open files {min(files)} to {max(files)}": statistics.median(files[-len(files) // 4 :]) <= statistics.median(files),
-        f"time of a step {first * 1e3:.3g} to {last * 1e3:.3g} ms a clip ({last / first - 1:+.2%})": last / first - 1
-        <= TIME_GROWTH,
+        f"resident memory {begin:.0f} to {end:.0f} MB ({memory:+.2%})": memory <= MEMORY_GROWTH,
+        f"open files {few:g} to {many:g}": many <= few,
+        f"time of a clip {first * 1e3:.3g} to {last * 1e3:.3g} ms ({time_of_step:+.2%})": time_of_step <= TIME_GROWTH,
     }
     return {f"{what}: {'finished' if good else 'grows'}": 1 for what, good in found.items()}
 
 
-def _ends(values: list[float]) -> tuple[float, float]:
+def _ends(values: Sequence[float]) -> tuple[float, float]:
     """The medians of the first and of the last quarter."""
     quarter = max(1, len(values) // 4)
     return statistics.median(values[:quarter]), statistics.median(values[-quarter:])
