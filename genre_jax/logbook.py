@@ -38,11 +38,7 @@ class Logbook:
         earlier = cut_back(self._timings, step)
         self._seconds_before = earlier[-1]["seconds"] if earlier else 0.0
         self._started = time.perf_counter()
-        self._board = None
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = _Board(workdir / "tensorboard", step + 1) if importlib.util.find_spec("tensorboardX") else None
 
     @property
     def seconds(self) -> float:
@@ -62,13 +58,43 @@ class Logbook:
 
     def _to_board(self, step: int, group: str, values: dict[str, float]) -> None:
         if self._board:
-            for key, value in values.items():
-                self._board.add_scalar(f"{group}/{key}", value, step)
+            self._board.add(step, {f"{group}/{key}": value for key, value in values.items()})
 
     def close(self) -> None:
         """Write out what TensorBoard still holds."""
         if self._board:
             self._board.close()
+
+
+class _Board:
+    """A file of TensorBoard events. tensorboardX's SummaryWriter writes in a thread, in which the error of a full disk is lost.
+
+    Args:
+      folder: folder of the event files.
+      first: first step of this start; TensorBoard drops what another start wrote from there on.
+    """
+
+    def __init__(self, folder: Path, first: int):
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        folder.mkdir(exist_ok=True)
+        self._summary, self._events = summary, event_pb2
+        self._writer = EventsWriter(str(folder / "events"))
+        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first, session_log=session))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Write the scalars of a step."""
+        for tag, value in values.items():
+            summary = self._summary.scalar(tag, value)
+            self._writer.write_event(self._events.Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
 class NotFinite(Exception):
