@@ -1,5 +1,6 @@
 """The life of a run in its workdir: resume, the training loop, checkpoints, the end by a signal, and the results."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -58,28 +59,23 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     checkpoints = Checkpoints(workdir, config, run.splits["train"].classes)
     _describe(run, workdir, clips)
     abstract = run.program.abstract_state()
-    progress = FRESH
-    if resumed := checkpoints.resume(abstract):
-        state, start, stored = resumed
-        progress = stored or FRESH
+    state, start, progress = checkpoints.resume(abstract) or (run.initial_state(), 0, None)
+    progress = progress or FRESH
+    if start:
         say(f"resuming {workdir} from its checkpoint at step {start}")
-    else:
-        state, start = run.initial_state(), 0
     parameters = models.count(state.params)
     _announce(run, parameters)
-    logbook = Logbook(workdir, start - progress["due"])
-    if not fitted:
-        state = Loop(run, checkpoints, logbook, interrupt, workdir).train(state, start, progress, profile)
-    elif not start:
-        state = _fit(run, state, checkpoints, logbook)
-    skipped = int(state.skipped)
-    del state  # the devices need not hold two states
-    state, step = checkpoints.final(config.evaluate.weights, abstract)
-    checkpoints.close()
-    known = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}
-    summary = _final(run, state, step, workdir, known)
-    logbook.close()
-    return summary
+    with contextlib.closing(Logbook(workdir, start - progress["due"])) as logbook:
+        if not fitted:
+            state = Loop(run, checkpoints, logbook, interrupt, workdir).train(state, start, progress, profile)
+        elif not start:
+            state = _fit(run, state, checkpoints, logbook)
+        skipped = int(state.skipped)
+        del state  # the devices need not hold two states
+        state, step = checkpoints.final(config.evaluate.weights, abstract)
+        checkpoints.close()
+        known = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}
+        return _final(run, state, step, workdir, known)
 
 
 def _check_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -170,18 +166,19 @@ class Loop:
                 if profile and step == min(start + 20, total) and step >= start + 10:
                     jax.block_until_ready(state)
                     jax.profiler.stop_trace()
-                self._due(state, step, meter)
+                saved = self._due(state, step, meter)
                 if self.interrupt.received:
-                    self._save(step, state, None, meter.take(), due=False)
+                    if not saved:
+                        self._save(step, state, None, meter.take(), due=False)
                     self._end(step)
             self.checkpoints.wait()
         return state
 
-    def _due(self, state: TrainState, step: int, meter: Meter) -> None:
-        """Record, evaluate and save, as far as they are due at this step."""
+    def _due(self, state: TrainState, step: int, meter: Meter) -> bool:
+        """Record, evaluate and save, as far as they are due at this step; return whether the state was saved."""
         due = {key: step % every == 0 or step == self.run.program.total for key, every in self.run.every.items()}
         if not any(due.values()):
-            return
+            return False
         rows, scores = meter.take(), None
         try:
             meter.record(step, rows)
@@ -195,13 +192,14 @@ class Loop:
                 self._save(step, state, None, rows, due=True)
                 self._end(step)
             meter.restart()
-        if scores or due["checkpoint"]:
+        save = bool(scores or due["checkpoint"])
+        if save:
             self._save(step, state, scores, [], due=False)
+        return save
 
     def _save(self, step: int, state: TrainState, scores: dict[str, float] | None, rows: list, due: bool) -> None:
-        stored = [
-            (at, {key: value.hex() for key, value in metrics.items()}) for at, metrics in rows
-        ]  # exact, and JSON has no NaN
+        # Numbers as text in base 16, which is exact: JSON has no NaN.
+        stored = [(at, {key: value.hex() for key, value in metrics.items()}) for at, metrics in rows]
         damaged = np.flatnonzero(self.run.splits["train"].state == shards.DAMAGED).tolist()
         self.checkpoints.save(step, state, scores, {"rows": stored, "due": due, "damaged": damaged})
 
@@ -228,8 +226,7 @@ class Loop:
     def _state_before(self, error: NotFinite) -> TrainState:
         """The state before the failed step, which is reached again from the last checkpoint."""
         program = self.run.program
-        resumed = self.checkpoints.resume(program.abstract_state())
-        state, start = resumed[:2] if resumed else (self.run.initial_state(), 0)
+        state, start, _ = self.checkpoints.resume(program.abstract_state()) or (self.run.initial_state(), 0, None)
         say(f"{error}: taking the steps from {start} to {error.step - 1} again, to save the state before the step")
         for step in range(start, error.step - 1):
             state, _ = program.train_step(state, self.run.constants, program.devices.shard(self.run.batches(step)))

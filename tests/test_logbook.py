@@ -1,5 +1,6 @@
 """Tests of the logs: a resumed run drops later and incomplete lines, and continues the count of seconds."""
 
+import contextlib
 import json
 
 import pytest
@@ -35,8 +36,9 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(tmp_path):
 
 def test_seconds_add_up_over_restarts(tmp_path):
     (tmp_path / "timings.jsonl").write_text('{"step": 4, "seconds": 1000.0}\n{"step": 6, "seconds": 1500.0}\n')
-    assert Logbook(tmp_path, 4).seconds == pytest.approx(1000, abs=30)
-    assert Logbook(tmp_path, 0).seconds == pytest.approx(0, abs=30)
+    for step, seconds in ((4, 1000), (0, 0)):
+        with contextlib.closing(Logbook(tmp_path, step)) as logbook:
+            assert logbook.seconds == pytest.approx(seconds, abs=30)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (90061, "25:01:01")])

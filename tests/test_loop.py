@@ -15,6 +15,7 @@ from conftest import small_config
 from test_resume import finish, outcome, start
 
 from genre_jax import interrupt, lock, loop, replay, train
+from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import Terminated, UserError
 from genre_jax.data import shards
 from genre_jax.data.batches import TrainBatches
@@ -40,9 +41,9 @@ def whole(tones, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-@pytest.mark.parametrize("moment", ["step 1", "step 5", "validation", "test"])
+@pytest.mark.parametrize("moment", ["step 1", "step 5", "validation", "save", "test"])
 def test_a_signal_saves_the_run_and_the_same_command_goes_on(tones, tmp_path, whole, monkeypatch, capsys, number, kind, moment):
-    """Steps 1 and 5 lie between two records, the validation after step 3 has not ended, and the test comes after the end."""
+    """Steps 1 and 5 lie between two records, "save" is during the save after a validation, and the test comes after the end."""
     called = []
 
     def send():
@@ -63,8 +64,14 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(tones, tmp_path, wh
             send()
         return table
 
+    def save(self, step, *arguments, before=Checkpoints.save):
+        before(self, step, *arguments)
+        if moment == "save" and step == 3:
+            send()
+
     monkeypatch.setattr("genre_jax.run.TrainBatches", Batches)
     monkeypatch.setattr(Run, "evaluate", evaluate)
+    monkeypatch.setattr(Checkpoints, "save", save)
     config = small_config(tones, "snn", data__prefetch=1)
     with pytest.raises(kind):
         train_and_evaluate(config, tmp_path / "run")
@@ -72,6 +79,9 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(tones, tmp_path, wh
     assert moment == "test" or ("is saved" in said and "the same command resumes the run" in said)
     assert not (tmp_path / "run/results.json").exists() and not (tmp_path / "run/.lock").exists()
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    if moment == "save":
+        about = json.loads((tmp_path / "run/checkpoints/3/about/metadata").read_text())
+        assert about["metrics"]["score"] >= 0  # the checkpoint was not replaced by one without a score
     train_and_evaluate(config, tmp_path / "run")
     assert "resuming" in capsys.readouterr().out
     assert everything(tmp_path / "run") == everything(whole)
