@@ -1,4 +1,4 @@
-"""SHA-256 checksums of arrays and of JSON values, which tell a damaged checkpoint or file of weights from a whole one."""
+"""SHA-256 checksums of arrays and of JSON values, which tell a damaged file from a whole one."""
 
 import hashlib
 import json

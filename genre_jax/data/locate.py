@@ -5,7 +5,6 @@ A data set lies in `DATA_DIR/NAME/RATEhz/1.0.0`, the layout of tensorflow-datase
 
 import csv
 import functools
-import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from genre_jax import console
+from genre_jax import checksum, console
 from genre_jax.console import UserError
 
 VERSION = "1.0.0"
@@ -53,14 +52,9 @@ def _read_passport(path: Path, stamp: tuple[int, int, int]) -> dict:
         raise UserError(f"{path} is damaged: {REMEDY}") from error
     if stated is None:
         raise UserError(f"{path} has no checksums, because an earlier genre_jax wrote it: {REMEDY}")
-    if stated != checksum(passport):
+    if stated != checksum.of_json(passport):
         raise UserError(f"{path} has changed since prepare wrote it: {REMEDY}")
     return passport
-
-
-def checksum(passport: dict) -> str:
-    """SHA-256 of the content of a passport, without its key "sha256"."""
-    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
 
 
 def read_exclude(folder: Path) -> dict[str, set[str]]:

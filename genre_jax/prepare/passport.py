@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genre_jax import checksum
 from genre_jax.atomic import write_text
-from genre_jax.data import locate, shards
+from genre_jax.data import shards
 
 
 def write(folder: Path, facts: dict[str, Any], places: Mapping[str, Mapping[str, Path]] | None = None) -> None:
@@ -24,4 +25,4 @@ def write(folder: Path, facts: dict[str, Any], places: Mapping[str, Mapping[str,
         found = shards.digests(shards.scan([*here.values()], facts["labels"]), len(here))
         splits[split] = about | {"shards": dict(zip(here, found, strict=True))}
     passport = json.loads(json.dumps(facts | {"splits": splits}))
-    write_text(folder / "passport.json", json.dumps(passport | {"sha256": locate.checksum(passport)}, ensure_ascii=False))
+    write_text(folder / "passport.json", json.dumps(passport | {"sha256": checksum.of_json(passport)}, ensure_ascii=False))
