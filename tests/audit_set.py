@@ -1,5 +1,6 @@
 """Clips with planted duplicates for the leak audit: real recordings, if they are beside the checkout, and synthetic music."""
 
+import csv
 import io
 from pathlib import Path
 
@@ -16,14 +17,17 @@ SHIFT, LOUDER_DB, SNR_DB = 2.0, 3.0, 10.0
 def real(folder: Path, rate: int, seconds: float = 10.0) -> dict[str, np.ndarray]:
     """Returns {name: samples} of every recording of `folder`, cut without gaps into clips of about `seconds`.
 
-    A name has the form RECORDING/NUMBER.
+    A name has the form RECORDING/NUMBER. Several songs of `genres` are excerpts of one recording: they share artist and title.
     """
+    with open(folder / "genres" / "tracks.csv", encoding="utf-8", newline="") as file:
+        titles = {Path(row["path"]).stem: f"{row['artist']}, {row['title']}" for row in csv.DictReader(file)}
     found = {}
     for path in sorted(folder.rglob("*.ogg")):
         whole = audio.load(path, rate).samples
         count = max(1, round(len(whole) / rate / seconds))
         # Noises of one source differ only in the part after the last "-".
-        stem = path.stem.rpartition("-")[0] if path.parent.parent.name == "noise" else path.stem
+        stem = path.stem.rpartition("-")[0] if path.parent.parent.name == "noise" else titles.get(path.stem, path.stem)
+        stem = stem.replace("/", " ")
         for number, part in enumerate(np.array_split(whole, count)):
             found[f"{stem}/{path.stem}.{number}"] = part
     return found
