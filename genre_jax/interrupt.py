@@ -86,7 +86,8 @@ class Interrupt:
             name = signal.Signals(number[0]).name
             if received > 1:
                 self._end_now(number[0], f"a second signal ({name}) came")
-            console.say(f"{name}: the run saves its state and ends; a second signal ends it at once")
+            what = "saves its state and ends" if self._deferred else "ends"
+            console.say(f"{name}: the run {what}; a second signal ends it at once")
             threading.Thread(target=self._limit, args=number, name="grace", daemon=True).start()
         os.close(self._reader)
 

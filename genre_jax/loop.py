@@ -219,7 +219,7 @@ class Loop:
                 state = self._state_before(error)
             clips = replay.dump(folder, self.run, state, error.step, error.metrics)
         return UserError(
-            f"{error}; the last good checkpoint is {f'of step {good}' if good else 'none'}; "
+            f"{error}; {f'the last good checkpoint is of step {good}' if good else 'there is no checkpoint yet'}; "
             f"`python -m genre_jax.main --replay={folder}` explains the step; the clips of the batch: {', '.join(clips)}"
         )
 
