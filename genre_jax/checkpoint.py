@@ -13,6 +13,7 @@ folder and renames it, so that a killed run finds its last complete checkpoint.
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -165,10 +166,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
+        _hide_late_errors()
         try:
             yield
         except (OSError, ValueError) as error:  # TensorStore raises ValueError for the errors of the disk
-            raise UserError(f"a checkpoint cannot be written to {self._directory}: {_cause(error)}") from error
+            raise UserError(
+                f"a checkpoint cannot be written to {self._directory} ({_cause(error)}): correct this, and run the same command "
+                "again to resume"
+            ) from error
 
     def _check_finite(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         if broken := not_finite(arrays):
@@ -182,7 +187,7 @@ class Checkpoints:
         free = shutil.disk_usage(self._directory).free
         if free < SPARE * size:
             raise UserError(
-                f"a checkpoint needs {SPARE * size / 1e6:.1f} MB in {self._directory}, and {free / 1e6:.1f} MB are free: free "
+                f"a checkpoint needs {SPARE * size / 1e6:.3g} MB in {self._directory}, and {free / 1e6:.3g} MB are free: free "
                 "some space and run the same command again to resume"
             )
 
@@ -322,23 +327,28 @@ def _layout(arrays: Mapping[str, Any]) -> str:
     return checksum.of_json({name: [jnp.dtype(array.dtype).name, array.shape] for name, array in arrays.items()})
 
 
+@functools.cache
+def _hide_late_errors() -> None:
+    """Keep the message "Event loop is closed" off the console from now on.
+
+    Orbax stops at the first array that it cannot read or write. The other arrays end later, in threads of TensorStore, each
+    with this message, some of them after the command has ended.
+    """
+    unraisable, exception = sys.unraisablehook, sys.excepthook
+
+    def closed(error: Any) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    sys.unraisablehook = lambda about: None if closed(about.exc_value) else unraisable(about)
+    sys.excepthook = lambda kind, error, trace: None if closed(error) else exception(kind, error, trace)
+
+
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    """Turn the errors of Orbax into `Damaged`, except those that say nothing about the files.
-
-    Orbax stops at the first array that it cannot read. The other arrays arrive later, and each would print "Event loop is
-    closed". Therefore this message stays off after an error.
-    """
-    hook = sys.unraisablehook
-
-    def quiet(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = quiet
+    """Turn the errors of Orbax into `Damaged`, except those that say nothing about the files."""
+    _hide_late_errors()
     try:
         yield
-        sys.unraisablehook = hook
     except (Damaged, UserError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:

@@ -287,7 +287,7 @@ def test_a_full_disk_is_told_before_the_save(tmp_path, monkeypatch):
     with opened(tmp_path) as checkpoints:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 500_000))
         with pytest.raises(
-            UserError, match="needs 0.9 MB in .*, and 0.5 MB are free: free some space and run the same command"
+            UserError, match="needs 0.88 MB in .*, and 0.5 MB are free: free some space and run the same command"
         ):
             checkpoints.save(1, state_of(1, params={"w": LARGE}))
         assert checkpoints.latest() is None
@@ -315,7 +315,9 @@ def test_an_error_of_the_background_writing_is_one_sentence(tmp_path):
     """A limit on the size of files stands for a disk that fills up after its free space was checked."""
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: a checkpoint cannot be written to .*/checkpoints: File too large\n", done.stderr)
+    assert re.fullmatch(
+        r"error: a checkpoint cannot be written to .*/checkpoints \(File too large\): correct this, .*\n", done.stderr
+    )
 
 
 # ---------------------------------------------------------------- runs
