@@ -171,8 +171,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError) as error:  # TensorStore raises ValueError for the errors of the disk
             raise UserError(
-                f"a checkpoint cannot be written to {self._directory} ({_cause(error)}): correct this, and run the same command "
-                "again to resume"
+                f"a checkpoint cannot be written to {self._directory} ({_cause(error)}): correct this, and run the same "
+                "command again to resume"
             ) from error
 
     def _check_finite(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
