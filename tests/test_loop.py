@@ -46,7 +46,7 @@ def whole(tones, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-@pytest.mark.parametrize("moment", ["step 1", "step 5", "validation", "save", "test"])
+@pytest.mark.parametrize("moment", ["step-1", "step-5", "validation", "save", "test"])
 def test_a_signal_saves_the_run_and_the_same_command_goes_on(tones, tmp_path, whole, monkeypatch, capsys, number, kind, moment):
     """Steps 1 and 5 lie between two records, "save" is during the save after a validation, and the test comes after the end."""
     called = []
@@ -59,7 +59,7 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(tones, tmp_path, wh
 
     def add(self, step, metrics, before=Meter.add):
         before(self, step, metrics)
-        if moment == f"step {step}":
+        if moment == f"step-{step}":
             send()
 
     def evaluate(self, state, part, before=Run.evaluate):
