@@ -88,6 +88,11 @@ def complain(error: object) -> None:
     _write(sys.stderr, f"error: {printable(str(error))}\n")
 
 
+def note(text: str) -> None:
+    """Print one line on standard error that is not an error, such as progress. Control characters are shown as escapes."""
+    _write(sys.stderr, f"{printable(text)}\n")
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Write a text, with escapes for the characters that the encoding of the stream lacks."""
     encoding = stream.encoding or "utf-8"
