@@ -336,16 +336,17 @@ def main(argv: list[str]) -> int:
     tagger, table = Tagger(args.workdir), _Table()
     if args.csv:
         say(as_csv(("file", "seconds", *tagger.labels)))
-    for name in files if files == names else tag_inputs.with_progress(files):
-        try:
-            tags = tagger.tags(tag_inputs.content(name), hop=args.hop)
-        except UserError as error:
-            console.complain(error)
-            failed += 1
-            continue
-        _print(name, tags)
-        if target:
-            table.add(name, tags)
+    with console.silent_libraries():
+        for name in files if files == names else tag_inputs.with_progress(files):
+            try:
+                tags = tagger.tags(tag_inputs.content(name), hop=args.hop)
+            except UserError as error:
+                console.complain(error)
+                failed += 1
+                continue
+            _print(name, tags)
+            if target:
+                table.add(name, tags)
     if target:
         table.write(target)
     return 1 if failed else 0

@@ -149,10 +149,7 @@ def test_labels_with_another_separator_get_the_right_one(tmp_path, cell):
     cell = f'"{cell}"' if cell.startswith("['") else cell
     ((row, reason),) = csv_source(tmp_path, f"a.wav,{cell}", "b.wav,x").refused
     assert row == "songs.csv, row 2"
-    assert (
-        reason
-        == f"labels is {cell.strip(chr(34))!r}: write 'rock|live' for several labels; a name must not hold ',' or ';'"
-    )
+    assert reason == f"labels is {cell.strip(chr(34))!r}: write 'rock|live' for several labels; a name must not hold ',' or ';'"
 
 
 def test_classes_that_differ_in_capital_letters_are_a_warning(tmp_path):

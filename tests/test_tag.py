@@ -346,7 +346,9 @@ def test_embeddings_that_cannot_be_written_end_the_command_before_the_model_is_l
     monkeypatch.setattr(tag, "Tagger", lambda workdir: pytest.fail("the model was loaded"))
     values = {"workdir": "run", "json": True, "csv": False, "embeddings": f"{tmp_path}/none/e.npz"}
     monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**values)))
-    with pytest.raises(UserError, match=rf"^--embeddings={tmp_path}/none/e.npz: the folder {tmp_path}/none does not exist: create"):
+    with pytest.raises(
+        UserError, match=rf"^--embeddings={tmp_path}/none/e.npz: the folder {tmp_path}/none does not exist: create"
+    ):
         tag.main(["tag", str(wavs[0])])
     (tmp_path / "folder.npz").mkdir()
     tag.flags.FLAGS.embeddings = str(tmp_path / "folder")
@@ -372,9 +374,13 @@ def test_a_folder_stands_for_the_audio_below_it(run_tag, wavs, tmp_path, monkeyp
     monkeypatch.setattr(tag_inputs, "_QUIET", -1.0)
     code, out, err = run_tag(tmp_path / "empty", tmp_path, json=True)
     assert code == 1
-    assert [json.loads(line)["file"] for line in out.splitlines()] == [f"{tmp_path}/{name}" for name in ("a.wav", "b/1.wav", "b/2.WAV")]
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [
+        f"{tmp_path}/{name}" for name in ("a.wav", "b/1.wav", "b/2.WAV")
+    ]
     lines = err.splitlines()
-    assert lines[0].startswith(f"error: {tmp_path}/empty: found no audio below this folder, expected one of the extensions .aac ")
+    assert lines[0].startswith(
+        f"error: {tmp_path}/empty: found no audio below this folder, expected one of the extensions .aac "
+    )
     assert lines[1:] == ["tag: 0 of 3 files"]
 
 

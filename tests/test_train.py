@@ -387,7 +387,9 @@ def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
     loop._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
         train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
-    onward = rf"differs in train.duration\): choose another --workdir, and set --config.init_from={tmp_path} to train its weights"
+    onward = (
+        rf"differs in train.duration\): choose another --workdir, and set --config.init_from={tmp_path} to train its weights"
+    )
     with pytest.raises(UserError, match=onward):
         train_and_evaluate(small_config(tones, "snn", train__duration="2 steps"), tmp_path)
     (tmp_path / "results.json").unlink()
