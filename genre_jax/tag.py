@@ -1,8 +1,9 @@
 """Tag audio with a trained run: `python -m genre_jax.tag --workdir=DIR FILE|FOLDER|-… [--json|--csv] [--embeddings=FILE]`.
 
-A folder stands for all audio below it, and - for standard input, which is held in memory. Names that begin with a dash may
-follow after --. Output: the --top labels of each file, or one JSON object (--json) or one CSV row (--csv) per file. A file that
-cannot be read or is silent is one line on standard error; the others are tagged, and the exit status is 1.
+A folder stands for all audio below it, and - for standard input, which is held in memory. All arguments after -- are files; a
+file that exists needs no --, also if its name begins with a dash. Output: the --top labels of each file, or one JSON object
+(--json) or one CSV row (--csv) per file. A file that cannot be read or is silent is one line on standard error; the others are
+tagged, and the exit status is 1.
 
 A file is streamed and cut into windows at the hop of the run's evaluation. Memory does not grow with the length of the file.
 The file is read twice, because scaling to 16 bits and the gain cap need its largest sample first.

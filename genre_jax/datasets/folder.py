@@ -194,16 +194,13 @@ def _one_spelling(base: Path, path: str) -> str:
 
 def _labels(cell: str) -> tuple[str, ...]:
     """Returns the names in a cell, each once. Raises `RowError` if there is none, or if they are not separated by '|'."""
-    listed = cell.startswith("[") and cell.endswith("]")
-    if listed or "," in cell or ";" in cell:
-        names = [name.strip(" '\"") for name in re.split("[|,;]", cell.strip("[]"))]
-        raise RowError(
-            f"labels is {cell!r}: write {'|'.join(filter(None, names))!r} for several labels; a name must not hold ',' or ';'"
-        )
-    labels = tuple(dict.fromkeys(label.strip() for label in cell.split("|") if label.strip()))
-    if not labels:
+    names = (name.strip(" '\"") for name in re.split("[|,;]", cell.strip("[]")))
+    right = "|".join(filter(None, names))
+    if not right:
         raise RowError(f"no label in {cell!r}, expected names separated by '|'")
-    return labels
+    if (cell.startswith("[") and cell.endswith("]")) or "," in cell or ";" in cell:
+        raise RowError(f"labels is {cell!r}: write {right!r} for several labels; a name must not hold ',' or ';'")
+    return tuple(dict.fromkeys(label.strip() for label in cell.split("|") if label.strip()))
 
 
 def _seconds(column: str, text: str) -> float | None:
