@@ -88,6 +88,30 @@ def complain(error: object) -> None:
     _write(sys.stderr, f"error: {printable(str(error))}\n")
 
 
+def note(text: str) -> None:
+    """Print one line on standard error that is not an error, such as progress. Control characters are shown as escapes."""
+    _write(sys.stderr, f"{printable(text)}\n")
+
+
+@contextlib.contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Discard what C libraries print on standard error while the block runs, because they do not say of which file.
+
+    What Python prints there is kept.
+    """
+    python = sys.stderr
+    python.flush()
+    with open(os.dup(2), "w", encoding=python.encoding, errors=python.errors) as kept, open(os.devnull, "wb") as nowhere:
+        if python is sys.__stderr__:  # a test may have replaced it
+            sys.stderr = kept
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
+            sys.stderr = python
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Write a text, with escapes for the characters that the encoding of the stream lacks."""
     encoding = stream.encoding or "utf-8"

@@ -49,7 +49,10 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     results = workdir / "results.json"
     _check_workdir(workdir, config)
     if results.exists():
-        say(f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one)")
+        say(
+            f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one, and "
+            f"--config.init_from={workdir} starts it from these weights)"
+        )
         return read_json(results, dict)
     config = backends.choose(config, workdir)
     run = Run(config)
@@ -80,7 +83,7 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
 
 def _check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Raise `UserError` if the workdir holds checkpoints of a run with another config."""
-    path = workdir / "config.json"
+    path, results = workdir / "config.json", workdir / "results.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return
     old = configs.flat(configs.read_json(path))
@@ -88,8 +91,9 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
         key for key, value in configs.flat(config).items() if old.get(key) != value and key not in configs.FREE_ON_RESUME
     ]
     if changed:
+        onward = f", and set --config.init_from={workdir} to train its weights further" if results.exists() else ""
         raise UserError(
-            f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir"
+            f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir{onward}"
         )
 
 
@@ -126,6 +130,11 @@ def _announce(run: Run, parameters: int) -> None:
         f"{config.name}: {config.model.name} with {parameters:,} parameters on {len(program.devices.all)} device(s), "
         f"{program.total} steps of {config.train.batch_size} clips, {program.clips} clips per epoch"
     )
+    index = run.splits["train"]
+    used = np.flatnonzero(index.labels.any(0))
+    if len(used) == 1:
+        only = index.classes[used[0]]
+        say(f"warning: all training clips are of one class, {only!r}: there is nothing to learn, and a low loss means nothing")
     seen = program.reach()
     if seen and seen[0].dead_blocks:
         say(

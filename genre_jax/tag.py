@@ -1,10 +1,17 @@
-"""Tag audio files with a trained run: `python -m genre_jax.tag --workdir=DIR FILE… [--json] [--embeddings=FILE]`.
+"""Tag audio with a trained run: `python -m genre_jax.tag --workdir=DIR FILE|FOLDER|-… [--json|--csv] [--embeddings=FILE]`.
+
+A folder stands for all audio below it, and - for standard input, which is held in memory. All arguments after -- are files; a
+file that exists needs no --, also if its name begins with a dash. Output: the --top labels of each file, or one JSON object
+(--json) or one CSV row (--csv) per file. A file that cannot be read or is silent is one line on standard error; the others are
+tagged, and the exit status is 1.
 
 A file is streamed and cut into windows at the hop of the run's evaluation. Memory does not grow with the length of the file.
 The file is read twice, because scaling to 16 bits and the gain cap need its largest sample first.
 """
 
+import csv
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -14,10 +21,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from genre_jax import console
+from genre_jax import console, tag_inputs
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
-from genre_jax.prepare import audio
+from genre_jax.prepare import audio, silence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,36 +104,38 @@ class Tagger:
 
         self._scores = scores
 
-    def predict(self, source: str | Path | np.ndarray, sample_rate: int | None = None) -> dict[str, float]:
+    def predict(self, source: str | Path | bytes | np.ndarray, sample_rate: int | None = None) -> dict[str, float]:
         """Return label → mean probability of a file or waveform, the largest first; the arguments are those of `tags`."""
         return self.tags(source, sample_rate).overall()
 
-    def tags(self, source: str | Path | np.ndarray, sample_rate: int | None = None, hop: float = 0.0) -> Tags:
+    def tags(self, source: str | Path | bytes | np.ndarray, sample_rate: int | None = None, hop: float = 0.0) -> Tags:
         """Predict every window of a signal.
 
         Args:
-          source: the path of an audio file, or a waveform `(samples,)` or `(channels, samples)`: floats in [-1, 1] or int16.
+          source: the path of an audio file; its content as bytes, which is decoded in memory; or a waveform `(samples,)` or
+            `(channels, samples)`: floats in [-1, 1] or int16.
           sample_rate: sample rate of a waveform in Hz, 1000 to 768000; ignored for a file. The signal is resampled to the
             sample rate of the run.
           hop: seconds from the start of a window to the start of the next; 0: the hop of the run's evaluation.
 
-        Raises `UserError`, with the path of the file, if the signal cannot be read or used, or if the network computes a number
-        that is not finite.
+        Raises `UserError`, with the path of the file, if the signal cannot be read or used, if the mono mix of a file is
+        silent, or if the network computes a number that is not finite.
         """
-        if isinstance(source, str | Path):
-            try:
-                return self._tags(source, None, hop)
-            except (audio.AudioError, UserError) as error:
-                raise UserError(f"{source}: {error}") from error
-            except MemoryError as error:
-                raise UserError(f"{source}: decoding needs more memory than this machine has free") from error
-        return self._tags(np.asarray(source), sample_rate, hop)
+        if not isinstance(source, str | Path | bytes):
+            return self._tags(np.asarray(source), sample_rate, hop)
+        name = "the audio" if isinstance(source, bytes) else source
+        try:
+            return self._tags(source, None, hop)
+        except (audio.AudioError, UserError) as error:
+            raise UserError(f"{name}: {error}") from error
+        except MemoryError as error:
+            raise UserError(f"{name}: decoding needs more memory than this machine has free") from error
 
-    def _tags(self, source: str | Path | np.ndarray, sample_rate: int | None, hop: float) -> Tags:
+    def _tags(self, source: str | Path | bytes | np.ndarray, sample_rate: int | None, hop: float) -> Tags:
         step = round(hop * self.sample_rate) or self.config.evaluate.hop or self.samples
         if step < 1:
             raise UserError(f"hop must be 0 or more seconds, and was given {hop:g}")
-        if isinstance(source, np.ndarray):
+        if isinstance(source, np.ndarray | bytes):
             wave = self._waveform(source, sample_rate)
             measured = _measure([wave])
             blocks: Iterable[np.ndarray] = [wave]
@@ -135,6 +144,8 @@ class Tagger:
             blocks = audio.stream(source, self.sample_rate, 1 << 16)
         if not measured.samples:
             raise UserError("the signal holds no samples")
+        if not isinstance(source, np.ndarray) and (fault := silence.fault(measured.peak, source)):
+            raise UserError(fault)
         starts, logits, embeddings = self._run(windows(blocks, self.samples, step), measured)
         seconds, probabilities = starts / self.sample_rate, _probabilities(logits, self._task)
         finite = np.isfinite(probabilities).all(1) & np.isfinite(embeddings).all(1)
@@ -152,7 +163,11 @@ class Tagger:
             embeddings=embeddings,
         )
 
-    def _waveform(self, wave: np.ndarray, sample_rate: int | None) -> np.ndarray:
+    def _waveform(self, wave: np.ndarray | bytes, sample_rate: int | None) -> np.ndarray:
+        """Return a waveform, or the content of a file, as mono float32 (samples,) at the sample rate of the run."""
+        if isinstance(wave, bytes):
+            with audio.explained():
+                return audio.load(wave, self.sample_rate).samples
         low, high = audio.RATES
         if sample_rate is None or not low <= sample_rate <= high:
             raise UserError(f"a waveform needs its sample_rate in Hz, {low} to {high}, and was given {sample_rate}")
@@ -264,45 +279,92 @@ def as_json(name: str, tags: Tags) -> dict[str, Any]:
     }
 
 
+def as_csv(cells: Iterable[object]) -> str:
+    """Format the cells as one line of CSV, without its end."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([console.printable(str(cell)) for cell in cells])
+    return line.getvalue()
+
+
 def define_flags() -> None:
     """Define the flags of this command. Not at import, because programs with flags of their own import this module."""
     flags.DEFINE_string("workdir", None, "Workdir of the trained run.")
     flags.DEFINE_bool("json", False, "Print one JSON object per file, with the probabilities of the file and of each window.")
+    flags.DEFINE_bool("csv", False, "Print one CSV row per file: file, seconds, and the probability of each label.")
     flags.DEFINE_string("embeddings", None, "Write path, start (s) and embedding of each window to this .npz file.")
     flags.DEFINE_integer("top", 5, "Number of labels shown per file.", lower_bound=1)
     flags.DEFINE_float("hop", 0.0, "Hop between windows in seconds; 0: the hop of the run's evaluation.", lower_bound=0.0)
 
 
+class _Table:
+    """The embeddings of all windows that were tagged."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+        self._starts: list[float] = []
+        self._embeddings: list[np.ndarray] = []
+
+    def add(self, name: str, tags: Tags) -> None:
+        self._paths += [name] * len(tags.starts)
+        self._starts += tags.starts.tolist()
+        self._embeddings += list(tags.embeddings)
+
+    def write(self, target: Path) -> None:
+        with write_whole(target) as file:
+            np.savez(file, path=np.array(self._paths), start=np.array(self._starts), embedding=np.array(self._embeddings))
+
+
 def main(argv: list[str]) -> int:
     """Tag the files. A file that cannot be read is reported on standard error, and the exit status is then 1."""
-    args, files = flags.FLAGS, argv[1:]
-    if args.workdir is None or not files:
+    args, names = flags.FLAGS, argv[1:]
+    if args.workdir is None or not names:
         raise UserError(
             "--workdir=DIR and at least one audio file are needed: python -m genre_jax.tag --workdir=runs/NAME FILE…"
         )
-    tagger = Tagger(args.workdir)
-    paths: list[str] = []
-    starts: list[float] = []
-    embeddings: list[np.ndarray] = []
+    if args.json and args.csv:
+        raise UserError("--json and --csv were both given: choose one of them")
+    target = tag_inputs.check_folder(args.embeddings) if args.embeddings else None
+    files: list[str] = []
     failed = 0
-    for name in files:
+    for name in names:
         try:
-            tags = tagger.tags(name, hop=args.hop)
+            files += tag_inputs.audio_files(name)
         except UserError as error:
             console.complain(error)
             failed += 1
-            continue
-        say(json.dumps(as_json(name, tags), allow_nan=False) if args.json else as_text(name, tags, args.top))
-        paths += [name] * len(tags.starts)
-        starts += tags.starts.tolist()
-        embeddings += list(tags.embeddings)
-    if args.embeddings:
-        target = Path(args.embeddings if args.embeddings.endswith(".npz") else f"{args.embeddings}.npz")
-        with write_whole(target) as file:
-            np.savez(file, path=np.array(paths), start=np.array(starts), embedding=np.array(embeddings))
+    if not files:
+        return 1
+    tagger, table = Tagger(args.workdir), _Table()
+    if args.csv:
+        say(as_csv(("file", "seconds", *tagger.labels)))
+    with console.silent_libraries():
+        for name in files if files == names else tag_inputs.with_progress(files):
+            try:
+                tags = tagger.tags(tag_inputs.content(name), hop=args.hop)
+            except UserError as error:
+                console.complain(error)
+                failed += 1
+                continue
+            _print(name, tags)
+            if target:
+                table.add(name, tags)
+    if target:
+        table.write(target)
     return 1 if failed else 0
+
+
+def _print(name: str, tags: Tags) -> None:
+    """Print the result of a file as the flags say."""
+    args = flags.FLAGS
+    if args.json:
+        say(json.dumps(as_json(name, tags), allow_nan=False))
+    elif args.csv:
+        mean = tags.probabilities.mean(0)
+        say(as_csv((name, round(tags.seconds, 3), *(f"{probability:.6g}" for probability in mean))))
+    else:
+        say(as_text(name, tags, args.top))
 
 
 if __name__ == "__main__":
     define_flags()
-    console.run(main)
+    console.run(main, tag_inputs.parse_flags)

@@ -55,7 +55,7 @@ READERS: dict[Callable[[Path], None], str] = {  # reader → a good beginning of
     chosen_labels: "/m/064t9\n",
 }
 DAMAGE = {  # name → (bytes from the good beginning, sentence)
-    "utf-16": (lambda good: good.encode("utf-16"), r"^\S+ is in UTF-16: save it in UTF-8$"),
+    "half of UTF-16": (lambda good: good.encode("utf-16")[:-1], r"^\S+ begins as UTF-16, but its rest is not UTF-16: save the"),
     "utf-16 without a mark": (lambda good: good.encode("utf-16-le"), r"^\S+, line 1: the line contains a NUL byte: save the"),
     "latin-1": (lambda good: good.encode() + b"Beyonc\xe9.wav,x\n", r"^\S+, line \d: the line is not in UTF-8: save the file in"),
     "NUL": (lambda good: good.encode() + b"b\0.wav,x\n", r"^\S+, line \d: the line contains a NUL byte: save the file as text"),
@@ -87,6 +87,80 @@ def test_a_list_may_have_a_byte_order_mark_and_the_line_ends_of_any_system(tmp_p
     path = tmp_path / "list.csv"
     path.write_bytes(b'\xef\xbb\xbfa, "b\nb"\r\nc,d\r\n')
     assert list(table.rows(path)) == [(2, ["a", "b\nb"]), (3, ["c", "d"])]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_of_a_spreadsheet_is_read(tmp_path, encoding, separator):
+    lines = ["path,labels,start", "Beyoncé.wav,rock|live,0.5", '"a, b; c.wav",rock,']
+    path = tmp_path / "songs.csv"
+    path.write_text(
+        "\r\n".join(lines[:2]).replace(",", separator) + f'\r\n"a, b; c.wav"{separator}rock{separator}\r\n', encoding
+    )
+    source = DATASETS["folder"](path)
+    assert [(item.name, item.labels) for item in source.items] == [
+        ("Beyoncé.wav@0.5", ("rock", "live")), ("a, b; c.wav", ("rock",))
+    ]  # fmt: skip
+    assert not source.refused
+
+
+def test_a_csv_of_windows_code_page_1252_gets_the_cure(tmp_path):
+    path = tmp_path / "songs.csv"
+    path.write_bytes("path,labels\na.wav,x\nBeyoncé.wav,x\n".encode("cp1252"))
+    with pytest.raises(
+        UserError, match=r"line 3: the line is not in UTF-8: save the file in UTF-8 \(spreadsheets call this 'CSV"
+    ):
+        DATASETS["folder"](path)
+
+
+def csv_source(tmp_path, *rows: str, header: str = "path,labels"):
+    path = tmp_path / "songs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return DATASETS["folder"](path)
+
+
+def test_a_file_has_one_name_in_every_spelling_of_its_path(tmp_path):
+    (tmp_path / "odd\\name.wav").touch()  # a legal name on Linux
+    spellings = ["jazz/a.wav", "./jazz/a.wav", "jazz//a.wav", "rock/../jazz/a.wav", "jazz\\a.wav", ".\\jazz\\a.wav"]
+    spellings.append(str(tmp_path / "jazz" / "a.wav"))
+    source = csv_source(tmp_path, *(f"{path},label {n}" for n, path in enumerate(spellings)), "odd\\name.wav,x", "..b.wav,x")
+    assert [(item.name, item.track) for item in source.items] == [
+        ("jazz/a.wav", "jazz/a"), ("odd\\name.wav", "odd\\name"), ("..b.wav", "..b")
+    ]  # fmt: skip
+    assert source.items[0].path == str(tmp_path / "jazz/a.wav")
+    assert source.items[0].labels == tuple(f"label {n}" for n in range(len(spellings)))
+    refused = csv_source(tmp_path, "C:\\Music\\a.wav,x", "..\\a.wav,x", "b.wav,x").refused
+    assert [reason for _, reason in refused] == [
+        "'C:\\\\Music\\\\a.wav' is on a drive of Windows: use the path from the folder of the CSV to the file",
+        "'..\\\\a.wav' leads out of the folder of the CSV: use the absolute path of the file",
+    ]
+
+
+def test_one_row_a_label_is_one_clip_with_all_labels(tmp_path):
+    rows = ("a.wav,rock,train", "b.wav,jazz,", "./a.wav,live,train", "a.wav,rock|loud,train", "a.wav,pop,test")
+    source = csv_source(tmp_path, *rows, header="path,labels,split")
+    assert [item.labels for item in source.items] == [("rock", "live", "loud"), ("jazz",)]
+    assert source.notes == ("2 rows name a clip again, and their labels were merged",)
+    assert source.refused == (("songs.csv, row 6", "repeats 'a.wav' of row 2 with another track, split or duration"),)
+
+
+@pytest.mark.parametrize("cell", ["['rock', 'live']", "rock;live", '"rock, live"', "[rock|live]"])
+def test_labels_with_another_separator_get_the_right_one(tmp_path, cell):
+    cell = f'"{cell}"' if cell.startswith("['") else cell
+    ((row, reason),) = csv_source(tmp_path, f"a.wav,{cell}", "b.wav,x").refused
+    assert row == "songs.csv, row 2"
+    assert reason == f"labels is {cell.strip(chr(34))!r}: write 'rock|live' for several labels; a name must not hold ',' or ';'"
+
+
+def test_classes_that_differ_in_capital_letters_are_a_warning(tmp_path):
+    warning = "warning: classes 'Jazz' and 'jazz' differ only in capital letters: use one spelling if they are one"
+    assert csv_source(tmp_path, "a.wav,Jazz", "b.wav,jazz|rock").notes == (warning,)
+    for name in ("Jazz/a.WAV", "jazz/b.Mp3", "rock/c.FLAC", "rock/d.Txt"):
+        (tmp_path / "top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top" / name).touch()
+    source = DATASETS["folder"](tmp_path / "top")
+    assert len(source.items) == 3
+    assert source.notes == ("1 files were ignored, because their extension is not listed (1 .txt)", warning)
 
 
 def test_numbers_that_no_clip_can_have_are_refused(tmp_path):

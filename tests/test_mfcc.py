@@ -309,7 +309,7 @@ def test_double_precision_goes_through():
         (lambda y: cepstra.mfcc_htk(y, hop_length=0), "hop_length must be at least 1, and was given 0"),
         (lambda y: cepstra.mfcc_htk(y, window="haming"), r"unknown window 'haming' \(did you mean 'hamming'\?\)"),
         (lambda y: cepstra.mfcc_htk(y, window=np.ones(399)), r"window must have win_length = 400 samples, and has the shape \(399,\)"),
-        (lambda y: cepstra.mfcc_htk(y[:0]), "the signal must have at least 1 samples, and has 0"),
+        (lambda y: cepstra.mfcc_htk(y[:0]), "the signal must have at least 1 sample, and has 0"),
         (lambda y: cepstra.mfcc_htk(y.astype(jnp.int16)), "was given int16"),
         (lambda y: cepstra.preemphasis(y[:1]), "the signal must have at least 2 samples, and has 1"),
         (lambda y: cepstra.delta(y[:, None], width=4), "width must be an odd number of at least 3 frames, and was given 4"),

@@ -42,8 +42,8 @@ BROKEN = {  # name → pattern of the reason in quarantine.csv
     "rock/zero.ogg": "^the file has zero bytes$",
     "rock/text.mp3": "^not an audio file",
     "rock/header.wav": "^empty: the file holds no samples$",
-    "rock/silent.flac": "^silent: no sample exceeds 0.0001 of full scale$",
-    "rock/antiphase.wav": "^silent: ",
+    "rock/silent.flac": "^the mono mix is silent: no sample exceeds 0.0001 of full scale$",
+    "rock/antiphase.wav": "^the mono mix is silent, but the channels are not: they cancel each other, ",
     "rock/nan.wav": "^the file holds samples that are not finite",
     "rock/short.wav": r"^too short: 0\.050 s, the minimum is 0\.1 s$",
     "rock/one.wav": "^too short: ",
@@ -122,7 +122,7 @@ def test_every_file_is_in_the_shards_or_in_quarantine(messy, made):
     }  # fmt: skip
     assert passport["labels"] == ["Hip hop", "jazz", "rock"]
     assert passport["notes"] == [
-        "3 files that are not audio were ignored (2 .jpg, 1 .txt)",
+        "3 files were ignored, because their extension is not listed (2 .jpg, 1 .txt)",
         "1 audio files outside the class folders were ignored",
     ]
     names = [name for split in passport["splits"] for name in shards.load_index(made, split).names]
@@ -187,6 +187,7 @@ def test_strict_exits_with_one_and_the_summary_names_the_quarantined(messy, made
     done = subprocess.run(command(*arguments, "--strict"), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == f"error: 15 files are quarantined in {made / 'quarantine.csv'}, and --strict allows none\n"
+    assert "warning: the mono mix of 2 files is silent; in 1 of them the channels cancel" in done.stdout.splitlines()
     assert "15 quarantined, 1 scaled down because their peak exceeded 1.0" in done.stdout
     assert f"and 10 more in {made / 'quarantine.csv'}" in done.stdout
     assert "--config.data.name=messy" in done.stdout.splitlines()[-1]
@@ -320,7 +321,17 @@ def test_splits_that_chance_left_empty_are_told(tmp_path, monkeypatch):
         folder = build.build(source, tmp_path, "small", 8000, limits=LIMITS, **OPTIONS)
     text = summary(locate.read_passport(folder), folder)
     assert "warning: split 'validation' is empty because there are few tracks: assign tracks with the split column" in text
+    assert "are of one class" not in text
     assert "warning: split 'test' has no clip of y: assign tracks with the split column of a CSV" in text
+
+
+def test_a_data_set_of_one_class_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    source = hostile.source()
+    one = dataclasses.replace(source, items=tuple(item for item in source.items if item.labels == ("x",)))
+    folder = build.build(one, tmp_path, "one", 8000, limits=LIMITS, **OPTIONS)
+    text = summary(locate.read_passport(folder), folder)
+    assert "warning: all clips are of one class, 'x': there is nothing to tell apart, add files of another class" in text
 
 
 # ---------------------------------------------------------------- CSV
@@ -395,7 +406,7 @@ BAD_ROWS = {
     "b.wav,x,,,-1,": "start is '-1', expected seconds, 0 to 1000000, such as 12.5",
     "b.wav,x,,,,nan": "duration is 'nan', expected seconds, 0 to 1000000, such as 12.5",
     "b.wav,x,,,,0": "duration is '0', expected seconds above 0 or nothing",
-    "a.wav,y,,,,": "repeats 'a.wav' of row 2",
+    "a.wav,y,,test,,": "repeats 'a.wav' of row 2 with another track, split or duration",
     "../b.wav,x,,,,": "'../b.wav' leads out of the folder of the CSV: use the absolute path of the file",
 }
 

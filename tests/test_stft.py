@@ -168,7 +168,7 @@ def test_nan_and_inf_stay_in_the_frames_they_touch(center):
         (lambda y: frontends.stft(y, n_fft=64, engine="dft"), "unknown engine 'dft'.*: choose one of auto, fft, matmul"),
         (lambda y: frontends.stft(y[:30], n_fft=64, center=False), "must have at least 64 samples for frames of 64 .*, and has 30"),
         (lambda y: frontends.stft(y[:30], n_fft=64, pad_mode="reflect"), "must have at least 33 samples .*, and has 30"),
-        (lambda y: frontends.stft(y[:0], n_fft=64), "must have at least 1 samples .*, and has 0"),
+        (lambda y: frontends.stft(y[:0], n_fft=64), "must have at least 1 sample, and has 0"),
         (lambda y: frontends.stft(y.astype(jnp.int16)), "needs a real waveform of floats .* was given int16"),
         (lambda y: frontends.stft(y.astype(jnp.complex64)), "needs a real waveform of floats .* was given complex64"),
         (lambda y: frontends.spectrogram(y, power=0), "power must be positive, and was given 0"),

@@ -1,10 +1,15 @@
 """Tagging uses the windows and weights of the run's evaluation, gives the same numbers, and bounds the memory."""
 
+import csv
 import json
+import os
 import shutil
+import struct
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
 
 import audio_files
 import jax
@@ -16,7 +21,7 @@ from damage import write_run
 
 import genre_jax
 from genre_jax import config as configs
-from genre_jax import metrics, tag, train
+from genre_jax import metrics, tag, tag_inputs, train
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
@@ -280,6 +285,138 @@ assert settings() == before
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- the arguments of the command
+
+
+@pytest.fixture
+def run_tag(tagger, monkeypatch, capsys):
+    """A function of file names and flags that runs the command in this process; returns exit code, output and errors."""
+
+    def call(*names: object, **given) -> tuple[int, str, str]:
+        values = {"workdir": "run", "json": False, "csv": False, "embeddings": None, "top": 1, "hop": 0.0} | given
+        monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**values)))
+        monkeypatch.setattr(tag, "Tagger", lambda workdir: tagger)
+        capsys.readouterr()
+        code = tag.main(["tag", *map(str, names)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(5, "x"), RecursionError(), struct.error("x"), MemoryError()])
+def test_any_exception_of_a_decoder_is_one_line_and_the_next_file_is_tagged(run_tag, wavs, tmp_path, monkeypatch, error):
+    bad = shutil.copy(wavs[0], tmp_path / "bad.wav")
+    read = soundfile.SoundFile.read
+
+    def broken(file, *args, **options):
+        if b"bad.wav" in os.fsencode(file.name):
+            raise error
+        return read(file, *args, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", broken)
+    code, out, err = run_tag(bad, wavs[11])
+    assert code == 1
+    assert err.startswith(f"error: {bad}: ") and err.count("\n") == 1
+    assert out.startswith(f"{wavs[11]}  (")
+
+
+def test_silence_and_channels_that_cancel_are_not_tagged(run_tag, tagger, wavs, tmp_path):
+    tone = audio_files.chord(0.5, RATE, 1)
+    paths = [tmp_path / f"{name}.wav" for name in ("silent", "cancelled", "quiet", "audible")]
+    soundfile.write(paths[0], np.zeros((4000, 2)), RATE)
+    soundfile.write(paths[1], np.concatenate([tone, -tone], 1), RATE)
+    for path, step in ((paths[2], 3), (paths[3], 4)):  # 1e-4 lies between these steps of 16 bits
+        soundfile.write(path, np.where(np.arange(4000) % 100, 0, step).astype(np.int16), RATE)
+    code, out, err = run_tag(*paths)
+    assert code == 1 and out.splitlines()[0].startswith(f"{paths[3]}  (")
+    assert err.splitlines() == [
+        f"error: {paths[0]}: the mono mix is silent: no sample exceeds 0.0001 of full scale",
+        f"error: {paths[1]}: the mono mix is silent, but the channels are not: they cancel each other, therefore invert one "
+        "channel or use one alone",
+        f"error: {paths[2]}: the mono mix is silent: no sample exceeds 0.0001 of full scale",
+    ]
+    with pytest.raises(UserError, match=r"^the audio: the mono mix is silent, but the channels are not"):
+        tagger.predict(paths[1].read_bytes())
+    assert tagger.predict(wavs[5].read_bytes()) == tagger.predict(wavs[5])
+
+
+def test_embeddings_that_cannot_be_written_end_the_command_before_the_model_is_loaded(monkeypatch, tmp_path, wavs):
+    monkeypatch.setattr(tag, "Tagger", lambda workdir: pytest.fail("the model was loaded"))
+    values = {"workdir": "run", "json": True, "csv": False, "embeddings": f"{tmp_path}/none/e.npz"}
+    monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**values)))
+    with pytest.raises(
+        UserError, match=rf"^--embeddings={tmp_path}/none/e.npz: the folder {tmp_path}/none does not exist: create"
+    ):
+        tag.main(["tag", str(wavs[0])])
+    (tmp_path / "folder.npz").mkdir()
+    tag.flags.FLAGS.embeddings = str(tmp_path / "folder")
+    with pytest.raises(UserError, match=r"/folder cannot be written: choose another path$"):
+        tag.main(["tag", str(wavs[0])])
+    tag.flags.FLAGS.embeddings, tag.flags.FLAGS.csv = None, True
+    with pytest.raises(UserError, match=r"^--json and --csv were both given: choose one of them$"):
+        tag.main(["tag", str(wavs[0])])
+
+
+def test_embeddings_are_written_beside_files_that_failed(run_tag, wavs, tmp_path):
+    code, _, _ = run_tag(tmp_path / "none.wav", wavs[0], embeddings=str(tmp_path / "e"))
+    with np.load(tmp_path / "e.npz") as file:
+        assert code == 1 and set(file["path"]) == {str(wavs[0])}
+
+
+def test_a_folder_stands_for_the_audio_below_it(run_tag, wavs, tmp_path, monkeypatch):
+    for name in ("b/2.WAV", "a.wav", "b/1.wav", ".hidden.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(wavs[0], tmp_path / name)
+    (tmp_path / "b" / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(tag_inputs, "_QUIET", -1.0)
+    code, out, err = run_tag(tmp_path / "empty", tmp_path, json=True)
+    assert code == 1
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [
+        f"{tmp_path}/{name}" for name in ("a.wav", "b/1.wav", "b/2.WAV")
+    ]
+    lines = err.splitlines()
+    assert lines[0].startswith(
+        f"error: {tmp_path}/empty: found no audio below this folder, expected one of the extensions .aac "
+    )
+    assert lines[1:] == ["tag: 0 of 3 files"]
+
+
+def test_dashes_standard_input_and_csv(tagger, workdir, wavs, tmp_path):
+    """AudioSet's ids may begin with dashes."""
+    names = ["-0SdAVK79lg.wav", "--aE2O5G5WE.wav", "é, 1.wav"]
+    for name, path in zip(names, wavs, strict=False):
+        shutil.copy(path, tmp_path / name)
+    command = [sys.executable, "-m", "genre_jax.tag", f"--workdir={workdir}", "--csv", names[0], "-", names[2], "--", names[1]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open(wavs[5], "rb") as file:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, stdin=file, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    header, *rows = csv.reader(done.stdout.splitlines())
+    assert header == ["file", "seconds", *CLASSES]
+    assert [row[0] for row in rows] == [names[0], "-", names[2], names[1]]
+    for row, path in zip(rows, (wavs[0], wavs[5], wavs[2], wavs[1]), strict=True):
+        tags = tagger.tags(path)
+        assert float(row[1]) == pytest.approx(tags.seconds, abs=1e-3)
+        np.testing.assert_allclose([float(cell) for cell in row[2:]], tags.probabilities.mean(0), atol=1e-4)
+
+
+def test_a_name_with_a_dash_that_is_no_file_stays_a_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-a.wav").touch()
+    assert tag_inputs.parse_flags(["tag", "x", "-a.wav", "--", "-b.wav"]) == ["tag", "x", "-a.wav", "-b.wav"]
+    with pytest.raises(SystemExit):
+        tag_inputs.parse_flags(["tag", "-b.wav"])
+
+
+def test_a_closed_pipe_ends_the_command_silently(workdir, wavs):
+    """As in `tag … | head -1`."""
+    process = run_module("genre_jax.tag", f"--workdir={workdir}", "--json", *map(str, wavs))
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+    process.stderr.close()
 
 
 # ---------------------------------------------------------------- the three commands on a folder of every format

@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -386,6 +387,25 @@ def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
     loop._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
         train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
+    onward = (
+        rf"differs in train.duration\): choose another --workdir, and set --config.init_from={tmp_path} to train its weights"
+    )
+    with pytest.raises(UserError, match=onward):
+        train_and_evaluate(small_config(tones, "snn", train__duration="2 steps"), tmp_path)
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(UserError, match=r"choose another --workdir$"):
+        train_and_evaluate(small_config(tones, "snn", train__duration="2 steps"), tmp_path)
+
+
+def test_training_on_one_class_is_a_warning(tmp_path, capsys):
+    index = shards.load_index(write_tones(tmp_path), "train")
+    run = SimpleNamespace(config=small_config(tmp_path, "snn"), splits={"train": index})
+    run.program = SimpleNamespace(devices=SimpleNamespace(all=[0]), total=1, clips=1, reach=tuple)
+    loop._announce(run, 1)
+    assert "one class" not in capsys.readouterr().out
+    index.labels[:, 1:] = 0
+    loop._announce(run, 1)
+    assert "warning: all training clips are of one class, 'low': there is nothing to learn" in capsys.readouterr().out
 
 
 def test_a_run_on_clips_that_have_changed_is_refused(tones, tmp_path):

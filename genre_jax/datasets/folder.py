@@ -1,10 +1,12 @@
 """The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`."""
 
 import collections
+import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from genre_jax.console import UserError
 from genre_jax.datasets import table
@@ -71,11 +73,23 @@ def _class_folders(top: Path) -> Source:
     notes = []
     if ignored:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common())
-        notes.append(f"{ignored.total()} files that are not audio were ignored ({kinds})")
+        notes.append(f"{ignored.total()} files were ignored, because their extension is not listed ({kinds})")
     if outside:
         notes.append(f"{outside} audio files outside the class folders were ignored")
     labels = tuple(sorted({item.labels[0] for item in items}))
-    return Source("folder", labels, tuple(items), notes=tuple(notes))
+    return Source("folder", labels, tuple(items), notes=(*notes, *_alike(labels)))
+
+
+def _alike(labels: tuple[str, ...]) -> list[str]:
+    """Returns a warning for each group of labels that differ only in capital letters."""
+    groups = collections.defaultdict(list)
+    for label in labels:
+        groups[label.casefold()].append(label)
+    return [
+        f"warning: classes {' and '.join(map(repr, group))} differ only in capital letters: use one spelling if they are one"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def printable(name: str) -> str:
@@ -84,11 +98,12 @@ def printable(name: str) -> str:
 
 
 def _table(path: Path) -> Source:
-    """Returns the clips of a CSV file; malformed rows are refused."""
-    items = []
+    """Returns the clips of a CSV file; malformed rows are refused, and rows that give a clip more labels are merged."""
+    items: dict[str, Item] = {}
     refused = []
-    rows: dict[str, int] = {}
-    content = table.rows(path)
+    first_row: dict[str, int] = {}
+    repeated = 0
+    content = table.rows(path, table.delimiter(path))
     columns = [column.strip() for column in next(content, (0, []))[1]]
     _check_columns(path, columns)
     for number, cells in content:
@@ -98,18 +113,27 @@ def _table(path: Path) -> Source:
             if len(cells) != len(columns):
                 raise RowError(f"the row has {len(cells)} cells, but the header has {len(columns)} columns")
             item = _parse_row(path.parent, dict(zip(columns, map(str.strip, cells), strict=True)))
-            if item.name in rows:
-                raise RowError(f"repeats {item.name!r} of row {rows[item.name]}")
+            if item.name in items:
+                item = _merged(items[item.name], item, first_row[item.name])
+                repeated += 1
         except RowError as error:
             refused.append((f"{path.name}, row {number}", str(error)))
             continue
-        rows[item.name] = number
-        items.append(item)
+        first_row.setdefault(item.name, number)
+        items[item.name] = item
     if not items:
         first = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
         raise UserError(f"{path} has a header, but no {'usable ' if refused else ''}rows{first}")
-    labels = tuple(sorted({label for item in items for label in item.labels}))
-    return Source("folder", labels, tuple(items), refused=tuple(refused))
+    labels = tuple(sorted({label for item in items.values() for label in item.labels}))
+    notes = [f"{repeated} rows name a clip again, and their labels were merged"] if repeated else []
+    return Source("folder", labels, tuple(items.values()), refused=tuple(refused), notes=(*notes, *_alike(labels)))
+
+
+def _merged(item: Item, again: Item, row: int) -> Item:
+    """Returns `item` of row `row` with the labels of both. Raises `RowError` if the items differ in anything else."""
+    if dataclasses.replace(again, labels=item.labels) != item:
+        raise RowError(f"repeats {item.name!r} of row {row} with another track, split or duration")
+    return dataclasses.replace(item, labels=tuple(dict.fromkeys(item.labels + again.labels)))
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
@@ -132,11 +156,7 @@ def _parse_row(base: Path, row: dict[str, str]) -> Item:
     """Returns the item of a CSV row; `base` is the folder of the CSV. Raises `RowError` if the row is malformed."""
     if not row["path"]:
         raise RowError("the path is empty")
-    if not os.path.isabs(row["path"]) and os.path.normpath(row["path"]).startswith(".."):
-        raise RowError(f"{row['path']!r} leads out of the folder of the CSV: use the absolute path of the file")
-    labels = tuple(dict.fromkeys(label.strip() for label in row["labels"].split("|") if label.strip()))
-    if not labels:
-        raise RowError(f"no label in {row['labels']!r}, expected names separated by '|'")
+    path = _one_spelling(base, row["path"])
     split = row.get("split") or None
     if split not in (None, *SPLITS):
         raise RowError(f"unknown split {split!r}, choose one of {', '.join(SPLITS)} or leave it empty")
@@ -145,14 +165,42 @@ def _parse_row(base: Path, row: dict[str, str]) -> Item:
     if duration == 0:
         raise RowError(f"duration is '{row['duration']}', expected seconds above 0 or nothing")
     return Item(
-        name=cut_name(row["path"], start or 0.0, cut=start is not None or duration is not None),
-        track=row.get("track") or os.path.splitext(row["path"])[0],
-        labels=labels,
+        name=cut_name(path, start or 0.0, cut=start is not None or duration is not None),
+        track=row.get("track") or os.path.splitext(path)[0],
+        labels=_labels(row["labels"]),
         split=split,
-        path=str(base / row["path"]),
+        path=str(base / path),
         start=start or 0.0,
         duration=duration,
     )
+
+
+def _one_spelling(base: Path, path: str) -> str:
+    """Returns the path of a row, relative to `base` if the file lies below it, so that a file has one name in a data set.
+
+    Raises `RowError` if the path leads out of `base`, or begins with a drive of Windows.
+    """
+    windows = os.sep == "/" and ("\\" in path or path[1:2] == ":") and not os.path.lexists(base / path)
+    if windows and PureWindowsPath(path).drive:
+        raise RowError(f"{path!r} is on a drive of Windows: use the path from the folder of the CSV to the file")
+    inner = os.path.normpath(path.replace("\\", "/") if windows else path)
+    if os.path.isabs(inner):
+        absolute, top = Path(inner), Path(os.path.abspath(base))
+        return (absolute.relative_to(top) if absolute.is_relative_to(top) else absolute).as_posix()
+    if Path(inner).parts[:1] == ("..",):
+        raise RowError(f"{path!r} leads out of the folder of the CSV: use the absolute path of the file")
+    return Path(inner).as_posix()
+
+
+def _labels(cell: str) -> tuple[str, ...]:
+    """Returns the names in a cell, each once. Raises `RowError` if there is none, or if they are not separated by '|'."""
+    names = (name.strip(" '\"") for name in re.split("[|,;]", cell.strip("[]")))
+    right = "|".join(filter(None, names))
+    if not right:
+        raise RowError(f"no label in {cell!r}, expected names separated by '|'")
+    if (cell.startswith("[") and cell.endswith("]")) or "," in cell or ";" in cell:
+        raise RowError(f"labels is {cell!r}: write {right!r} for several labels; a name must not hold ',' or ';'")
+    return tuple(dict.fromkeys(label.strip() for label in cell.split("|") if label.strip()))
 
 
 def _seconds(column: str, text: str) -> float | None:

@@ -1,4 +1,7 @@
-"""Read the CSV files of data sets. A file that is damaged, or not in UTF-8, gives one sentence with its path and line."""
+"""Read the CSV files of data sets, in UTF-8, or in UTF-16 with a byte order mark.
+
+A file that is damaged, or in another encoding, gives one sentence with its path and line.
+"""
 
 import csv
 from collections.abc import Iterator
@@ -8,15 +11,21 @@ from genre_jax.console import UserError
 
 _LONGEST = 1 << 20  # characters of a line; a longer line means that the file is not text
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+_DELIMITERS = ",;\t"
 
 
-def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its last line, cells) of each row of a CSV file, without the spaces after commas.
+def delimiter(path: Path) -> str:
+    """Returns the comma, semicolon or tab, whichever occurs most often in the first line of a file."""
+    return max(_DELIMITERS, key=next(lines(path), "").count)
 
-    Raises `UserError` if the file is not CSV in UTF-8. A quote that is not closed is an error as well, because it would hide
-    the rows after it.
+
+def rows(path: Path, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its last line, cells) of each row of a CSV file, without the spaces after a `separator`.
+
+    Raises `UserError` if the file is not CSV in UTF-8 or UTF-16. A quote that is not closed is an error as well, because it
+    would hide the rows after it.
     """
-    reader = csv.reader(lines(path), skipinitialspace=True, strict=True)
+    reader = csv.reader(lines(path), delimiter=separator, skipinitialspace=True, strict=True)
     while True:
         first = reader.line_num + 1
         try:
@@ -31,11 +40,10 @@ def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file in UTF-8, with their ends. Raises `UserError` if the file is not such a text."""
+    """Yield the lines of a text file in UTF-8 or UTF-16, with their ends. Raises `UserError` if the file is not such a text."""
     with open(path, "rb") as file:
-        if file.read(2) in _UTF_16:
-            raise UserError(f"{path} is in UTF-16: save it in UTF-8")
-    with open(path, encoding="utf-8-sig", newline="") as text:
+        wide = file.read(2) in _UTF_16
+    with open(path, encoding="utf-16" if wide else "utf-8-sig", newline="") as text:
         number = 0
         try:
             while line := text.readline(_LONGEST):
@@ -46,7 +54,12 @@ def lines(path: Path) -> Iterator[str]:
                     raise UserError(f"{path}, line {number}: the line has {_LONGEST} characters or more: use a text file")
                 yield line
         except UnicodeDecodeError:
-            raise UserError(f"{path}, line {_undecodable(path)}: the line is not in UTF-8: save the file in UTF-8") from None
+            if wide:
+                raise UserError(f"{path} begins as UTF-16, but its rest is not UTF-16: save the file in UTF-8") from None
+            raise UserError(
+                f"{path}, line {_undecodable(path)}: the line is not in UTF-8: save the file in UTF-8 (spreadsheets call this "
+                "'CSV UTF-8')"
+            ) from None
 
 
 def _undecodable(path: Path) -> int:

@@ -74,6 +74,7 @@ class Frontend(nn.Module, kw_only=True):
 
     def unscaled(self, waveform: jax.Array) -> jax.Array:
         """Return the features `(batch, frames, bins)` of waveforms `(batch, samples)` before `scale` is applied."""
+        waveform = scaling.as_float(waveform)
         for name in self.conditioning:
             waveform = CONDITIONINGS[name](waveform, sr=self.sr)
         x = self.features(waveform)

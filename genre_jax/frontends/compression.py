@@ -1,11 +1,14 @@
 """Amplitude compression of spectrograms `(..., frames, bins)`: decibels, logarithm, per-channel energy normalisation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genre_jax import console
 from genre_jax.console import UserError
+from genre_jax.frontends.scaling import as_features
 from genre_jax.frontends.stft import at_least
 
 COMPRESSIONS = ("none", "db", "db_below_max", "ln", "pcen")
@@ -50,11 +53,16 @@ def power_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-10, to
         raise UserError(f"amin must be positive, and was given {amin}")
     if top_db is not None and top_db < 0:
         raise UserError(f"top_db must be None or at least 0 dB, and was given {top_db}")
-    if isinstance(ref, str) and ref != "max":
-        raise UserError(f"ref must be a number or 'max', and was given {ref!r}")
+    _check_ref(ref)
+    s = as_features(s)
     reference = s.max((-2, -1), keepdims=True) if ref == "max" else jnp.abs(jnp.asarray(ref, s.dtype))
     decibels = 10.0 * (jnp.log10(at_least(s, amin)) - jnp.log10(at_least(reference, amin)))
     return decibels if top_db is None else at_least(decibels, decibels.max((-2, -1), keepdims=True) - top_db)
+
+
+def _check_ref(ref: Any) -> None:
+    if ref is None or callable(ref) or (isinstance(ref, str) and ref != "max"):
+        raise UserError(f"ref must be a number or 'max', and was given {ref!r}")
 
 
 def amplitude_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-5, top_db: float | None = 80.0) -> jax.Array:
@@ -62,14 +70,15 @@ def amplitude_to_db(s: jax.Array, *, ref: float | str = 1.0, amin: float = 1e-5,
 
     The arguments are those of `power_to_db`; s, ref and amin are amplitudes.
     """
-    return power_to_db(s**2, ref=ref if isinstance(ref, str) else ref**2, amin=amin**2, top_db=top_db)
+    _check_ref(ref)
+    return power_to_db(as_features(s) ** 2, ref=ref if isinstance(ref, str) else ref**2, amin=amin**2, top_db=top_db)
 
 
 def log_offset(s: jax.Array, *, offset: float = 1e-6) -> jax.Array:
     """Return ln(s + offset), offset > 0, the compression of the Schindler and SwishNet systems."""
     if not offset > 0:
         raise UserError(f"offset must be positive, and was given {offset}")
-    return jnp.log(s + offset)
+    return jnp.log(as_features(s, ()) + offset)
 
 
 def pcen(
@@ -113,8 +122,9 @@ def pcen(
         b = float((np.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2))
     if not 0 <= b <= 1:
         raise UserError(f"b must lie in [0, 1], and was given {b}")
+    s = as_features(s)
     smooth = _smooth(_maximum_over_bins(s, max_size), b)
-    normalised = s * jnp.exp(-gain * (np.log(eps) + jnp.log1p(smooth / eps)))
+    normalised = s * jnp.exp(-gain * (float(np.log(eps)) + jnp.log1p(smooth / eps)))
     if power == 0:
         return jnp.log1p(normalised)
     if bias == 0:

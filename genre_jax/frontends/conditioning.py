@@ -123,8 +123,6 @@ def equalise_loudness(
         raise UserError(f"hop must lie in (0, frame = {frame}] s, and was given {hop}")
     if not floor > 0:
         raise UserError(f"floor must be positive, and was given {floor}")
-    if y.shape[-1] < 1:
-        raise UserError("the signal must have at least 1 sample, and has 0")
     gain = 1 / at_least(_frame_deviation(y, length, step), floor)
     count, parts = gain.shape[-1], -(-length // step)
     # Overlap-add as a matrix product: block b of `step` samples is the sum over j of gain[b - j] · taper[j].

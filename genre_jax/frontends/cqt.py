@@ -21,6 +21,7 @@ import numpy as np
 
 from genre_jax import console
 from genre_jax.console import UserError
+from genre_jax.frontends.mel import check_tuning
 from genre_jax.frontends.scaling import as_float
 from genre_jax.frontends.stft import PAD_MODES, fft_window, in_chunks
 
@@ -64,6 +65,7 @@ def cqt_frequencies(
     for name, value in (("n_bins", n_bins), ("bins_per_octave", bins_per_octave)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, and was given {value}")
+    check_tuning(tuning)
     if not 0 < fmin < math.inf:
         raise UserError(f"fmin must be above 0 Hz, and was given {fmin}")
     return fmin * 2.0 ** ((np.arange(n_bins) + tuning) / bins_per_octave)
@@ -295,8 +297,6 @@ def vqt(
     if norm is not None and not (isinstance(norm, int | float) and norm > 0):
         raise UserError(f"norm must be a number above 0, inf or None, and was given {norm!r}")
     y = as_float(y)
-    if y.shape[-1] < 1:
-        raise UserError(f"the signal must have at least 1 sample, and has {y.shape[-1]}")
     side, levels = _plan(
         sr, hop_length, fmin, n_bins, bins_per_octave, tuning, filter_scale, norm, window, scale, gamma
     )  # fmt: skip

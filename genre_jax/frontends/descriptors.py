@@ -17,8 +17,8 @@ import numpy as np
 from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
-from genre_jax.frontends.mel import filtered_spectrogram
-from genre_jax.frontends.scaling import as_float, positive_power
+from genre_jax.frontends.mel import check_tuning, filtered_spectrogram
+from genre_jax.frontends.scaling import as_features, as_float, positive_power
 from genre_jax.frontends.stft import at_least, frame, lengths, pad_center, spectrogram
 
 
@@ -80,6 +80,7 @@ def chroma_filterbank(
         raise UserError(f"n_chroma must be at least 1, and was given {n_chroma}")
     if not sr > 0:
         raise UserError(f"sr must be positive, and was given {sr}")
+    check_tuning(tuning)
     a0 = 27.5 * 2.0 ** (tuning / n_chroma)
     pitch = n_chroma * np.log2(np.arange(1, n_fft) * sr / n_fft / a0)
     pitch = np.concatenate([pitch[:1] - 1.5 * n_chroma, pitch])  # as librosa: bin 0 lies 1.5 octaves below bin 1
@@ -153,7 +154,7 @@ def tonnetz(y: jax.Array | None = None, *, sr: float = 22050, chroma: jax.Array 
         if y is None:
             raise UserError("tonnetz needs a waveform y or a chromagram chroma, and was given neither")
         chroma = chroma_stft(y, sr=sr, **options)
-    chroma = as_float(chroma)
+    chroma = as_features(chroma)
     space = _tonal_space(chroma.shape[-1]).astype(chroma.dtype)
     return jnp.matmul(_normalise(chroma, 1), space, precision=jax.lax.Precision.HIGHEST)
 
@@ -425,9 +426,5 @@ def summarise(features: jax.Array, *, statistics: tuple[str, ...] = ("mean", "st
     """
     # An empty tuple raises the same error as an unknown name, with the list of legal names.
     functions = [console.pick("statistic", name, STATISTICS) for name in statistics or ("",)]
-    features = as_float(features)
-    if features.ndim < 2 or features.shape[-2] < 1:
-        raise UserError(
-            f"features must have the shape (..., frames, bins) with at least one frame, and have the shape {features.shape}"
-        )
+    features = as_features(features)
     return jnp.concatenate([function(features) for function in functions], axis=-1)

@@ -94,7 +94,7 @@ def _over_frames(y, frame_length, hop_length, window, function) -> jax.Array:
         framed = frame(pad_center(y, frame_length, False, "constant"), frame_length, hop_length)
         return function(framed * taper.astype(y.dtype))
 
-    return in_chunks(compute, as_float(y))
+    return in_chunks(compute, y)
 
 
 def lpc(y: jax.Array, *, order: int, frame_length: int = 2048, hop_length: int = 512, window: Any = "hann") -> jax.Array:

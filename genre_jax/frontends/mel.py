@@ -82,6 +82,15 @@ def check_band(sr: float, fmin: float, fmax: float | None, name: str, filters: i
     return fmax
 
 
+def check_tuning(tuning: float) -> None:
+    """Raise `UserError` if `tuning` is not a number; librosa's None estimates it from the data."""
+    if tuning is None:
+        raise UserError(
+            "tuning must be a number in fractions of a bin, and was given None: it is not estimated from the data "
+            "(librosa.estimate_tuning does so)"
+        )
+
+
 def finished(weights: np.ndarray, kind: str) -> np.ndarray:
     """Make a filterbank (bins, filters) read-only. Warns about filters that contain no bin; `kind` names the filters."""
     empty = np.flatnonzero(weights.max(0) == 0)

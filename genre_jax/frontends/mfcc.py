@@ -16,7 +16,7 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.frontends.compression import power_to_db
 from genre_jax.frontends.mel import check_band, filtered_spectrogram, finished, hz_to_mel, mel_spectrogram, mel_to_hz
-from genre_jax.frontends.scaling import as_float
+from genre_jax.frontends.scaling import as_features, as_float
 from genre_jax.frontends.stft import fft_window, frame, in_chunks, lengths
 
 DELTA_MODES = {"interp": "", "nearest": "edge", "mirror": "reflect", "constant": "constant", "wrap": "wrap"}
@@ -302,7 +302,7 @@ def delta(data: jax.Array, *, width: int = 9, order: int = 1, mode: str = "inter
         raise UserError(f"width must be an odd number of at least 3 frames, and was given {width}")
     if not 1 <= order < width:
         raise UserError(f"order must lie in [1, width - 1 = {width - 1}], and was given {order}")
-    series = jnp.swapaxes(as_float(data), -1, -2)
+    series = jnp.swapaxes(as_features(data), -1, -2)
     frames = series.shape[-1]
     if frames < (width if mode == "interp" else 1):
         needed = f"at least width = {width} frames for mode 'interp'" if mode == "interp" else "at least 1 frame"

@@ -10,7 +10,7 @@ import numpy as np
 
 from genre_jax import console, parallel
 from genre_jax.console import UserError
-from genre_jax.frontends.scaling import as_float, positive_power
+from genre_jax.frontends.scaling import as_float, as_spectrum, positive_power
 
 PAD_MODES = ("constant", "reflect", "edge")
 ENGINES = ("auto", "fft", "matmul")
@@ -59,6 +59,7 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.A
     This limits the memory of the intermediate arrays and keeps them in the cache of a CPU. The result for a clip must not
     depend on other clips.
     """
+    y = as_float(y)
     clips = y.reshape(-1, y.shape[-1])
     limit = parallel.by_platform(CHUNK_SAMPLES, CHUNK_SAMPLES["cpu"])
     if clips.size <= limit or len(clips) == 1:
@@ -204,6 +205,7 @@ def magphase(z: jax.Array, *, power: float = 1.0) -> tuple[jax.Array, jax.Array]
 
     Returns (magnitude, phase), both with the shape of z. The phase of zero is 1.
     """
+    z = as_spectrum(z, ())
     square = z.real**2 + z.imag**2
     magnitude, zero = positive_power(square, 0.5), square == 0
     phase = jnp.where(zero, 1, z / jnp.where(zero, 1, magnitude))
@@ -244,6 +246,7 @@ def istft(
 
     Raises `UserError` if an argument is out of range.
     """
+    z = as_spectrum(z)
     n_fft = 2 * (z.shape[-1] - 1) if n_fft is None else n_fft
     win_length, hop_length = lengths(n_fft, win_length, hop_length)
     if z.shape[-1] != 1 + n_fft // 2:

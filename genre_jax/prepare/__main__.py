@@ -7,6 +7,7 @@ command checks data sets that are already prepared (`prepare/audit.py`).
 Worker processes import this module again. Therefore it imports no decoder and no framework.
 """
 
+import collections
 import csv
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from genre_jax import console
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
+from genre_jax.prepare import silence
 from genre_jax.prepare.build import prepare
 
 _SHOWN = 5  # the most quarantined files, and the most empty classes, that the summary lists
@@ -115,14 +117,32 @@ def summary(passport: dict, folder: Path) -> str:
         f"{totals['quarantined']} quarantined, {totals['scaled']} scaled down because their peak exceeded 1.0"
     )
     lines += passport["notes"]
-    lines += _empty_classes(passport)
+    lines += _few_classes(passport) + _empty_classes(passport)
     if totals["quarantined"]:
         with open(folder / "quarantine.csv", encoding="utf-8", newline="") as file:
             reasons = list(csv.reader(file))[1:]
+        lines += _silent([reason for _, reason in reasons])
         lines += ["quarantined:", *(f"  {path}: {reason}" for path, reason in reasons[:_SHOWN])]
         if len(reasons) > _SHOWN:
             lines.append(f"  and {len(reasons) - _SHOWN} more in {folder / 'quarantine.csv'}")
     return "\n".join(map(console.printable, lines))
+
+
+def _silent(reasons: list[str]) -> list[str]:
+    """Returns a warning with the number of files whose mono mix is silent, if there are any."""
+    silent, cancelled = sum(reason.startswith(silence.MIX) for reason in reasons), reasons.count(silence.CANCELLED)
+    return [f"warning: the mono mix of {silent} files is silent; in {cancelled} of them the channels cancel"] if silent else []
+
+
+def _few_classes(passport: dict) -> list[str]:
+    """Returns a warning if all clips are of one class, unless the data set is a bank of noises."""
+    counts = collections.Counter[str]()
+    for split in passport["splits"].values():
+        counts.update(split["classes"])
+    used = [label for label, count in counts.items() if count]
+    if len(used) != 1 or passport["dataset"] == "hunonspeech":
+        return []
+    return [f"warning: all clips are of one class, {used[0]!r}: there is nothing to tell apart, add files of another class"]
 
 
 def _empty_classes(passport: dict) -> list[str]:

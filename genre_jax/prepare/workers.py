@@ -26,10 +26,10 @@ import numpy as np
 
 from genre_jax.console import UserError, printable
 from genre_jax.datasets.types import Item, Render
+from genre_jax.prepare import silence
 from genre_jax.prepare.audio import AudioError, explained, to_pcm
 
 SHORTEST = 0.1  # seconds; a shorter clip is quarantined
-SILENT = 1e-4  # peak, -80 dB of full scale; a clip with a lower peak is quarantined
 _AHEAD = 8  # clips per worker that may be in progress or waiting to be written
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -76,8 +76,9 @@ def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: 
         raise AudioError(f"too short: {seconds:.3f} s, the minimum is {SHORTEST} s")
     pcm = to_pcm(audio.samples, loudest)
     peak = max(int(pcm.max()), -int(pcm.min())) / 32768
-    if peak < SILENT:
-        raise AudioError(f"silent: no sample exceeds {SILENT:g} of full scale")
+    fault = silence.fault(peak, None if item.member else item.path, item.start, item.duration)
+    if fault:
+        raise AudioError(fault)
     facts = Facts(
         sha256=_file_sha256(item.path) if item.path and not item.member else hashlib.sha256(pcm.tobytes()).hexdigest(),
         codec=audio.format.codec,

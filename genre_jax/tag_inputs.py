@@ -1,0 +1,71 @@
+"""The arguments of `genre_jax.tag` that name audio: files, folders, standard input, and names that begin with a dash."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import app, flags
+
+from genre_jax import console
+from genre_jax.console import UserError
+from genre_jax.prepare.audio import EXTENSIONS
+
+STANDARD_INPUT = "-"
+_QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse absl's flags. A file or folder whose name begins with a dash, such as an AudioSet id, is not a flag."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    dashed = {f"./{argument}": argument for argument in argv[1:end] if _is_dashed_file(argument)}
+    shielded = [f"./{argument}" if argument in dashed.values() else argument for argument in argv[:end]]
+    return [dashed.get(argument, argument) for argument in app.parse_flags_with_usage(shielded + argv[end:])]
+
+
+def _is_dashed_file(argument: str) -> bool:
+    name = argument.lstrip("-").partition("=")[0]
+    return argument.startswith("-") and bool(name) and name not in flags.FLAGS and os.path.exists(argument)
+
+
+def audio_files(name: str) -> list[str]:
+    """Returns the audio files below a folder in sorted order, or [name] if `name` is not a folder.
+
+    Raises `UserError` if the folder holds no file with one of the extensions that `prepare` reads.
+    """
+    if name == STANDARD_INPUT or not os.path.isdir(name):
+        return [name]
+    from genre_jax.datasets.folder import walk
+
+    found = [str(path) for path in walk(Path(name)) if path.suffix.lower() in EXTENSIONS]
+    if not found:
+        raise UserError(
+            f"{name}: found no audio below this folder, expected one of the extensions {' '.join(sorted(EXTENSIONS))}"
+        )
+    return found
+
+
+def content(name: str) -> str | bytes:
+    """Returns the name of a file, or for "-" the bytes of standard input."""
+    return sys.stdin.buffer.read() if name == STANDARD_INPUT else name
+
+
+def with_progress(files: list[str]) -> Iterator[str]:
+    """Yield the files. After two seconds, and then every ten, print on standard error how many are done."""
+    due = time.monotonic() + _QUIET
+    for done, name in enumerate(files):
+        if time.monotonic() >= due:
+            console.note(f"tag: {done} of {len(files)} files")
+            due = time.monotonic() + _EVERY
+        yield name
+
+
+def check_folder(path: str) -> Path:
+    """Returns the path of an .npz file to be written. Raises `UserError` if its folder does not exist or cannot be written."""
+    target = Path(path if path.endswith(".npz") else f"{path}.npz")
+    if not target.parent.is_dir():
+        raise UserError(f"--embeddings={path}: the folder {target.parent} does not exist: create it, or choose another path")
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise UserError(f"--embeddings={path} cannot be written: choose another path")
+    return target
