@@ -118,15 +118,14 @@ class _Frame(NamedTuple):
 
 def _mp3(file: BinaryIO, size: int) -> list[Part] | None:
     """Returns the mp3 files of which a file consists: those with a tag that can be believed, and the rest as one part."""
-    if not _Frame.parse(_read(file, _behind_tags(file, 0), 4)):
+    first = _behind_tags(file, 0)
+    if not _Frame.parse(_read(file, first, 4)):
         return None
     parts: list[Part] = []
-    at = 0
     while True:
-        first = _behind_tags(file, at)
         stated = _stated(_read(file, first, 200))
         if stated is None:
-            return [*parts, Part(at, size)] if parts else []
+            return [*parts, Part(first, size)] if parts else []
         count, seconds = stated
         end = first + count
         rest = _behind_tags(file, end)
@@ -134,9 +133,9 @@ def _mp3(file: BinaryIO, size: int) -> list[Part] | None:
         follows = size - rest >= _LEAST and _frames(window, 0)
         if not follows:
             found = size - rest >= _LEAST and any(_frames(window, n) for n in range(1, len(window)) if window[n] == 0xFF)
-            return [] if found else [*parts, Part(at, size, seconds)]
-        parts.append(Part(at, end, seconds))
-        at = end
+            return [] if found else [*parts, Part(first, min(end, size), seconds)]
+        parts.append(Part(first, end, seconds))
+        first = rest
 
 
 def _frames(window: bytes, at: int) -> bool:
