@@ -1,6 +1,7 @@
 """Every file is read whole: lengths, levels and cuts of the files of `odd_files` against the sounds that were written."""
 
 import csv
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from odd_files import RATE
 
 from genre_jax.data import locate, shards
+from genre_jax.datasets import DATASETS
 from genre_jax.prepare import audio, build, joined
 from genre_jax.prepare.__main__ import summary
 
@@ -61,6 +63,10 @@ def of_audioset(files, tmp_path_factory) -> Path:
     return build.prepare("audioset_music", tmp_path_factory.mktemp("audioset"), RATE, top, workers=2)
 
 
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
 def samples_of(folder: Path, split: str, name: str) -> np.ndarray:
     index = shards.load_index(folder, split)
     row = list(index.names).index(name)
@@ -109,6 +115,82 @@ def test_a_cut_through_prepare_has_its_own_seconds(files, of_csv, kind):
 @pytest.mark.parametrize("kind", odd_files.KINDS)
 def test_a_segment_of_audioset_has_its_own_seconds(files, of_audioset, kind):
     check(samples_of(of_audioset, "eval", files[kind].name), odd_files.KINDS[kind], *CUTS[1])
+
+
+X = odd_files.vorbis(odd_files.A, 44_100)
+HALVES = ("WAV", "AIFF", "AU", "W64", "RF64", "FLAC")
+REFUSED = {  # kind → (content, sentence)
+    **{
+        f"half a {kind}": (half(odd_files.written(odd_files.A, 44_100, kind)), "^(cut off|decoding stopped)") for kind in HALVES
+    },
+    "half an Ogg page": (half(X), "^cut off: the last page of the Ogg stream is incomplete$"),
+    "half of the second Ogg file": (X + half(X), "^cut off: the last page of the Ogg stream is incomplete$"),
+    "half an mp3": (
+        half(odd_files.mp3(odd_files.A, 44_100)),
+        r"^cut off: the file holds \d.\d s of the 2.0 s that its header st",
+    ),
+    "half of the second mp3": (
+        odd_files.mp3(odd_files.A, 44_100) + half(odd_files.mp3(odd_files.A, 44_100)),
+        r"^cut off: the file holds \d.\d s of the 2.0 s that its header states$",
+    ),
+    "a header without samples": (odd_files.written(odd_files.A[:0], 44_100, "WAV"), "^the file ends at 0.0 s, before the clip"),
+}
+# Known to be wrong: of joined files of these kinds only the first is read.
+FIRST_ALONE = (odd_files.WAV, odd_files.FLAC, odd_files.encoded(odd_files.LONG, 44_100, "aac", "mp4"))
+HALF_IS_TAKEN = ("CAF", "VOC", "NIST")  # known to be wrong: half a file counts as a whole one
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_that_is_not_whole_is_refused_in_a_sentence(kind):
+    content, sentence = REFUSED[kind]
+    with pytest.raises(audio.AudioError, match=sentence):
+        audio.load(content, RATE, 0.1)
+
+
+def test_disagreements_that_are_known():
+    seconds = 2 * odd_files.SECONDS
+    for content in FIRST_ALONE:
+        assert len(audio.load(content + content, RATE).samples) / RATE == pytest.approx(seconds, abs=0.03)
+    for kind in HALF_IS_TAKEN:
+        taken = audio.load(half(odd_files.written(odd_files.LONG, 44_100, kind)), RATE)
+        assert len(taken.samples) / RATE == pytest.approx(seconds / 2, abs=0.03)
+
+
+def test_junk_behind_and_between_mp3_files_is_no_sound():
+    mp3, junk = odd_files.mp3(odd_files.A, 44_100), np.random.default_rng(0).bytes(20_000)
+    for content, files in (
+        (mp3 + bytes(10_000), 1),
+        (mp3 + odd_files.APE + odd_files.ID3_END, 1),
+        (mp3 + b"\xff\xd8" + junk, 1),
+    ):
+        assert len(audio.load(content, RATE).samples) == files * odd_files.SECONDS * RATE
+
+
+def test_a_tag_that_is_not_plausible_is_not_believed():
+    content = odd_files.encoded(odd_files.LONG, 44_100, "libmp3lame", "mp3")
+    frames = 70 * 2**24  # as if it were little-endian, and with fewer frames
+    for wrong in (b"\0\0\0\x46", frames.to_bytes(4, "big"), b"\xff" * 4):
+        changed = odd_files.patched(content, (b"Info", 8, wrong))
+        assert len(audio.load(changed, RATE).samples) / RATE == pytest.approx(2 * odd_files.SECONDS, abs=0.06)
+
+
+def test_strict_refuses_a_warning(files, tmp_path):
+    music = tmp_path / "music" / "x"
+    music.mkdir(parents=True)
+    (music / "a.ogg").write_bytes(files["Ogg without its end mark"].read_bytes())
+    command = [sys.executable, "-m", "genre_jax.prepare", f"--source={music.parent}", f"--data_dir={tmp_path}", "--strict"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: 1 clips have a warning (listed above), and --strict allows none\n" in done.stderr
+
+
+def test_a_folder_takes_every_extension_in_capital_and_small_letters(tmp_path):
+    (tmp_path / "x").mkdir()
+    names = [f"{number}{letters}" for number, name in enumerate(sorted(audio.EXTENSIONS)) for letters in (name, name.upper())]
+    for name in names:
+        (tmp_path / "x" / f"a{name}").touch()
+    assert {".wv", ".w64", ".mov", ".3gp", ".ts", ".mka", ".caf", ".aifc", ".amr"} <= audio.EXTENSIONS
+    assert len(DATASETS["folder"](tmp_path).items) == len(names)
 
 
 def test_prepare_says_which_files_may_have_lost_their_end(files, of_csv):

@@ -14,7 +14,7 @@ _PAGE = 27  # bytes of the header of an Ogg page, before its table of segments
 _FIRST, _LAST = 2, 4  # flags of an Ogg page: the first or the last page of a stream
 _WINDOW = 1 << 16  # bytes that are searched at once
 _LEAST = 4096  # bytes; less than this behind the last mp3 frame is no sound
-_FRAME_BYTES = 20, 3000  # the mean size of a frame in a plausible tag
+_FRAME_BYTES = 20.0, 3000.0  # the mean size of a frame in a plausible tag
 _VERSIONS = {3: (0, 1152, 32, 17), 2: (1, 576, 17, 9), 0: (2, 576, 17, 9)}  # MPEG 1, 2, 2.5: see `_Frame.parse`
 _KBPS = {
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -158,7 +158,10 @@ def _stated(head: bytes) -> tuple[int, float] | None:
         count, frames = struct.unpack_from(">2I", head, 46)
     else:
         return None
-    if not frames or not _FRAME_BYTES[0] <= count / frames <= _FRAME_BYTES[1]:
+    low, high = _FRAME_BYTES
+    if head[frame.tag : frame.tag + 4] == b"Info":  # all frames have the size of this one
+        low, high = 0.95 * frame.size, 1.05 * frame.size
+    if not frames or not low <= count / frames <= high:
         return None
     return count, frames * frame.samples / frame.rate
 
