@@ -35,6 +35,9 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return paths
 
 
+of_every_kind = pytest.mark.parametrize("kind", odd_files.KINDS, ids=lambda kind: kind.replace(" ", "_"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def without_tensorflow() -> Iterator[None]:
     """Its import takes longer than the tests."""
@@ -94,7 +97,7 @@ def check(got: np.ndarray, odd: odd_files.Odd, start: float = 0.0, duration: flo
         assert abs(level - wanted) < max(0.03 * wanted, 1e-3), (begin, level, wanted)  # 0.3 dB
 
 
-@pytest.mark.parametrize("kind", odd_files.KINDS)
+@of_every_kind
 def test_an_odd_file_is_read_whole(files, kind):
     odd, path = odd_files.KINDS[kind], files[kind]
     loaded = audio.load(path, RATE)
@@ -106,13 +109,13 @@ def test_an_odd_file_is_read_whole(files, kind):
     assert decoded.shape[0] == form.channels and abs(decoded.shape[1] / form.rate - len(loaded.samples) / RATE) < 1e-3
 
 
-@pytest.mark.parametrize("kind", odd_files.KINDS)
+@of_every_kind
 def test_a_cut_through_prepare_has_its_own_seconds(files, of_csv, kind):
     for start, duration in CUTS:
         check(samples_of(of_csv, "train", f"{files[kind].name}@{start}"), odd_files.KINDS[kind], start, duration)
 
 
-@pytest.mark.parametrize("kind", odd_files.KINDS)
+@of_every_kind
 def test_a_segment_of_audioset_has_its_own_seconds(files, of_audioset, kind):
     check(samples_of(of_audioset, "eval", files[kind].name), odd_files.KINDS[kind], *CUTS[1])
 
