@@ -1,6 +1,8 @@
 """Write real audio files of every kind for the tests, and damage them."""
 
+from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -35,7 +37,7 @@ def write(path: Path, kind: str, samples: np.ndarray, rate: int) -> None:
     """Encode float32 (samples, channels) as a file of this kind."""
     encoder = KINDS[kind][1]
     if encoder in ("aac", "libopus"):
-        _write_av(path, encoder, samples, rate)
+        encode(path, encoder, samples, rate)
     else:
         container = {"opus": "OGG", "wav_float": "WAV"}.get(kind)
         soundfile.write(path, samples, rate, subtype=encoder, format=container)
@@ -55,15 +57,54 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
-def _write_av(path: Path, codec: str, samples: np.ndarray, rate: int) -> None:
+def encode(
+    file: Path | BinaryIO,
+    codec: str,
+    samples: np.ndarray,
+    rate: int,
+    container: str | None = None,
+    late: float | None = None,
+    **options: str,
+) -> None:
+    """Encode float32 (samples, channels) with FFmpeg.
+
+    Args:
+      container: name of FFmpeg's container; None: by the extension.
+      late: add a video, and let the sound begin so many seconds after it; None: no video, and no time stamps.
+      options: options of the container.
+    """
     layout = "mono" if samples.shape[1] == 1 else "stereo"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
+    with av.open(str(file) if isinstance(file, Path) else file, "w", format=container, options=options) as output:
+        packets = [] if late is None else _video(output, 10 * (late + len(samples) / rate))
+        stream = output.add_stream(codec, rate=rate, layout=layout)
         source = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
         source.sample_rate = rate
         buffer = av.AudioFifo()
         for frame in av.AudioResampler(format=stream.format, layout=layout, rate=rate).resample(source):
             buffer.write(frame)
+        at = round((late or 0) * rate)
         while (frame := buffer.read(stream.frame_size or 960) or buffer.read()) is not None:
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            if late is not None:
+                frame.pts, frame.time_base = at, Fraction(1, rate)
+                at += frame.samples
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        if late is not None:
+            packets.sort(key=lambda packet: packet.pts * packet.time_base)
+        for packet in packets:
+            output.mux(packet)
+
+
+def _video(output, frames: float) -> list:
+    """Add ten small grey frames a second to a container; returns their packets."""
+    stream = output.add_stream("mpeg2video" if output.format.name == "mpegts" else "mpeg4", rate=10)
+    stream.width = stream.height = 32
+    stream.pix_fmt = "yuv420p"
+    packets = []
+    for number in range(round(frames)):
+        frame = av.VideoFrame(32, 32, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.pts, frame.time_base = number, Fraction(1, 10)
+        packets += stream.encode(frame)
+    return packets + stream.encode(None)

@@ -94,7 +94,7 @@ def test_shards_are_numbered_and_every_clip_is_in_one(small_shards, tmp_path, mo
         assert own == [f"noise-{split}.tfrecord-{i:05d}-of-{len(own):05d}" for i in range(len(own))]
         assert len(shards.load_index(folder, split)) == told["clips"]
     assert passport["totals"] | {"seconds": 0, "scaled": 0} == {
-        "clips": 38, "seconds": 0, "scaled": 0, "quarantined": 3, "missing": 1
+        "clips": 38, "seconds": 0, "scaled": 0, "warned": 0, "quarantined": 3, "missing": 1
     }  # fmt: skip
     assert passport["missing"] == {"train": {"clips": 1, "classes": {"x": 0, "y": 1}}} and passport["protocol"] == "drawn"
     assert (folder / "missing.csv").read_text().splitlines() == ["path,split,labels", "gone,train,y"]

@@ -55,7 +55,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("workers", None, "Number of processes that decode. The default is one per core.")
     flags.DEFINE_float("timeout", 60.0, "Time limit for one clip in seconds.")
     flags.DEFINE_float("memory_gb", 4.0, "Memory limit for one decoding process in GiB.")
-    flags.DEFINE_bool("strict", False, "Exit with 1 if a file is quarantined, or with --check if a clip leaks across splits.")
+    flags.DEFINE_bool(
+        "strict", False, "Exit with 1 if a file is quarantined or has a warning, or with --check if a clip leaks across splits."
+    )
     flags.DEFINE_bool("overwrite", False, "Make the data set again if it already exists.")
     flags.DEFINE_bool(
         "check",
@@ -97,9 +99,11 @@ def main(argv: list[str]) -> int:
     passport = locate.read_passport(folder)
     say(summary(passport, folder))
     say(f"next: {_next_command(passport, args.data_dir)}")
-    quarantined = passport["totals"]["quarantined"]
+    quarantined, warned = passport["totals"]["quarantined"], passport["totals"].get("warned", 0)
     if args.strict and quarantined:
         raise UserError(f"{quarantined} files are quarantined in {folder / 'quarantine.csv'}, and --strict allows none")
+    if args.strict and warned:
+        raise UserError(f"{warned} clips have a warning (listed above), and --strict allows none")
     return 0
 
 

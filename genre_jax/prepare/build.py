@@ -339,15 +339,25 @@ def make_passport(source: Source, name: str, sample_rate: int, planned: list[str
             "clips": len(rows),
             "seconds": round(seconds, 3),
             "scaled": sum(fact.scaled for fact in facts),
+            "warned": sum(bool(fact.warning) for fact in facts),
             "quarantined": sum(len(part["quarantined"]) for _, part in outcomes) + len(source.refused),
             "missing": len(source.missing),
         },
         "peak": max((fact.peak for fact in facts), default=0.0),
         "rms": math.sqrt(sum(fact.rms**2 * fact.seconds for fact in facts) / max(seconds, 1e-9)),
-        "notes": list(source.notes),
+        "notes": [*source.notes, *_warnings([row[0] for row in rows], facts)],
         "created_with": parts.versions(parts.DECODERS),
         "files": {"columns": list(FILE_COLUMNS), "rows": [[_short(cell) for cell in row] for row in rows]},
     }
+
+
+def _warnings(names: list[str], facts: list[Facts]) -> list[str]:
+    """Returns a sentence for each kind of warning, with the number of clips and the first of them."""
+    warned: dict[str, list[str]] = {}
+    for name, fact in zip(names, facts, strict=True):
+        if fact.warning:
+            warned.setdefault(fact.warning, []).append(name)
+    return [f"warning: {len(clips)} clips are used although {text}; the first is {clips[0]}" for text, clips in warned.items()]
 
 
 def _count(labels: tuple[str, ...], items: list[Item]) -> dict:

@@ -47,6 +47,7 @@ class Facts:
     peak: float
     rms: float
     scaled: bool  # the peak exceeded 1.0, and the clip was scaled down
+    warning: str = ""  # a sentence about a file that is used, but may have lost its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,7 @@ def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: 
         peak=peak,
         rms=float(np.sqrt(np.mean(np.square(pcm, dtype=np.float32), dtype=np.float64))) / 32768,
         scaled=loudest > 1.0,
+        warning=audio.format.warning,
     )
     return Rendered(pcm, item.labels if made.labels is None else made.labels, facts)
 
