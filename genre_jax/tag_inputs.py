@@ -10,7 +10,7 @@ from absl import app, flags
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.prepare.audio import EXTENSIONS
+from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 STANDARD_INPUT = "-"
 _QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
@@ -40,9 +40,7 @@ def audio_files(name: str) -> list[str]:
 
     found = [str(path) for path in walk(Path(name)) if path.suffix.lower() in EXTENSIONS]
     if not found:
-        raise UserError(
-            f"{name}: found no audio below this folder, expected one of the extensions {' '.join(sorted(EXTENSIONS))}"
-        )
+        raise UserError(f"{name}: found no audio below this folder, expected {KNOWN}")
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from genre_jax.console import UserError
 from genre_jax.datasets import table
 from genre_jax.datasets.types import LONGEST, Item, Source
-from genre_jax.prepare.audio import EXTENSIONS
+from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 REQUIRED = ("path", "labels")
 OPTIONAL = ("track", "split", "start", "duration")
@@ -67,9 +67,7 @@ def _class_folders(top: Path) -> Source:
             track = os.path.splitext(name)[0]  # two encodings of one recording are one track
             items.append(Item(name, track, (name.split("/")[0],), path=str(path)))
     if not items:
-        raise UserError(
-            f"found no audio below {top}: expected {top}/CLASS/FILE with one of the extensions {' '.join(sorted(EXTENSIONS))}"
-        )
+        raise UserError(f"found no audio below {top}: expected {top}/CLASS/FILE, {KNOWN}")
     notes = []
     if ignored:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common())

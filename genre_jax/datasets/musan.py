@@ -12,7 +12,7 @@ from genre_jax.console import UserError
 from genre_jax.datasets.folder import printable, walk
 from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import splits, tfds_records
-from genre_jax.prepare.audio import EXTENSIONS
+from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 PROTOCOLS = {"65_10_25": "[:SEED]", "folds": ":K:INDEX[:SEED]"}
 SHARES = {"train": 0.65, "validation": 0.1, "test": 0.25}
@@ -47,9 +47,7 @@ def hunonspeech(source: Path | None, *, split: str = "all") -> Source:
         raise UserError(f"data set 'hunonspeech' needs --source=FOLDER with audio files of noise (got {source})")
     items = [_item(source, path, "noise") for path in walk(source) if path.suffix.lower() in EXTENSIONS]
     if not items:
-        raise UserError(
-            f"found no audio below {source}, expected files with one of the extensions {' '.join(sorted(EXTENSIONS))}"
-        )
+        raise UserError(f"found no audio below {source}, expected {KNOWN}")
     if protocol != "all":
         return _drawn("hunonspeech", items, split)
     whole = tuple(dataclasses.replace(item, split="train") for item in items)

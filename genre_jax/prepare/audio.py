@@ -22,6 +22,7 @@ _FFMPEG = (
     "amr awb wv ape tta tak mpc ac3 eac3 ec3 dts dtshd thd mlp dsf dff ra rm rmvb gsm qcp shn mpa mp+ oma"
 )
 EXTENSIONS = frozenset(f".{name}" for name in f"{_LIBSNDFILE} {_FFMPEG}".split())  # the decoder is chosen by the content
+KNOWN = f"files with one of {len(EXTENSIONS)} extensions, such as .wav, .flac, .mp3, .ogg or .m4a"
 RATES = (1_000, 768_000)  # legal sample rates in Hz
 
 
