@@ -330,7 +330,7 @@ def test_any_folder_is_a_noise_bank(musan_tree, tmp_path):
         "validation": 6,
         "test": 15,
     }
-    with pytest.raises(UserError, match=r"^found no audio below .*, expected files with one of 7\\d extensions, such as .wav"):
+    with pytest.raises(UserError, match=r"^found no audio below .*, expected files with one of \d+ extensions, such as .wav"):
         DATASETS["hunonspeech"](tmp_path)
 
 

@@ -560,7 +560,7 @@ def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
         (("--source=.", "--validation=0.6", "--test=0.4"), "--validation=0.6 and --test=0.4 are not legal shares: each must"),
         (("--source=.", "--workers=0"), "--workers=0 is not a legal number of processes: it must be 1 or more"),
         (("--source=.", "--timeout=0"), "--timeout=0 (seconds) and --memory_gb=4 (GiB) must be above 0"),
-        (("--source=.",), "found no audio below .: expected ./CLASS/FILE with one of the extensions .3g2 .3gp .aac"),
+        (("--source=.",), "found no audio below .: expected ./CLASS/FILE, files with one of"),
     ],
 )
 def test_command_line_errors(tmp_path, arguments, sentence):
