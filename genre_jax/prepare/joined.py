@@ -95,7 +95,7 @@ def _next_page(file: BinaryIO, at: int, size: int) -> int:
 
 
 class _Frame(NamedTuple):
-    """The header of an mp3 frame: sample rate, samples, size in bytes, and bytes from its begin to a Xing or Info tag."""
+    """The header of an mp3 frame: sample rate, samples, size in bytes, and bytes from its start to a Xing or Info tag."""
 
     rate: int
     samples: int
