@@ -19,7 +19,7 @@ from genre_jax.prepare.__main__ import summary
 CUTS = (
     (0.6, 1.6),
     (1.5, 1.0),
-)  # (start, duration) in seconds: both go over the join of two parts, or the begin of late sound, at 2 s
+)  # (start, duration) in seconds: both go over the join of two parts, or the start of late sound, at 2 s
 MID = "/m/064t9"
 EDGE = 0.03  # seconds that a resampler or a codec needs to settle at the edge of a cut or a join
 
