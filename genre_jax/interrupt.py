@@ -18,7 +18,8 @@ class Interrupt:
 
     A signal raises KeyboardInterrupt or `console.Terminated` at once, unless the block `deferred` runs: then `received` is set,
     and the caller saves and calls `end`. A second signal, or `GRACE` seconds without an end, end the process at once. A thread
-    watches for this, because Python runs no handler while XLA compiles. Outside the main thread nothing is changed.
+    watches for this, because Python runs no handler while XLA compiles. Outside the main thread nothing is changed. A signal
+    that the process ignores stays ignored, such as SIGINT of a job in the background.
 
     Attributes:
       received: the signal that came, or None.
@@ -30,10 +31,14 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._handle)
+        if self._before:
             self._reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             self._ended = threading.Event()
             threading.Thread(target=self._watch, name="signals", daemon=True).start()

@@ -45,6 +45,17 @@ def whole(tones, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def default_handlers():
+    """Handle both signals as a command in the foreground does: pytest in the background ignores SIGINT."""
+    before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 @pytest.mark.parametrize("moment", ["step-1", "step-5", "validation", "save", "test"])
 def test_a_signal_saves_the_run_and_the_same_command_goes_on(tones, tmp_path, whole, monkeypatch, capsys, number, kind, moment):
@@ -121,6 +132,15 @@ def test_a_second_signal_and_a_long_wait_end_the_process(monkeypatch):
         assert ends == [130]
         time.sleep(0.2)
         assert set(ends) == {130, 143}
+
+
+def test_an_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupt.Interrupt() as watch:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        assert watch.received is None
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_workdir_belongs_to_one_run(tones, tmp_path, whole):

@@ -153,7 +153,9 @@ def test_a_file_that_is_not_whole_is_refused_in_a_sentence(kind):
 def test_disagreements_that_are_known():
     seconds = 2 * odd_files.SECONDS
     for content in FIRST_ALONE:
-        assert len(audio.load(content + content, RATE).samples) / RATE == pytest.approx(seconds, abs=0.03)
+        assert len(audio.load(content + content, RATE).samples) / RATE == pytest.approx(
+            seconds, abs=0.05 if odd_files.OLD_FFMPEG else 0.03
+        )
     for kind in HALF_IS_TAKEN:
         taken = audio.load(half(odd_files.written(odd_files.LONG, 44_100, kind)), RATE)
         assert len(taken.samples) / RATE == pytest.approx(seconds / 2, abs=0.03)

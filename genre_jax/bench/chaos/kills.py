@@ -136,7 +136,8 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, int]:
     for number in range(count):
         workdir = folder / f"signal-{number}"
         kind = chance.choice([signal.SIGTERM, signal.SIGINT])
-        process = world.start(world.command(folder, workdir))
+        # A benchmark in the background ignores SIGINT, and its children would as well.
+        process = world.start(world.command(folder, workdir), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         due = moments(workdir, chance)["training"]
         while process.poll() is None and not due():
             time.sleep(0.001)
