@@ -131,6 +131,7 @@ def test_a_set_in_parts_is_the_set_in_float32(remat):
     assert distance(got[1], (d_params, np.pad(d_x, ((0, 0), (0, samples - 133), (0, 0))))) < 1e-5
 
 
+@pytest.mark.slow  # on CPUs, sums over groups and over all devices may wait for each other in XLA, which then aborts
 def test_a_run_in_parts_is_the_run(tones):
     """Training and evaluation steps on 2 groups of 4 devices agree with whole clips on one device."""
     results = []
