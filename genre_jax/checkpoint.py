@@ -127,11 +127,11 @@ class Checkpoints:
         """
         self.wait()
         model, training = _items(jax.tree.map(np.array, state))
-        arrays = _named(model | training)
+        arrays = named(model | training)
         self._check_finite(step, arrays | {f"metrics/{name}": np.array(value) for name, value in (metrics or {}).items()})
         self._check_space(sum(array.nbytes for array in arrays.values()))
         about = self._origin | {"step": step, "metrics": metrics, "progress": progress, "layout": _layout(arrays)}
-        about |= {"model": checksum.of_arrays(_named(model)), "training": checksum.of_arrays(_named(training))}
+        about |= {"model": checksum.of_arrays(named(model)), "training": checksum.of_arrays(named(training))}
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
@@ -245,7 +245,7 @@ class Checkpoints:
     def _restore(self, step: int, abstract: Any) -> Any:
         """The state at `step`, or None if the checkpoint was damaged and is now set aside."""
         model, training = _items(abstract)
-        if self._abouts[step]["layout"] != _layout(_named(model | training)):
+        if self._abouts[step]["layout"] != _layout(named(model | training)):
             raise UserError(
                 f"the checkpoint of step {step} in {self._workdir} holds arrays of other names, types or shapes than this run: "
                 "another version of genre_jax wrote it, choose another --workdir"
@@ -261,7 +261,7 @@ class Checkpoints:
         return abstract.replace(**restored.model, **restored.training)
 
     def _verify(self, step: int, item: str, tree: Any) -> None:
-        if checksum.of_arrays(_named(jax.tree.map(np.asarray, tree))) != self._abouts[step][item]:
+        if checksum.of_arrays(named(jax.tree.map(np.asarray, tree))) != self._abouts[step][item]:
             raise Damaged(f"the arrays of its item {item!r} have another checksum than those that were written")
 
     def _read_about(self, step: int) -> About:
@@ -316,7 +316,7 @@ def _items(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return {key: getattr(state, key) for key in MODEL}, {key: getattr(state, key) for key in TRAINING}
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def named(tree: Any) -> dict[str, Any]:
     """Name → leaf, with names such as "params/conv1/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

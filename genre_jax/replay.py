@@ -9,15 +9,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import atomic, forward, losses, run, train
 from genre_jax import config as configs
 from genre_jax.augment import waveform as augment
+from genre_jax.checkpoint import named
 from genre_jax.console import UserError, say
-from genre_jax.weights.files import listed
+from genre_jax.weights.files import listed, not_finite
 
 FILES = ("config.json", "step.json", "batch.npz", "state.npz")
 
@@ -38,9 +38,9 @@ def dump(folder: Path, work: run.Run, state: train.TrainState, step: int, metric
     atomic.write_json(folder / "config.json", configs.to_json(work.config))
     atomic.write_json(folder / "step.json", about)
     arrays = batch | {"class_weights": work.constants["class_weights"]}
-    for name, named in (("batch.npz", arrays), ("state.npz", _named(state))):
+    for name, content in (("batch.npz", arrays), ("state.npz", named(state))):
         with atomic.write_whole(folder / name) as file:
-            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in named.items()})
+            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in content.items()})
     return clips
 
 
@@ -59,7 +59,7 @@ def replay(folder: Path) -> None:
     with np.load(folder / "batch.npz") as batch_file, np.load(folder / "state.npz") as state_file:
         batch, arrays = dict(batch_file), dict(state_file)
     constants = program.constants_of(batch.pop("class_weights"))
-    state = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in _named(abstract)])
+    state = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in named(abstract)])
     devices = program.devices
     _, metrics = program.train_step(devices.replicate(state), devices.replicate(constants), devices.shard(batch))
     now = {key: float(metrics[key]) for key in ("loss", "gradient_norm")}
@@ -78,7 +78,7 @@ def explain(
     program: "run.Program", config: ConfigDict, state: train.TrainState, constants: Any, batch: dict, clips: list[str]
 ) -> str:
     """Return a sentence on the first stage of a training step that is not finite."""
-    if bad := _not_finite({name: leaf for name, leaf in _named(state).items() if not name.startswith(".opt_state")}):
+    if bad := not_finite({name: leaf for name, leaf in named(state).items() if not name.startswith("opt_state")}):
         return f"the state before the step is not finite already: {listed(bad)}; the update of the step before was too large"
     network = forward.build(config, program.classes)
     waveform = network.waveform(batch)
@@ -100,7 +100,7 @@ def explain(
     if bad := _rows(value(state.params), clips):
         return f"the loss is not finite, of {listed(bad)}; the logits are finite"
     gradient = jax.jit(jax.grad(lambda params: value(params).sum()))(state.params)
-    if bad := _not_finite(_named(gradient)):
+    if bad := not_finite(named(gradient)):
         return f"the gradient is not finite, of {listed(bad)}; the loss is finite"
     return "every stage is finite when one device computes the whole batch; the sum over devices or the gradient norm is not"
 
@@ -111,7 +111,7 @@ def first_layer(network: forward.Forward, state: train.TrainState, inputs: dict,
 
     def watch(call, arguments, options, context):
         output = call(*arguments, **options)
-        if context.method_name == "__call__" and not found and _not_finite(_named(output)):
+        if context.method_name == "__call__" and not found and not_finite(named(output)):
             found.append(f"{'/'.join(context.module.path) or 'the network'} ({type(context.module).__name__})")
         return output
 
@@ -119,16 +119,6 @@ def first_layer(network: forward.Forward, state: train.TrainState, inputs: dict,
     with nn.intercept_methods(watch), jax.disable_jit():  # so that every output is an array
         network.logits(variables, inputs["features"], train=True, mask=inputs["mask"], keys=keys)
     return found[0] if found else ""
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    """Name of the place → leaf, such as ".params['fc']['kernel']"."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _not_finite(leaves: dict[str, Any]) -> list[str]:
-    floats = {name: leaf for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    return [name for name, leaf in floats.items() if not np.isfinite(np.asarray(leaf, np.float64)).all()]
 
 
 def _rows(values: Any, clips: list[str]) -> list[str]:
