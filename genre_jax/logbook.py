@@ -164,7 +164,7 @@ class Meter:
         return rows
 
     def record(self, step: int, rows: Rows) -> None:
-        """Record and show the means of `rows`, without failed steps. Raises `NotFinite` for a failed step more than allowed."""
+        """Record and show the means of `rows`, without failed steps. Raises `NotFinite` if more steps failed than may."""
         whole = []
         for row in rows:
             if _finite(row[1]):
