@@ -1,15 +1,12 @@
-"""GRU encoder-decoder with attention on log-mel frames, after document 000 (Pollack 2018), section 3.1.3.
+"""GRU encoder-decoder with attention on log-mel frames. The published runs of document 000 (Pollack 2018) are in pollack.py.
 
     python -m genre_jax.main --config=configs/gru_attention.py              AudioSet's unbalanced music set, all devices
     python -m genre_jax.main --config=configs/gru_attention.py:demo         embedded data, minutes on two CPU cores
     python -m genre_jax.main --config=configs/gru_attention.py:single --config.data.name=my_music  your data, one label per clip
 
-Source: the thesis and its code: cuts of 3 s at 16 kHz, 161 frames of 112 mels in dB below the maximum, not scaled; hidden
-size 2500, "general" score, 61,284,567 parameters; SGD with momentum 0.9 at 1e-4 and 0.4 times this rate from epoch 20, 70
-epochs, gain capped at 0.7. The thesis uses batches of 100; this config uses 96, which can be divided over devices. The
-thesis's accuracies are 6.26 % (binary cross-entropy, unbalanced set), 7.35 % (binary cross-entropy, balanced set) and 14.42 %
-(softmax, balanced set). They are the number of labels among the top k predictions (k = number of labels of the clip), divided
-by the number of all labels.
+Source: network and features of the thesis and its code: cuts of 3 s at 16 kHz, 161 frames of 112 mels in dB below the maximum, not
+scaled; hidden size 2500, "general" score, 61,284,567 parameters; SGD with momentum 0.9 at 1e-4 and 0.4 times this rate from epoch
+20, 70 epochs, gain capped at 0.7. Batches of 96 can be divided over devices. Evaluation covers the whole clip.
 Hardware, time, score: the full run was not measured here.
 """
 

@@ -1,12 +1,12 @@
-"""ResNet34 on log-mel spectrograms, after document 000 (Pollack 2018), section 3.1.1.
+"""ResNet34 on log-mel spectrograms. The published runs of document 000 (Pollack 2018) are in pollack.py.
 
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py              AudioSet's unbalanced music set
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py:demo         embedded data
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py:single --config.data.name=my_music    your data
 
-Source: the thesis and its code: cuts of 3 s at 16 kHz, n_fft 600, hop length 300, 112 mels in dB below the maximum, resized
-to 224 × 224 with aligned corners, AMSGrad at 1e-4. The thesis uses batches of 100; this config uses 96, which can be divided
-over devices. The published runs start from ImageNet weights with a frozen trunk; this config starts from random weights.
+Source: features and optimiser of the thesis and its code: cuts of 3 s at 16 kHz, n_fft 600, hop length 300, 112 mels in dB below
+the maximum, resized to 224 × 224 with aligned corners, AMSGrad at 1e-4. Batches of 96 can be divided over devices. Evaluation
+covers the whole clip; training starts from random weights.
 Hardware, time, score: the full run was not measured here; README.md has the demo's.
 """
 

@@ -11,46 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import atomic, checksum, config_files, console, freezing, frontends, losses, models, optim
-from genre_jax.augment import validate as augment
+from genre_jax import atomic, checksum, config_checks, config_files, console, frontends, models, optim
 from genre_jax.config_section import Section, flat
 from genre_jax.console import UserError
-from genre_jax.data import order
 from genre_jax.data.locate import check_name
-from genre_jax.durations import parse_duration
 from genre_jax.weights import files
 
-VERSION = 2  # schema version: it changes when a key is added, removed or renamed
+VERSION = 3  # schema version: it changes when a key is added, removed or renamed
 COMPONENTS: dict[str, dict[str, Callable]] = {
     "frontend": frontends.FRONTENDS,
     "model": models.MODELS,
     "optimizer": optim.OPTIMIZERS,
     "schedule": optim.SCHEDULES,
 }
-CHOICES = {
-    "dtype": ("float32", "bfloat16", "float64"),
-    "data.labels": ("multi", "first"),
-    "data.sampling": order.SAMPLINGS,
-    "data.segments": order.SEGMENTS,
-    "data.copies.draw": ("each", "one"),
-    "data.reader": ("auto", "tfdata", "threads"),
-    "data.verify": ("first", "always", "never"),
-    "data.on_corrupt": ("stop", "skip"),
-    "augment.mixup.of": ("waveform", "features"),
-    "loss.name": tuple(losses.LOSSES),
-    "loss.class_weights": ("none", "balanced"),
-    "freeze.optimizer_from": ("release", "start"),
-    "evaluate.windows": ("consecutive", "centre"),
-    "evaluate.weights": ("best", "last"),
-}
-DURATIONS = ("train.duration", "train.evaluate_every", "train.checkpoint_every", "train.log_every")
 # Config keys that may change when a run is resumed: none of them changes its numbers beyond rounding.
 FREE_ON_RESUME = (
     "devices",
+    "made_by.config",
+    "made_by.overrides",
     "model.remat",
     "model.backend",
     "model.time_shards",
@@ -74,6 +54,11 @@ def base(name: str) -> ConfigDict:
             # float64, and float32 otherwise.
             "dtype": "float32",
             "devices": 0,  # number of accelerators; 0 = all
+            # The command line that made the config, for the report: `load` sets it.
+            "made_by": {
+                "config": "",  # FILE:presets, such as configs/schindler.py:shallow,exp
+                "overrides": [],  # such as ["data.name=gtzan"]
+            },
             # Initial weights: the workdir of a run, a file of save_pretrained, or a published ResNet, DenseNet or MobileNet
             # (.safetensors, .pth, .pt, .h5 or .keras), as a path or as hf://owner/name[@revision][/file]; "" = random weights.
             # The ending #sha256=… checks the file. The classifier starts from random weights if the classes differ.
@@ -105,10 +90,16 @@ def base(name: str) -> ConfigDict:
             "evaluate": {
                 "batch_size": 16,  # windows in a batch over all devices and hosts
                 # Windows of a clip: consecutive covers the whole clip with a window every `hop` samples; centre takes the
-                # middle window alone. `genre_jax.tag` always uses consecutive windows.
+                # middle window alone; random takes a window that is drawn once; fixed takes segments_per_track windows of each
+                # track that are drawn once. `genre_jax.tag` always uses consecutive windows.
                 "windows": "consecutive",
                 "hop": 0,  # samples between the starts of consecutive windows; 0 = data.samples
                 "weights": "best",  # checkpoint of the final evaluation: best (on the validation split) or last
+                # What makes a checkpoint the best: max or min, and a score of results.json, such as "min loss" or
+                # "max track/majority/accuracy". auto: max track/max_probability/accuracy (softmax), or
+                # max clip/mean_average_precision (sigmoid).
+                "select": "auto",
+                "train": False,  # also evaluate the training split at the end
             },
         }
     )
@@ -123,11 +114,16 @@ def _data() -> dict[str, Any]:
         "name": "synthetic",  # a prepared data set, or an embedded data set, which is prepared on first use
         "data_dir": "data",  # folder of the prepared data sets
         "sample_rate": 16_000,  # in Hz; the data set must have this rate
-        "train": "train",  # name of the split for training
-        "validation": "validation",  # name of the split for validation; "" = no validation
-        "test": "test",  # name of the split for the final evaluation
+        # Splits: a name, a slice in the order of the clips' names such as eval[:-100], a slice after a seeded shuffle such as
+        # eval[:100@12345], or a sum of these such as fold1+fold2.
+        "train": "train",  # split for training
+        "validation": "validation",  # split for validation; "" = no validation
+        "test": "test",  # split for the final evaluation
+        "classes": [],  # use only the clips and labels of these classes; [] = all
         "samples": 57_344,  # length of a cut (the network's input) in samples
-        "labels": "multi",  # multi: all labels of a clip, as a multi-hot vector; first: its first label alone
+        # Labels that the loss reads. multi: all labels of a clip, as a multi-hot vector; first: its first label alone.
+        # Evaluation scores and stores all labels.
+        "labels": "multi",
         "mix": [],  # more training sets with their weights, such as ["my_music=0.5"]; data.name has weight 1; [] = none
         # How training clips are drawn. uniform: every clip once an epoch. balanced: first a class, all with the same
         # probability, then one of its clips. sqrt: the same, with probabilities proportional to the square root of the class's
@@ -138,7 +134,11 @@ def _data() -> dict[str, Any]:
         # track, drawn once. consecutive: all cuts of each clip, segment_hop samples apart.
         "segments": "random",
         "segments_per_track": 15,  # number of cuts for `fixed`, at least 1
+        "margin": 0,  # samples at both ends of a clip that random cuts never use; it shrinks in short clips
         "segment_hop": 0,  # samples between the starts of the cuts for `consecutive`; 0 = data.samples
+        # The last consecutive cut or window of a clip ends with the clip (aligned), or is left out if it is less than half of the
+        # hop after the one before (dropped).
+        "last_window": "aligned",
         "copies": {  # augmented copies that enlarge the training split; no copies if semitones and stretches are both []
             "semitones": [],  # pitch shifts in semitones, each in [-24, 24]
             # Tempo factors, each in [0.1, 4]; 2 = twice as fast. A shorter copy is padded with zeros, a longer copy is cut.
@@ -210,6 +210,8 @@ def _train() -> dict[str, Any]:
         # Number of steps of the run that may have a loss or gradient that is not finite. Their updates are left out, which
         # costs as much memory as the gradients. The next such step stops the run, and `main --replay` explains it.
         "skip_nonfinite": 0,
+        # Number of evaluations without a better validation score (evaluate.select) after which the training ends; 0 = never.
+        "patience": 0,
         "keep": 2,  # number of latest checkpoints that are kept, at least 1; the best checkpoint is kept as well
     }
 
@@ -226,11 +228,6 @@ def options(component: Callable) -> dict[str, Any]:
 
 def _with_defaults(kind: str, name: str) -> dict[str, Any]:
     return {"name": name} | options(console.pick(kind, name, console.pick("component kind", kind, COMPONENTS)))
-
-
-def component_options(component: ConfigDict) -> dict[str, Any]:
-    """Returns the options of a component's section, such as `config.model`, without its name; lists become tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in component.to_dict().items() if k != "name"}
 
 
 def choose(config: ConfigDict, kind: str, name: str, **changes: Any) -> None:
@@ -274,18 +271,28 @@ def _parsed(text: str) -> Any:
 
 
 def with_argument(config: ConfigDict, argument: str, **presets: Callable[[ConfigDict], None]) -> ConfigDict:
-    """Apply the argument of `--config=FILE:argument`: names of presets and `key=value`, comma-separated. Returns the config."""
-    for part in filter(None, argument.split(",")):
+    """Apply the argument of `--config=FILE:argument`: names of presets and `key=value`, comma-separated. Returns the config.
+
+    The presets are applied in the order of `presets`, whatever their order in the argument, and then the keys.
+    """
+    parts = [part for part in argument.split(",") if part]
+    try:
+        for part in parts:
+            if "=" not in part:
+                console.pick("preset", part, presets)
+    except UserError as error:
+        raise config_files.ArgumentError(str(error)) from error
+    for name, preset in presets.items():
+        if name in parts:
+            preset(config)
+            config.name = f"{config.name}_{name}"
+    for part in parts:
         key, equals, value = part.partition("=")
         try:
             if equals:
                 override(config, key, value)
-                continue
-            preset = console.pick("preset", part, presets)
         except UserError as error:
             raise config_files.ArgumentError(str(error)) from error
-        preset(config)
-        config.name = f"{config.name}_{part}"
     return config
 
 
@@ -304,6 +311,7 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         raise UserError(f"{path}: get_config must return the config that it got from base(NAME), and returned {config!r:.40}")
     for key, value in (overrides or {}).items():
         override(config, key, value)
+    config.made_by.update(config=spec, overrides=[f"{key}={value}" for key, value in (overrides or {}).items()])
     validate(config)
     return config
 
@@ -362,68 +370,11 @@ def validate(config: ConfigDict) -> None:
     if config.init_from and not Path(config.init_from, "checkpoints").is_dir():
         files.check(config.init_from)
     check_name(config.data.name, config.data.data_dir)
-    _check_pairing(config)
+    config_checks.check_pairing(config)
 
 
 def validate_values(config: ConfigDict) -> None:
     """Check the values that can be checked without reading files and without building the network. Raises `UserError`."""
-    values = flat(config)
     if config.version != VERSION:
         raise UserError(f"config key 'version' must be {VERSION}, and was given {config.version}")
-    for key, value in values.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except ValueError:
-            raise UserError(f"config key {key!r} must hold finite numbers, and was given {value}") from None
-    for key, legal in CHOICES.items():
-        if values[key] not in legal:
-            raise console.unknown(key, values[key], legal)
-    for key in DURATIONS:
-        parse_duration(values[key], f"config key {key!r}")
-    for key in ("train.batch_size", "train.accumulate", "evaluate.batch_size", "data.samples", "data.sample_rate",
-                "data.refresh_epochs", "data.prefetch", "data.segments_per_track", "train.keep"):  # fmt: skip
-        if values[key] < 1:
-            raise UserError(f"config key {key!r} must be at least 1, and was given {values[key]}")
-    for key in ("ema", "loss.label_smoothing"):
-        if not 0 <= values[key] <= 1:
-            raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
-    for key in ("evaluate.hop", "gradient_clip", "train.skip_nonfinite", "data.segment_hop", "data.copies.segments"):
-        if values[key] < 0:
-            raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
-    order.check(config.data)
-    augment.check(config.augment)
-    for duration in augment.durations(config.augment).values():
-        parse_duration(duration, "config key 'augment.start'")
-    resampled = config.augment.speed or config.augment.pitch or config.augment.stretch or order.versions(config.data.copies)
-    if resampled and config.data.samples >= 2**20:
-        raise UserError(
-            "config key 'data.samples' must be below 1048576 with augment.speed, pitch, stretch or data.copies, and was given "
-            f"{config.data.samples}"
-        )
-    if config.freeze.until:
-        parse_duration(config.freeze.until, "config key 'freeze.until'")
-
-
-def _check_pairing(config: ConfigDict) -> None:
-    """Check that the front end can process a cut and that the model can read the features. Raises `UserError`."""
-    model = models.build(config.model.name, num_classes=2, **component_options(config.model))
-    frontend = frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend))
-    waveform = jax.ShapeDtypeStruct((1, config.data.samples), jnp.float32)
-    features = jax.eval_shape(frontend.init_with_output, jax.random.key(0), waveform)[0].shape[1:]
-    if (config.augment.mask.frequency or config.augment.mask.time) and (len(features) < 2 or 1 in features[:2]):
-        raise UserError(
-            f"augment.mask needs features (frames, bins), and front end {config.frontend.name!r} computes features {features}"
-        )
-    if len(features) != len(model.input_shape):
-        raise UserError(
-            f"model {config.model.name!r} reads features with {len(model.input_shape)} axes, such as {model.input_shape}, "
-            f"and front end {config.frontend.name!r} computes features {features}"
-        )
-    try:
-        params = models.abstract_variables(model, features)["params"]
-    except UserError as error:
-        raise UserError(
-            f"model {config.model.name!r} cannot read the features {features} of front end {config.frontend.name!r}: {error}"
-        ) from error
-    freezing.check_patterns("freeze.patterns", config.freeze.patterns, params)
-    freezing.check_patterns("learning_rates", [*freezing.parse_rates(config.learning_rates)], params)
+    config_checks.check_values(config)

@@ -75,3 +75,8 @@ def flat(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
         else:
             out[key] = value
     return out
+
+
+def component_options(component: ConfigDict) -> dict[str, Any]:
+    """Returns the options of a component's section, such as `config.model`, without its name; lists become tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in component.to_dict().items() if k != "name"}

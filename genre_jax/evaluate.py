@@ -1,13 +1,15 @@
 """Exact evaluation: a table with the scores of every window, and the numbers that are computed from it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import metrics
+from genre_jax import console, metrics
 from genre_jax.atomic import write_whole
+from genre_jax.console import UserError
 from genre_jax.data.batches import EvalBatches, prefetch
 from genre_jax.data.shards import Index
 from genre_jax.losses import LOSSES
@@ -21,20 +23,23 @@ def predict(
 ) -> Table:
     """Run `eval_step` on every window, and return its outputs in the order of (clip, start).
 
-    With `train.eval_step` the table is {"logits" (rows, classes), "labels" (rows, classes), "loss", "weight", "clip", "track",
-    "start" (rows,)}. Rows that pad the last batch are dropped, therefore the table is the same for every batch size and
-    number of devices.
+    With `train.eval_step` the table is {"logits" (rows, classes), "labels" (rows, classes), "target", "loss", "weight", "clip",
+    "track", "start" (rows,)}. The labels are all labels of the clip, the target is the number of its first label (-1 without
+    label). Rows that pad the last batch are dropped, therefore the table is the same for every batch size and number of
+    devices.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in prefetch(batches, 0, len(batches), config.data.reader, config.data.prefetch):
         outputs = devices.gather(eval_step(variables, constants, devices.shard(batch)))
-        rows = devices.gather({key: batch[key][None] for key in ("labels", "clip", "track", "start", "mask")})
+        rows = devices.gather({key: batch[key][None] for key in ("clip", "track", "start", "mask")})
         valid = rows.pop("mask") > 0
         for key, values in (outputs | rows).items():
             columns.setdefault(key, []).append(values[valid])
     table = {key: np.concatenate(values) for key, values in columns.items()}
     order = np.lexsort((table["start"], table["clip"]))  # the rows of several hosts are interleaved
-    return {key: values[order] for key, values in table.items()}
+    table = {key: values[order] for key, values in table.items()}
+    index = batches.index
+    return table | {"labels": index.labels[table["clip"]], "target": index.first_label[table["clip"]]}
 
 
 def task(config: ConfigDict) -> str:
@@ -42,25 +47,63 @@ def task(config: ConfigDict) -> str:
     return LOSSES[config.loss.name].task
 
 
-def scores(table: Table, config: ConfigDict) -> dict[str, Any]:
-    """The loss of a table, and its scores by window, clip and track, as in results.json."""
-    logits, labels, loss, clip, track = (table[key] for key in ("logits", "labels", "loss", "clip", "track"))
-    summary = metrics.summarise(logits, labels, loss, clip, track, task(config))
+def scores(table: Table, config: ConfigDict, classes: Sequence[str]) -> dict[str, Any]:
+    """The loss of a table, and its scores by window, clip, track and class, as in results.json."""
+    summary = metrics.summarise(table | {"classes": np.array(classes)}, task(config))
     return summary | {"loss": float(np.average(table["loss"].astype(np.float64), weights=table["weight"]))}
 
 
-def headline(summary: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a validation line; "score" chooses the best checkpoint.
+SELECTED = {"single": "max track/max_probability/accuracy", "multi": "max clip/mean_average_precision"}
 
-    Single label: accuracy of windows, and of tracks by summed probability (the score). Several labels: the top-k accuracy of
-    document 000 over windows, and the mean average precision over clips (the score).
+
+def selectable(task: str) -> list[str]:
+    """The scores that `evaluate.select` may name: paths in results.json, with "/" between keys."""
+    levels = (
+        [f"{level}/{rule}" for level in ("clip", "track") for rule in metrics.VOTES] if task == "single" else ["clip", "track"]
+    )
+    return ["loss", *(f"{level}/{name}" for level in ["raw", *levels] for name in metrics.METRICS[task])]
+
+
+def check_select(config: ConfigDict) -> None:
+    """Raise `UserError` unless `evaluate.select` is "auto", or max or min and a score of the task."""
+    direction, _, path = config.evaluate.select.partition(" ")
+    if config.evaluate.select != "auto" and direction not in ("max", "min"):
+        raise UserError(
+            "config key 'evaluate.select' must be auto, or max or min and a score, as in 'min loss', and was given "
+            f"{config.evaluate.select!r}"
+        )
+    if path and path not in selectable(task(config)):
+        raise console.unknown("score in evaluate.select", path, selectable(task(config)))
+
+
+def at(summary: Mapping[str, Any], path: str) -> float | None:
+    """The score of `scores` at a path such as "track/majority/accuracy"; None if it is not defined."""
+    value: Any = summary
+    for key in path.split("/"):
+        value = value[key]
+    return value
+
+
+def headline(summary: dict[str, Any], config: ConfigDict) -> dict[str, float]:
+    """The numbers of a validation line. The best checkpoint has the largest "score", which `evaluate.select` chooses.
+
+    Single label: accuracy of windows, and of tracks by summed probability. Several labels: mean average precision over clips.
+    Where clips have several labels, also the micro top-k accuracy of document 000 over windows.
     """
-    if "accuracy" in summary["raw"]:
-        track = summary["track"]["max_probability"]["accuracy"]
-        return {"loss": summary["loss"], "accuracy": summary["raw"]["accuracy"], "track_accuracy": track, "score": track}
-    precision = summary["clip"]["mean_average_precision"] or 0.0  # None if no class has a positive
-    accuracy = summary["raw"]["top_k_accuracy"]
-    return {"loss": summary["loss"], "accuracy": accuracy, "mean_average_precision": precision, "score": precision}
+    raw = summary["raw"]
+    shown = {"loss": summary["loss"]}
+    if task(config) == "single":
+        shown |= {"accuracy": raw["accuracy"], "track_accuracy": summary["track"]["max_probability"]["accuracy"]}
+        if raw["top_k_accuracy"] != raw["accuracy"]:
+            shown["top_k_accuracy"] = raw["top_k_accuracy"]
+    else:
+        # None if no class has a positive.
+        precision = summary["clip"]["mean_average_precision"] or 0.0
+        shown |= {"top_k_accuracy": raw["top_k_accuracy"], "mean_average_precision": precision}
+    select = SELECTED[task(config)] if config.evaluate.select == "auto" else config.evaluate.select
+    direction, path = select.split()
+    value = at(summary, path) or 0.0
+    return shown | {"score": -value if direction == "min" else value}
 
 
 def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict) -> None:
@@ -69,7 +112,7 @@ def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict)
         np.savez_compressed(
             file,
             allow_pickle=False,
-            **{key: table[key] for key in ("logits", "labels", "loss", "clip", "track", "start")},
+            **{key: table[key] for key in ("logits", "labels", "target", "loss", "clip", "track", "start")},
             classes=np.array(index.classes),
             clip_names=np.array(index.names),
             track_names=np.array(index.tracks),

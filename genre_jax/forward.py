@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from genre_jax import frontends, models
 from genre_jax.augment.waveform import cap_gain
-from genre_jax.config import component_options
+from genre_jax.config_section import component_options
 from genre_jax.frontends import Frontend
 
 

@@ -24,7 +24,8 @@ from genre_jax.planning import backends
 from genre_jax.run import Run
 from genre_jax.train import TrainState
 
-FRESH: dict[str, Any] = {"rows": [], "due": False, "damaged": []}  # the progress at the start of a run
+# The progress at the start of a run.
+FRESH: dict[str, Any] = {"rows": [], "due": False, "damaged": [], "best": None, "stale": 0}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
@@ -146,13 +147,15 @@ def _announce(run: Run, parameters: int) -> None:
 class Loop:
     """The training loop: take a batch, take a step, and when they are due, record, evaluate and save.
 
-    The progress in a checkpoint has three entries: "rows", the metrics of the steps since the last record; "due", true if the
-    run was interrupted in an evaluation, in which case the resumed run first does what is due at this step; and "damaged",
-    the training clips that are left out.
+    The progress in a checkpoint has these entries: "rows", the metrics of the steps since the last record; "due", true if the
+    run was interrupted in an evaluation, in which case the resumed run first does what is due at this step; "damaged", the
+    training clips that are left out; "best" and "stale", the best validation score, and the number of evaluations since.
     """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path):
         self.run, self.checkpoints, self.logbook, self.interrupt, self.workdir = run, checkpoints, logbook, interrupt, workdir
+        self._best: float | None = None
+        self._stale = 0
 
     def train(self, state: TrainState, start: int, progress: dict[str, Any], profile: bool) -> TrainState:
         """Train from step `start` to the end of the run, and return the state. `progress` comes from the checkpoint."""
@@ -161,11 +164,14 @@ class Loop:
         most = config.train.skip_nonfinite
         meter = Meter(self.logbook, config.train.batch_size, total, most, int(state.skipped), rows)
         run.splits["train"].state[progress["damaged"]] = shards.DAMAGED
+        self._best, self._stale = progress["best"] and float.fromhex(progress["best"]), progress["stale"]
         with self.interrupt.deferred():
             if progress["due"]:
                 self._due(state, start, meter)
             batches = prefetch(run.batches, start, total, config.data.reader, config.data.prefetch)
             for step in range(start + 1, total + 1):
+                if self._stopped(step - 1):
+                    break
                 with meter.waiting():
                     batch = next(batches)
                 if profile and step == start + 10:
@@ -197,6 +203,7 @@ class Loop:
             try:
                 with self.interrupt.immediate():
                     scores = _validate(self.run, state, step, self.logbook)
+                self._compare(scores["score"])
             except (KeyboardInterrupt, Terminated):
                 self._save(step, state, None, rows, due=True)
                 self._end(step)
@@ -206,11 +213,26 @@ class Loop:
             self._save(step, state, scores, [], due=False)
         return save
 
+    def _compare(self, score: float) -> None:
+        """Count the evaluations without a better score, for `train.patience`."""
+        better = self._best is None or score > self._best
+        self._best, self._stale = (score, 0) if better else (self._best, self._stale + 1)
+
+    def _stopped(self, step: int) -> bool:
+        """Whether the run ends early, after `step`, because the validation score no longer improves."""
+        patience = self.run.config.train.patience
+        early = 0 < patience <= self._stale
+        if early:
+            say(f"the validation score has not improved in {patience} evaluations: the training ends at step {step}")
+        return early
+
     def _save(self, step: int, state: TrainState, scores: dict[str, float] | None, rows: list, due: bool) -> None:
         # Numbers as text in base 16, which is exact: JSON has no NaN.
         stored = [(at, {key: value.hex() for key, value in metrics.items()}) for at, metrics in rows]
         damaged = np.flatnonzero(self.run.splits["train"].state == shards.DAMAGED).tolist()
-        self.checkpoints.save(step, state, scores, {"rows": stored, "due": due, "damaged": damaged})
+        best = None if self._best is None else self._best.hex()
+        progress = {"rows": stored, "due": due, "damaged": damaged, "best": best, "stale": self._stale}
+        self.checkpoints.save(step, state, scores, progress)
 
     def _end(self, step: int) -> None:
         """Finish the checkpoint and raise the exception of the signal."""
@@ -259,7 +281,7 @@ def _fit(run: Run, state: TrainState, checkpoints: Checkpoints, logbook: Logbook
 def _validate(run: Run, state: TrainState, step: int, logbook: Logbook) -> dict[str, float]:
     table = run.evaluate(state, "validation")
     _check_finite(run, table, "validation", step)
-    scores = evaluate.headline(evaluate.scores(table, run.config))
+    scores = evaluate.headline(evaluate.scores(table, run.config, run.splits["validation"].classes), run.config)
     logbook.metrics(step, "validation", scores)
     say(f"validation at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in scores.items()))
     return scores
@@ -277,14 +299,23 @@ def _check_finite(run: Run, table: evaluate.Table, part: str, step: int) -> None
         )
 
 
+def _predict(run: Run, state: TrainState, step: int, part: str, path: Path) -> evaluate.Table:
+    """The table of predictions for a part, which is also written to `path`."""
+    table = run.evaluate(state, part)
+    _check_finite(run, table, part, step)
+    evaluate.save_predictions(path, table, run.splits[part], run.config)
+    return table
+
+
 def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate on the test split and write predictions.npz and results.json."""
+    """Evaluate on the test split, with `evaluate.train` on the training split too, and write predictions and results.json."""
     index, config = run.splits["test"], run.config
     started = time.perf_counter()
-    table = run.evaluate(state, "test")
+    table = _predict(run, state, step, "test", workdir / "predictions.npz")
     seconds = time.perf_counter() - started
-    _check_finite(run, table, "test", step)
-    evaluate.save_predictions(workdir / "predictions.npz", table, index, config)
+    if config.evaluate.train:
+        training = _predict(run, state, step, "train", workdir / "predictions-train.npz")
+        known |= {"train": evaluate.scores(training, config, index.classes)}
     summary = {
         "schema": 1,
         "run": config.name,
@@ -300,9 +331,9 @@ def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[st
         "task": evaluate.task(config),
         "clips_per_second": round(len(table["clip"]) / seconds, 2),
         **known,
-        **evaluate.scores(table, config),
+        **evaluate.scores(table, config, index.classes),
     }
     write_json(workdir / "results.json", summary)
-    values = evaluate.headline(summary)
+    values = evaluate.headline(summary, config)
     say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
     return summary

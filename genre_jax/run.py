@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import config as configs
 from genre_jax import durations, evaluate, forward, freezing, optim, parallel
 from genre_jax.augment import noise, validate
+from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say
-from genre_jax.data import locate, mix, shards
+from genre_jax.data import locate, mix, select, shards
 from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix
 from genre_jax.data.order import parse_pairs
 from genre_jax.frontends import scaling
@@ -47,10 +47,10 @@ class Program:
         self.network = forward.build(config, classes, parallel.AXIS)
         freeze = freezing.build(config.freeze, lambda text: self.count(text, "freeze.until"))
         rates = freezing.rates_of(config.learning_rates, self.network.model)
-        options = configs.component_options(config.optimizer)
+        options = component_options(config.optimizer)
         self._optimizer = optim.build(config.optimizer.name, config.gradient_clip, freeze, rates, **options)
         schedule = optim.SCHEDULES[config.schedule.name](
-            lambda text: self.count(text, "schedule"), self.total, **configs.component_options(config.schedule)
+            lambda text: self.count(text, "schedule"), self.total, **component_options(config.schedule)
         )
         self.starts = {name: self._first(text) for name, text in validate.durations(config.augment).items()}
         self.visits = validate.visits(config.augment, config.data.refresh_epochs)
@@ -183,17 +183,17 @@ class Run:
         return evaluate.predict(step, variables, constants, self._windows(part), self.program.devices, self.config)
 
     def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
-        """The table of predictions for a part."""
+        """The table of predictions for a part ("train", "validation" or "test")."""
         return self.over_windows(self.program.eval_step, state.variables(), self.constants, part)
 
 
 def _load_split(folder: Path, split: str, config: ConfigDict) -> shards.Index:
-    index = shards.load_index(folder, split)
+    index = select.load(folder, split, config.data.classes)
     counts = label_matrix(index, config.data.labels).sum(1)
-    if evaluate.task(config) == "single" and len(index) and not (counts == 1).all():
+    if evaluate.task(config) == "single" and not (counts == 1).all():
         row = int(np.flatnonzero(counts != 1)[0])
         raise UserError(
-            f"loss {config.loss.name!r} needs one label per clip, and {index.names[row]!r} has {counts[row]}: "
+            f"loss {config.loss.name!r} trains on one label per clip, and {index.names[row]!r} has {counts[row]}: "
             "set data.labels to 'first' or loss.name to 'sigmoid'"
         )
     return index

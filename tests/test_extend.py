@@ -11,7 +11,7 @@ import soundfile
 from conftest import CLASSES, small_config
 
 from genre_jax import config as configs
-from genre_jax import datasets, evaluate, frontends, losses, metrics, models
+from genre_jax import config_checks, datasets, evaluate, frontends, losses, metrics, models
 from genre_jax.augment import validate, waveform
 from genre_jax.datasets.types import Item, Source
 from genre_jax.frontends import Frontend
@@ -72,7 +72,7 @@ def test_a_loss_brings_its_task(tones, tmp_path, monkeypatch):
 
     softmax = losses.LOSSES["softmax"]
     monkeypatch.setitem(losses.LOSSES, "brier", softmax._replace(values=squares))
-    monkeypatch.setitem(configs.CHOICES, "loss.name", tuple(losses.LOSSES))
+    monkeypatch.setitem(config_checks.CHOICES, "loss.name", tuple(losses.LOSSES))
     config = small_config(tones, "snn", loss__name="brier", train__duration="1 steps")
     assert evaluate.task(config) == "single"
     results = train_and_evaluate(config, tmp_path)

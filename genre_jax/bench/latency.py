@@ -20,6 +20,7 @@ from genre_jax import config as configs
 from genre_jax import logbook, models
 from genre_jax.bench.network_cases import random_variables
 from genre_jax.bench.record import write_record
+from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say, unknown
 from genre_jax.weights import pretrained
 
@@ -70,7 +71,7 @@ def measure(name: str, frames: list[int]) -> dict[str, Any]:
     config = configs.base(name)
     configs.choose(config, "model", name)
     config.data.samples = 240 + 160 * 200
-    model = models.build(name, num_classes=len(LABELS), **configs.component_options(config.model))
+    model = models.build(name, num_classes=len(LABELS), **component_options(config.model))
     image = len(model.input_shape) == 3
     variables = random_variables(models.abstract_variables(model))
     with tempfile.TemporaryDirectory() as folder:

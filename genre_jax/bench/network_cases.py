@@ -15,6 +15,7 @@ import numpy as np
 from genre_jax import config as configs
 from genre_jax import forward, logbook, models, optim, parallel, train
 from genre_jax.bench import cards, torch_names
+from genre_jax.config_section import component_options
 from genre_jax.planning.flops import flops
 from genre_jax.weights import layouts
 
@@ -116,11 +117,11 @@ class Step:
 
     def __init__(self, case: Case, variant: dict[str, str], dtype: str):
         self.case, self.config = case, _config(case, variant, dtype)
-        options = configs.component_options(self.config.model)
+        options = component_options(self.config.model)
         model = models.build(case.model, num_classes=case.classes, dtype=dtype, axis_name=parallel.AXIS, **options)
         frontend: Any = Shaped(case.shape)
         network = forward.Forward(frontend, model, jnp.dtype(jnp.float32))
-        optimizer = optim.build("amsgrad", 0.0, **configs.component_options(self.config.optimizer))
+        optimizer = optim.build("amsgrad", 0.0, **component_options(self.config.optimizer))
         devices = parallel.Devices(1)
         step = functools.partial(
             train.train_step, network=network, optimizer=optimizer, config=self.config, axis_name=parallel.AXIS,

@@ -40,7 +40,7 @@ class TrainBatches:
         if not len(index):
             raise ValueError(f"split {index.split!r} of {index.data_set!r} holds no clips")
         self.index, self.hosts, self.host = index, hosts, host
-        self.seed, self.samples = config.seed, config.data.samples
+        self.seed, self.samples, self.margin = config.seed, config.data.samples, config.data.margin
         self.reading = config.data.verify, config.data.on_corrupt
         self.batch_size, self.refresh = config.train.batch_size, config.data.refresh_epochs
         self.labels = label_matrix(index, config.data.labels)
@@ -55,18 +55,17 @@ class TrainBatches:
         share = self.batch_size // self.hosts
         row, visit = self.order(number * self.batch_size + self.host * share + np.arange(share))
         clip, start, variant = (column[row] for column in self.rows)
-        span = np.maximum(self.index.length[clip].astype(np.int64) - self.samples, 0)
-        drawn = order.random_starts(self.seed, clip, visit // self.refresh + (variant << 32), span)
+        draw = visit // self.refresh + (variant << 32)
+        drawn = order.random_cuts(self.seed, clip, draw, self.index.length[clip], self.samples, self.margin)
         start = np.where(start < 0, drawn, start)
         mask = np.ones(share, np.float32)
         return _read(self.index, self.labels, self.samples, clip, start, visit, variant, mask, *self.reading)
 
 
 class EvalBatches:
-    """Every window of a split in the order of (clip, start); the last batch is padded with rows of `mask` 0.
+    """The windows of a split that `evaluate.windows` chooses, by clip; the last batch is padded with rows of `mask` 0.
 
-    Consecutive windows are `evaluate.hop` samples apart, and the last window ends with the clip. A clip that is shorter than
-    a window is padded with zeros.
+    A clip that is shorter than a window is padded with zeros.
     """
 
     def __init__(self, index: Index, config: ConfigDict, host: int = 0, hosts: int = 1):
@@ -74,10 +73,7 @@ class EvalBatches:
         self.samples, self.batch_size = config.data.samples, config.evaluate.batch_size
         self.reading = config.data.verify, config.data.on_corrupt
         self.labels = label_matrix(index, config.data.labels)
-        hop, windows = config.evaluate.hop, config.evaluate.windows
-        starts = [order.window_starts(int(n), self.samples, hop, windows) for n in index.length]
-        self.clip = np.repeat(np.arange(len(index)), [len(s) for s in starts])
-        self.start = np.concatenate([*starts, np.zeros(0, np.int64)])
+        self.clip, self.start = order.windows_of(index, config.data, config.evaluate.hop, config.evaluate.windows, config.seed)
 
     def __len__(self) -> int:
         return -(-len(self.clip) // self.batch_size)

@@ -90,8 +90,16 @@ def check_name(name: str, data_dir: str) -> None:
     from genre_jax.datasets import DATASETS  # imports decoders, which training does not need
 
     legal = {*DATASETS, *there} - {"folder"}  # "folder" is a way to make a data set
-    if name not in legal:
+    if name not in legal and _kind(name) == "folder":
         raise console.unknown("data set", name, legal)
+
+
+def _kind(name: str) -> str:
+    """The kind of data set that `prepare` makes under this name: with a protocol the name goes on, as in gtzan_random."""
+    from genre_jax.datasets import DATASETS
+
+    fitting = [kind for kind in DATASETS if name == kind or name.startswith(f"{kind}_")]
+    return max(fitting, key=len, default="folder")
 
 
 def find(config: ConfigDict) -> Path:
@@ -106,13 +114,13 @@ def find(config: ConfigDict) -> Path:
         if left_out:
             console.say(f"exclude.csv leaves out {left_out} clips of data set {data.name!r}")
         return folder
-    from genre_jax.datasets import DATASETS, EMBEDDED
+    from genre_jax.datasets import EMBEDDED
 
     if data.name in EMBEDDED:
         return _prepare_embedded(data.name, data.data_dir, data.sample_rate)
     rates = prepared(data.data_dir).get(data.name)
     command = (
-        f"python -m genre_jax.prepare --dataset={data.name if data.name in DATASETS else 'folder'} "
+        f"python -m genre_jax.prepare --dataset={_kind(data.name)} "
         f"--source=DIR --name={data.name} --data_dir={data.data_dir} --sample_rate={data.sample_rate}"
     )
     if rates:

@@ -32,24 +32,36 @@ def merge(indices: Sequence[Index]) -> Index:
     for matrix, index, column in zip(labels, indices, columns, strict=True):
         matrix[:, column] = index.labels
     firsts = [np.append(column, -1)[index.first_label] for index, column in zip(indices, columns, strict=True)]
+    data_sets = "+".join(index.data_set for index in indices)
+    return concatenate(
+        [
+            dataclasses.replace(
+                index,
+                data_set=data_sets,
+                classes=first.classes,
+                names=tuple(f"{index.data_set}:{name}" for name in index.names),
+                tracks=tuple(f"{index.data_set}:{track}" for track in index.tracks),
+                labels=matrix,
+                first_label=own.astype(np.int32),
+            )
+            for index, matrix, own in zip(indices, labels, firsts, strict=True)
+        ]
+    )
 
-    def shifted(field: str, counted: str) -> np.ndarray:
-        """Row numbers `field`, moved behind the rows of the `counted` things of the data sets before."""
-        before = np.cumsum([0, *(len(getattr(index, counted)) for index in indices[:-1])])
-        parts = [getattr(index, field) + shift for index, shift in zip(indices, before, strict=True)]
-        return np.concatenate(parts).astype(np.int32)
 
-    rows = ("record", "size", "checksum", "offset", "length", "maximum", "state", "stamps")
+def concatenate(indices: Sequence[Index]) -> Index:
+    """Indices of the same classes, one after the other; data set and split are those of the first."""
+    number = {track: i for i, track in enumerate(dict.fromkeys(track for index in indices for track in index.tracks))}
+    tracks = [np.array([number[track] for track in index.tracks], np.int32)[index.track] for index in indices]
+    before = np.cumsum([0, *(len(index.shards) for index in indices[:-1])])
+    rows = ("labels", "first_label", "record", "size", "checksum", "offset", "length", "maximum", "state", "stamps")
     joined: Any = {field: np.concatenate([getattr(index, field) for index in indices]) for field in rows}
     return dataclasses.replace(
-        first,
-        data_set="+".join(index.data_set for index in indices),
+        indices[0],
         shards=tuple(shard for index in indices for shard in index.shards),
-        names=tuple(f"{index.data_set}:{name}" for index in indices for name in index.names),
-        tracks=tuple(f"{index.data_set}:{track}" for index in indices for track in index.tracks),
-        track=shifted("track", "tracks"),
-        shard=shifted("shard", "shards"),
-        labels=np.concatenate(labels),
-        first_label=np.concatenate(firsts).astype(np.int32),
+        names=tuple(name for index in indices for name in index.names),
+        tracks=tuple(number),
+        track=np.concatenate(tracks),
+        shard=np.concatenate([index.shard + shift for index, shift in zip(indices, before, strict=True)]).astype(np.int32),
         **joined,
     )

@@ -20,7 +20,10 @@ from genre_jax.data.shards import Index
 
 SAMPLINGS = ("uniform", "balanced", "sqrt", "weighted")
 SEGMENTS = ("random", "fixed", "consecutive")
+WINDOWS = ("consecutive", "centre", "fixed", "random")
+LAST_WINDOWS = ("aligned", "dropped")
 _FIXED = 1 << 48  # draw numbers of fixed segments start here, beyond every visit
+_EVALUATION = 1 << 49  # the draw number of the random windows of an evaluation
 _BLOCK = 4096  # epochs whose counts are summed at once
 
 
@@ -45,12 +48,53 @@ def random_starts(seed: int, clip: np.ndarray, draw: np.ndarray, span: np.ndarra
     return (_hash(seed, clip, draw) % (span + 1).astype(np.uint64)).astype(np.int64)
 
 
-def window_starts(length: int, samples: int, hop: int = 0, windows: str = "consecutive") -> np.ndarray:
-    """First samples of the windows of a clip of `length` samples: int64, at least one; `hop` 0 stands for `samples`."""
-    last = max(length - samples, 0)
+def random_cuts(seed: int, clip: np.ndarray, draw: np.ndarray, length: np.ndarray, samples: int, margin: int) -> np.ndarray:
+    """The start of a random cut of `samples` for each (clip, draw); all arrays are (B,), the result int64.
+
+    No cut uses the first and the last `margin` samples of its clip. In a clip of fewer than `samples` + 2 · `margin` samples
+    the margins shrink.
+    """
+    spare = np.maximum(length.astype(np.int64) - samples, 0)
+    before = np.minimum(margin, spare // 2)
+    return before + random_starts(seed, clip, draw, spare - 2 * before)
+
+
+def window_starts(length: int, samples: int, hop: int = 0, last: str = "aligned") -> np.ndarray:
+    """First samples of the consecutive windows of a clip of `length` samples: int64, at least one.
+
+    `hop` 0 stands for `samples`. The last window ends with the clip. With `last` "dropped" it is left out if it is less than
+    half of `hop` after the window before it.
+    """
+    hop, end = hop or samples, max(length - samples, 0)
+    starts = np.arange(0, end, hop, dtype=np.int64)
+    if last == "dropped" and len(starts) and 2 * (end - starts[-1]) < hop:
+        return starts
+    return np.append(starts, end)
+
+
+def windows_of(index: Index, data: ConfigDict, hop: int, windows: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(clip, start), both (windows,), of the windows of an evaluation, in ascending order of clip.
+
+    `windows` "consecutive" covers every clip, "centre" takes the middle window of each, "random" a window of each that follows
+    from the seed, and "fixed" `data.segments_per_track` windows of each track that follow from the seed.
+    """
+    every = np.arange(len(index))
+    if windows == "fixed":
+        clip, start, _ = _fixed(index, data, seed, 0, data.segments_per_track)
+        by_clip = np.argsort(clip, kind="stable")
+        return clip[by_clip], start[by_clip]
+    if windows == "random":
+        draw = np.full(len(index), _EVALUATION)
+        return every, random_cuts(seed, every, draw, index.length, data.samples, data.margin)
     if windows == "centre":
-        return np.array([last // 2], np.int64)
-    return np.append(np.arange(0, last, hop or samples, dtype=np.int64), last)
+        return every, np.maximum(index.length.astype(np.int64) - data.samples, 0) // 2
+    return _consecutive(index, data, hop)
+
+
+def _consecutive(index: Index, data: ConfigDict, hop: int) -> tuple[np.ndarray, np.ndarray]:
+    """(clip, start) of all consecutive windows."""
+    starts = [window_starts(int(n), data.samples, hop, data.last_window) for n in index.length]
+    return np.repeat(np.arange(len(index)), [len(s) for s in starts]), np.concatenate([*starts, np.zeros(0, np.int64)])
 
 
 def check(data: ConfigDict) -> None:
@@ -99,9 +143,7 @@ def rows_of(index: Index, data: ConfigDict, seed: int) -> Rows:
     if data.segments == "fixed":
         clip, start, segment = _fixed(index, data, seed, 0, data.segments_per_track)
     elif data.segments == "consecutive":
-        starts = [window_starts(int(n), data.samples, data.segment_hop) for n in index.length]
-        counts = np.array([len(s) for s in starts], np.int64)
-        clip, start = np.repeat(np.arange(len(index)), counts), np.concatenate([*starts, np.zeros(0, np.int64)])
+        clip, start = _consecutive(index, data, data.segment_hop)
         segment = _rank(clip)
     else:
         clip, start, segment = np.arange(len(index)), np.full(len(index), -1, np.int64), np.zeros(len(index), np.int64)

@@ -71,9 +71,12 @@ class Index:
                 f"exclude.csv of data set {self.data_set!r} lists {unknown[0]!r}, and split {self.split!r} has no such clip: "
                 "take the row out"
             )
-        kept = np.array([name not in names for name in self.names], bool)
-        left = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
-        return dataclasses.replace(self, names=left, **{key: getattr(self, key)[kept] for key in (*COLUMNS, "state")})
+        return self.take(np.flatnonzero([name not in names for name in self.names]))
+
+    def take(self, rows: np.ndarray) -> "Index":
+        """The index with these rows alone, in this order; int (rows,)."""
+        names = tuple(self.names[row] for row in rows)
+        return dataclasses.replace(self, names=names, **{key: getattr(self, key)[rows] for key in (*COLUMNS, "state")})
 
     def cut(self, clip: int, start: int, samples: int, out: np.ndarray | None = None, verify: str = "first") -> np.ndarray:
         """Read samples [start, start + samples) of a clip: int16 (samples,), zeros past its end; into `out`, if given.

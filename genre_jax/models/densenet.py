@@ -38,7 +38,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(Network):
-    """A DenseNet-BC over images `(batch, frames, bins, 1)` of at least 29 × 29 pixels with the four blocks of the paper.
+    """A DenseNet-BC over images `(batch, bins, frames, 1)` of at least 29 × 29 pixels with the four blocks of the paper.
 
     With 10 classes DenseNet-121 has 6,964,106 trainable parameters, as torchvision's, beside the 6 of the frozen stem.
     Document 001 does not state how its spectrograms became images of three channels: normalised copies are a choice.

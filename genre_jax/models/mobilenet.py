@@ -33,7 +33,7 @@ LIBRARIES = {
 
 
 class MobileNet(Network):
-    """Depthwise-separable convolutions over images `(batch, frames, bins, 1)`, then a dense layer, then the classes.
+    """Depthwise-separable convolutions over images `(batch, bins, frames, 1)`, then a dense layer, then the classes.
 
     With `alpha` 0.25 and 3 classes the network has the teacher's 217,235 trainable parameters, beside the 6 of the frozen
     stem, which copies the image to three channels.
@@ -60,7 +60,7 @@ class MobileNet(Network):
     train_stem: bool = False
 
     choices = (("library", LIBRARIES),)
-    input_shape = (200, 64, 1)
+    input_shape = (64, 200, 1)
 
     def __post_init__(self):
         if self.alpha < 1 / 32:

@@ -1,4 +1,4 @@
-"""Max pooling of images, and its inverse."""
+"""Max pooling of images and its inverse, and the vote of frames."""
 
 import functools
 import itertools
@@ -89,3 +89,19 @@ def seen_by_taps(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]
     for place in itertools.product(*map(range, window)):
         spans = zip(x.shape[1:-1], window, place, strides, strict=True)
         yield x[(slice(None), *(slice(first, size - reach + first + 1, stride) for size, reach, first, stride in spans))]
+
+
+FRAME_VOTES = ("majority", "mean")
+
+
+def frame_vote(frame_logits: jax.Array, vote: str) -> jax.Array:
+    """Returns the logits (batch, classes) of clips from those of their frames (batch, frames, classes).
+
+    "mean": the mean over the frames. "majority": the logarithm of the share of frames in which the class has the largest logit,
+    the first of equals; a share of no frames counts as 1 / classes of a frame.
+    """
+    if vote == "mean":
+        return frame_logits.mean(1)
+    frames, classes = frame_logits.shape[1:]
+    votes = jax.nn.one_hot(frame_logits.argmax(-1), classes, dtype=frame_logits.dtype).sum(1)
+    return jnp.log((votes + 1 / classes) / (frames + 1))

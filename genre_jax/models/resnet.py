@@ -60,7 +60,7 @@ def _join(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array) -> jax.Arr
 
 
 class ResNet(Network):
-    """A ResNet over images `(batch, frames, bins, 1)`.
+    """A ResNet over images `(batch, bins, frames, 1)`.
 
     With 67 classes ResNet34 has 21,319,043 and ResNet101 42,637,443 trainable parameters, as torchvision's, beside the 6 of
     the frozen stem.

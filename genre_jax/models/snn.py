@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from genre_jax.models.layers import Dense, layer_keys
 from genre_jax.models.network import Network
+from genre_jax.models.pooling import FRAME_VOTES, frame_vote
 
 SELU_SCALE = 1.0507009873554805
 SATURATION = -SELU_SCALE * 1.6732632423543772  # SELU of numbers far below 0
@@ -44,17 +45,20 @@ class Snn(Network):
     """Three SELU layers and a classifier over each frame of 60 features (20 MFCCs, delta, delta-delta).
 
     With 60 features and 3 classes the network has 179,203 parameters, the paper's count. No other sizes in powers of two give
-    this count. The logits of a clip are the mean over its frames; therefore a loss on clips trains every frame. In the paper
-    each frame votes for its best class: "votes" (batch, num_classes) are the shares of the votes and sum to 1.
+    this count. In training the logits of a clip are the mean over its frames; therefore a loss on clips trains every frame. In
+    evaluation each frame votes for its best class, as in the paper.
 
     Attributes:
       hidden: units of the layers.
       dropout: rate of the alpha dropout after each of them, 0 to 1. The paper does not state the rate.
+      vote: how the frames of a clip decide in evaluation, as in `frame_vote`.
     """
 
     hidden: tuple[int, ...] = (512, 256, 64)
     dropout: float = 0.1
+    vote: str = "majority"
 
+    choices = (("vote", FRAME_VOTES),)
     input_shape = (200, 60)
 
     def forward(self, x, call):
@@ -63,5 +67,5 @@ class Snn(Network):
             layer = Dense(units, kernel_init=lecun_normal, name=f"dense{number + 1}", **self.types)
             x = AlphaDropout(self.dropout)(nn.selu(layer(x)), call.keys)
         logits = Dense(self.num_classes, kernel_init=lecun_normal, name="fc", **self.types)(x)
-        votes = jax.nn.one_hot(logits.argmax(-1), self.num_classes).mean(1)
-        return logits.mean(1), {"embedding": x.mean(1), "frame_logits": logits, "votes": votes}
+        clip_logits = frame_vote(logits, "mean" if call.train else self.vote)
+        return clip_logits, {"embedding": x.mean(1), "frame_logits": logits}
