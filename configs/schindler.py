@@ -25,7 +25,9 @@ from genre_jax.config import base, choose, with_argument
 
 def get_config(argument: str = ""):
     config = base("schindler")
-    config.data.update(name="gtzan_stratified_750_250", sample_rate=22_050, samples=20_462, segments="fixed", segments_per_track=15)
+    config.data.update(
+        name="gtzan_stratified_750_250", sample_rate=22_050, samples=20_462, segments="fixed", segments_per_track=15
+    )
     config.data.validation = "test"
     config.train.update(batch_size=15, duration="100 epochs", evaluate_every="5 epochs", checkpoint_every="5 epochs")
     config.evaluate.update(batch_size=15, windows="fixed", weights="last")

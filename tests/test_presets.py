@@ -16,6 +16,8 @@ FRONTEND = {"n_fft": 256, "hop_length": 128, "win_length": 200, "n_mels": 16, "h
             "frames": 16}  # fmt: skip
 MODEL = {"bytenet": {"width": 4, "max_dilation": 2, "strides": [], "decoder_sets": 1, "head": "pooled", "stem_kernel": 1, "stem_stride": 1},
          "gru_attention": {"hidden": 8, "features": 4}, "resnet34": {"width": 4, "stages": [1]}, "snn": {"hidden": [16]},
+         "resnet101": {"width": 4, "stages": [1]}, "densenet121": {"width": 4, "stages": [1], "growth_rate": 4},
+         "mobilenet_v1": {"stages": [1, 1], "hidden": 4}, "folmer_cnn": {"filters": [4], "hidden": 8}, "folmer_mlp": {"hidden": [8]},
          "burrows_mlp": {"hidden": [8]}, "burrows_conv1d": {"filters": [4]}, "burrows_conv2d": {"filters": [4, 4], "hidden": 8},
          "schindler_deep": {"width": 2, "hidden": 8}, "schindler_shallow": {"width": 2, "hidden": 8},
          "gmm": {"components": 2, "frames": 40, "iterations": 2}}  # fmt: skip
@@ -41,7 +43,9 @@ def small(config, tones):
         configs.override(config, f"model.{key}", value)
     samples = 6_400 if config.model.name.startswith(("schindler", "burrows_conv2d")) else 2_000
     config.data.update(name="tones", data_dir=str(tones), sample_rate=8_000, samples=samples, reader="threads")
-    config.data.update(train="train", validation=config.data.validation and "validation", test="test")
+    config.data.update(train="train", validation=config.data.validation and "validation", test="test", margin=0, segment_hop=0)
+    config.augment.noise.data_set = ""
+    config.augment.vocoder_fft = 256
     config.train.update(batch_size=8, duration="1 steps")
     config.evaluate.update(batch_size=8, hop=0)
     config.devices = 1

@@ -82,7 +82,7 @@ class BurrowsMfccMean(Mfcc):
 class BurrowsMelgram(LogMel):
     """Document 002 at 12,000 Hz: 96 mels of the power STFT, 512 / 256, in dB; the central 29.12 s → (96, 1366, 1).
 
-    Our choice: dB relative to 1.
+    Each band is standardised, as the document's other features. Our choice: dB relative to 1.
     """
 
     n_fft: int = 512
@@ -91,6 +91,7 @@ class BurrowsMelgram(LogMel):
     n_mels: int = 96
     compression: str = "db"
     frames: int = 1366
+    scale: str = "standardise"
     image: bool = True
 
 

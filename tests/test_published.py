@@ -1,0 +1,93 @@
+"""Every printed score: its config builds at full size, and takes a step at a small size."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_presets import random_state, small
+
+from genre_jax import config as configs
+from genre_jax import evaluate, models
+from genre_jax.parallel import Devices
+from genre_jax.planning.memory import CLASSES
+from genre_jax.run import Program, Run
+
+with open(ROOT / "third_party" / "published_results.csv", encoding="utf-8", newline="") as file:
+    ROWS = list(csv.DictReader(file))
+SPECS = sorted({row["config"] for row in ROWS})
+CLIPS = {"balanced": 3_146, "unbalanced": 19_042, "gtzan_random": 800, "gtzan_stratified_750_250": 750, "fma_small_70_30": 5_600,
+         "musan": 1_310, "gtzan_music_speech": 32}  # fmt: skip
+PARAMETERS = {  # as the documents, their code or the papers have them (docs/networks.md)
+    "resnet34": 21_319_043, "resnet101": 42_637_443, "gru_attention": 61_284_567, "bytenet": 8_041_219, "densenet121": 6_964_106,
+    "folmer_cnn": 12_851_370, "burrows_mlp": 88_584, "burrows_conv1d": 255_656, "burrows_conv2d": 2_796_648,
+    "swishnet_slim": 5_466, "swishnet_wide": 18_234, "mobilenet_v1": 217_218, "schindler_shallow": 2_060_610, "schindler_deep": 1_279_522,
+}  # fmt: skip
+
+
+def kind(config) -> str:
+    return max((name for name in CLASSES if config.data.name.startswith(name)), key=len)
+
+
+def test_the_file_holds_the_94_scores_of_the_five_documents():
+    assert len(ROWS) == 94
+    counts = {document: sum(row["document"] == document for row in ROWS) for document in ("000", "001", "002", "003", "004")}
+    assert counts == {"000": 19, "001": 6, "002": 6, "003": 15, "004": 48}
+    values = [float(row["value"]) for row in ROWS]
+    assert min(values) == 2.45 and max(values) == 99.45 and 27.32 in values
+
+
+def test_no_two_systems_of_a_table_share_a_config():
+    """Rows of one config differ in the metric alone."""
+    systems = {}
+    for row in ROWS:
+        about = tuple(row[key] for key in ("document", "system", "front_end", "loss", "data", "variant"))
+        assert systems.setdefault(row["config"], about) == about
+    assert len(systems) == len(SPECS) == 47
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_config_builds_at_full_size(spec):
+    config = configs.load(str(ROOT / spec))
+    config.devices = 1
+    classes = CLASSES[kind(config)]
+    clips = CLIPS.get(config.data.name, CLIPS.get(config.data.train))
+    program = Program(config, Devices(1), classes, clips)
+    state = jax.eval_shape(lambda: program.state_of(program.init()))
+    stem = models.count(state.params.get("stem", {}))
+    assert models.count(state.params) - stem == PARAMETERS[config.model.name]
+    epochs = float(config.train.duration.split()[0])
+    assert program.total == np.ceil(epochs * clips / config.train.batch_size)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['config']}-{row['metric'].split(' (')[0]}".replace(" ", "_"))
+def test_every_score_has_a_place_in_results_json(row):
+    """The path in column "ours" is a score of the config's task."""
+    task = evaluate.task(configs.load(str(ROOT / row["config"])))
+    path = row["ours"].removeprefix("train/")
+    assert path in evaluate.selectable(task) or (path.split("/")[0], path.split("/")[2]) == ("classes", "recall")
+
+
+def programs() -> list[str]:
+    """One spec for each combination of front end, network, loss, optimiser and copies."""
+    chosen = {}
+    for spec in SPECS:
+        values = configs.to_json(configs.load(str(ROOT / spec)))
+        chosen.setdefault(
+            str([values[key] for key in ("frontend", "model", "loss", "optimizer")] + [values["data"]["copies"]]), spec
+        )
+    return sorted(chosen.values())
+
+
+@pytest.mark.parametrize("spec", programs())
+def test_one_step_of_every_published_program(tones, spec):
+    config = small(configs.load(str(ROOT / spec)), tones)
+    configs.validate(config)
+    run = Run(config)
+    state = random_state(run)
+    before = jax.device_get(state.params)
+    state, metrics = run.program.train_step(state, run.constants, run.program.devices.shard(run.batches(0)))
+    assert np.isfinite(float(metrics["loss"])) and float(metrics["gradient_norm"]) > 0
+    moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)]
+    assert any(moved) if config.freeze.patterns else sum(moved) > 0.5 * len(moved)
