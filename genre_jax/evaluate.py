@@ -43,9 +43,8 @@ def task(config: ConfigDict) -> str:
 
 
 def scores(table: Table, config: ConfigDict) -> dict[str, Any]:
-    """The loss of a table, and its scores by window, clip and track, as in results.json."""
-    logits, labels, loss, clip, track = (table[key] for key in ("logits", "labels", "loss", "clip", "track"))
-    summary = metrics.summarise(logits, labels, loss, clip, track, task(config))
+    """The loss of a table, and its scores by window, clip and track, as in results.json; `table` may have `classes`, names."""
+    summary = metrics.summarise(table | {"target": metrics.first_labels(table["labels"])}, task(config))
     return summary | {"loss": float(np.average(table["loss"].astype(np.float64), weights=table["weight"]))}
 
 

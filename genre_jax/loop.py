@@ -300,7 +300,7 @@ def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[st
         "task": evaluate.task(config),
         "clips_per_second": round(len(table["clip"]) / seconds, 2),
         **known,
-        **evaluate.scores(table, config),
+        **evaluate.scores(table | {"classes": np.array(index.classes)}, config),
     }
     write_json(workdir / "results.json", summary)
     values = evaluate.headline(summary)
