@@ -8,10 +8,12 @@
     python -m genre_jax.main --config=configs/burrows.py:demo        MLP on embedded data, minutes on two CPU cores
 
 Source: the document: whole clips of 30 s, eight genres, 70 % for training and 30 % for validation (here "test"), standardised
-features, 100 epochs for the MLP and 50 for the other networks, an L2 penalty on kernels in the convolutional networks, no choice of
-a checkpoint. Its accuracies in % (training / validation), in the order of the commands: 69.1 / 48.3, 52 / 44, 96.8 / 42.
-Choices, because the document does not state them: Keras's Adam at 1e-3, batches of 32, an L2 factor of 0.01 (Keras's default) on the
-kernels of the convolutions, and the sample rates. The split draws clips, so that an artist may be on both sides, as in the document.
+features, 100 epochs for the MLP and 50 for the other networks, an L2 penalty on kernels in the convolutional networks, no
+choice of a checkpoint. Its accuracies in % (training / validation), in the order of the commands: 69.1 / 48.3, 52 / 44, 96.8
+/ 42.
+Choices, because the document does not state them: Keras's Adam at 1e-3, batches of 32, an L2 factor of 0.01 (Keras's default)
+on the kernels of the convolutions, and the sample rates. The split draws clips, so that an artist may be on both sides, as in
+the document.
 Hardware, time, score: the full runs were not measured here.
 """
 

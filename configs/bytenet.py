@@ -7,9 +7,9 @@
     python -m genre_jax.main --config=configs/bytenet.py:single --config.data.name=my_music    your data, one label per clip
     python -m genre_jax.main --config=configs/bytenet.py:multi --config.data.name=my_music     your data, several labels
 
-The network: 57,344 samples at 16 kHz, d = 112, kernel 3, 6 + 6 sets of blocks. Without a preset it is the network that the thesis
-could not train: dilations 1, 2, 4 … 512 in each set, with the memory of dilation 16 (docs/dilation.md); all labels, classes drawn
-equally often (as PANNs does), the gain capped at 0.7.
+The network: 57,344 samples at 16 kHz, d = 112, kernel 3, 6 + 6 sets of blocks. Without a preset it is the network that the
+thesis could not train: dilations 1, 2, 4 … 512 in each set, with the memory of dilation 16 (docs/dilation.md); all labels,
+classes drawn equally often (as PANNs does), the gain capped at 0.7.
 
 Batch, rate and steps for other numbers of devices (choices, not measured): 8 clips a device; train.batch_size = 8 × devices;
 learning_rate = 1e-4 · sqrt(batch / 64), the square-root rule for Adam; durations are in epochs, so that the steps follow.
@@ -18,10 +18,11 @@ learning_rate = 1e-4 · sqrt(batch / 64), the square-root rule for Adam; duratio
     learning_rate     1.0e-4    2.0e-4     2.8e-4     5.7e-4
     steps an epoch     3,502       876        438        109
 
-`thesis`, source: the thesis and its code: dilations 1 … 16, the balanced set, first label of each clip, softmax cross-entropy, batches
-of 10 (on one device), AMSGrad at 1e-4 and 0.4 times this rate from epoch 70 of 100, random cuts, at evaluation too, half a second at
-both ends unused, 100 validation clips that the test set does not leave out, the weights after the last epoch. Its score is the number
-of labels among the top k predictions (k = number of labels of the clip), divided by the number of all labels (raw/top_k_accuracy).
+`thesis`, source: the thesis and its code: dilations 1 … 16, the balanced set, first label of each clip, softmax
+cross-entropy, batches of 10 (on one device), AMSGrad at 1e-4 and 0.4 times this rate from epoch 70 of 100, random cuts, at
+evaluation too, half a second at both ends unused, 100 validation clips that the test set does not leave out, the weights
+after the last epoch. Its score is the number of labels among the top k predictions (k = number of labels of the clip),
+divided by the number of all labels (raw/top_k_accuracy).
 Hardware, time, score: the full runs were not measured here; README.md has the demo's.
 """
 

@@ -4,17 +4,17 @@
     python -m genre_jax.main --config=configs/folmer.py                        CNN, 1000 tracks
     python -m genre_jax.main --config=configs/folmer.py:densenet121,pieces     the best score, 77.8 %
 
-Presets, which can be combined: `densenet121`, `mlp` (instead of the CNN); `pitch` (each training track and a copy of it with a
-shifted pitch: 1,600 examples), `pieces` (five pieces of 6 s of each track: 4,000 training examples, 500 and 500 for validation
-and test), `pieces_5s` (the document's wish: six pieces of 5 s that overlap by 10 ms). More wishes are keys: other features with
---config.frontend.name, fewer genres with --config.data.classes='["jazz","rock"]', K folds with launch/repeat.py, an ensemble with
-genre_jax.ensemble.
+Presets, which can be combined: `densenet121`, `mlp` (instead of the CNN); `pitch` (each training track and a copy of it with
+a shifted pitch: 1,600 examples), `pieces` (five pieces of 6 s of each track: 4,000 training examples, 500 and 500 for
+validation and test), `pieces_5s` (the document's wish: six pieces of 5 s that overlap by 10 ms). More wishes are keys: other
+features with --config.frontend.name, fewer genres with --config.data.classes='["jazz","rock"]', K folds with
+launch/repeat.py, an ensemble with genre_jax.ensemble.
 
-Source: the document: a random split of 80 / 10 / 10 % by track that is not stratified, n_fft 2048, hop 1024, 90 mels in dB, images
-of 224 × 224, dropout 0.2, 30 epochs, the weights of the lowest validation loss. Its test accuracies in % (1000 tracks / with pitch /
-pieces): CNN 65 / 57 / 65.8, DenseNet-121 68 / 74 / 77.8.
-Choices, because the document does not state them: filters and units of the CNN, the place of the dropout, Adam at 1e-3 (CNN, MLP)
-and 1e-4 (DenseNet-121), batches of 32, the seed of the split, all layers of DenseNet-121 trained. ImageNet weights:
+Source: the document: a random split of 80 / 10 / 10 % by track that is not stratified, n_fft 2048, hop 1024, 90 mels in dB,
+images of 224 × 224, dropout 0.2, 30 epochs, the weights of the lowest validation loss. Its test accuracies in % (1000 tracks
+/ with pitch / pieces): CNN 65 / 57 / 65.8, DenseNet-121 68 / 74 / 77.8.
+Choices, because the document does not state them: filters and units of the CNN, the place of the dropout, Adam at 1e-3 (CNN,
+MLP) and 1e-4 (DenseNet-121), batches of 32, the seed of the split, all layers of DenseNet-121 trained. ImageNet weights:
 --config.init_from=FILE; without it the run is from scratch.
 Hardware, time, score: the full runs were not measured here.
 """

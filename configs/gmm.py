@@ -4,11 +4,11 @@
     python -m genre_jax.main --config=configs/gmm.py
     python -m genre_jax.main --config=configs/gmm.py:demo       embedded data, minutes on two CPU cores
 
-Source: the paper: 3 × 256 diagonal Gaussians on 20 MFCCs of 32 mels with delta and delta-delta, windows of 200 frames with 50 %
-overlap; the frames of a window vote. Its accuracy is 97.79 % for clips of 2 s of MUSAN, split by file into 65 / 10 / 25 %.
-Choices, because the paper does not state them: the threshold of silence; features are standardised, which changes no likelihood
-ratio and keeps float32 exact; 100,000 frames per class are fitted; the start and the end of the fit. scikit-learn fits the mixtures,
-therefore one process trains.
+Source: the paper: 3 × 256 diagonal Gaussians on 20 MFCCs of 32 mels with delta and delta-delta, windows of 200 frames with 50
+% overlap; the frames of a window vote. Its accuracy is 97.79 % for clips of 2 s of MUSAN, split by file into 65 / 10 / 25 %.
+Choices, because the paper does not state them: the threshold of silence; features are standardised, which changes no
+likelihood ratio and keeps float32 exact; 100,000 frames per class are fitted; the start and the end of the fit. scikit-learn
+fits the mixtures, therefore one process trains.
 Hardware, time, score: the full run was not measured here.
 """
 

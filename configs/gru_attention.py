@@ -4,9 +4,10 @@
     python -m genre_jax.main --config=configs/gru_attention.py:demo         embedded data, minutes on two CPU cores
     python -m genre_jax.main --config=configs/gru_attention.py:single --config.data.name=my_music  your data, one label per clip
 
-Source: network and features of the thesis and its code: cuts of 3 s at 16 kHz, 161 frames of 112 mels in dB below the maximum, not
-scaled; hidden size 2500, "general" score, 61,284,567 parameters; SGD with momentum 0.9 at 1e-4 and 0.4 times this rate from epoch
-20, 70 epochs, gain capped at 0.7. Batches of 96 can be divided over devices. Evaluation covers the whole clip.
+Source: network and features of the thesis and its code: cuts of 3 s at 16 kHz, 161 frames of 112 mels in dB below the
+maximum, not scaled; hidden size 2500, "general" score, 61,284,567 parameters; SGD with momentum 0.9 at 1e-4 and 0.4 times
+this rate from epoch 20, 70 epochs, gain capped at 0.7. Batches of 96 can be divided over devices. Evaluation covers the whole
+clip.
 Hardware, time, score: the full run was not measured here.
 """
 

@@ -2,7 +2,7 @@
 
     python -m genre_jax.prepare --dataset=audioset_music --subset=19042 --name=audioset_music --source=AUDIOSET
     python -m genre_jax.prepare --dataset=hunonspeech --source=HUNONSPEECH
-    python -m genre_jax.main --config=configs/pollack.py                                   ResNet34, spectrogram, BCE, balanced set
+    python -m genre_jax.main --config=configs/pollack.py                            ResNet34, spectrogram, BCE, balanced set
     python -m genre_jax.main --config=configs/pollack.py:resnet101,unbalanced,ce           the best row of the table
     python -m genre_jax.main --config=configs/pollack.py:noise
     python -m genre_jax.main --config=configs/pollack.py:gru_attention,ce
@@ -10,14 +10,15 @@
 Presets, which can be combined: `resnet101`, `gru_attention` (instead of ResNet34); `mfcc` (instead of the spectrogram); `ce`
 (cross-entropy of the first label instead of binary cross-entropy of all); `unbalanced` (the subset of 19,042 clips); `noise`
 (HuNonspeech in half of the clips), `noises` (three at once); `cached` (a clip keeps its cut and noise for 10 epochs); `text`
-(what the thesis describes and its code does otherwise); `clean` (validation clips outside the test set); `crop_5s`, `crop_10s`.
+(what the thesis describes and its code does otherwise); `clean` (validation clips outside the test set); `crop_5s`,
+`crop_10s`.
 
-Source: the thesis and its code, which made the published rows: random cuts of 3 s at 16 kHz, at evaluation too, half a second at
-both ends unused, gain capped at 0.7, batches of 100, AMSGrad at 1e-4, a frozen trunk first, the weights after the last epoch. The
-100 validation clips are drawn from the evaluation set; the test set of 2,474 clips does not leave them out. `text`: spectrograms
-in [0, 1], the first 10 epochs without noise, noise drawn again every 10 epochs, other schedules. Scores: third_party/
-published_results.csv; each is the number of labels among the top k predictions, divided by the number of all labels
-(raw/top_k_accuracy).
+Source: the thesis and its code, which made the published rows: random cuts of 3 s at 16 kHz, at evaluation too, half a second
+at both ends unused, gain capped at 0.7, batches of 100, AMSGrad at 1e-4, a frozen trunk first, the weights after the last
+epoch. The 100 validation clips are drawn from the evaluation set; the test set of 2,474 clips does not leave them out.
+`text`: spectrograms in [0, 1], the first 10 epochs without noise, noise drawn again every 10 epochs, other schedules. Scores:
+third_party/ published_results.csv; each is the number of labels among the top k predictions, divided by the number of all
+labels (raw/top_k_accuracy).
 Choices: the seed of the validation clips (the code's depends on its file order), and the subset (its list is not published).
 ImageNet weights: --config.init_from=FILE, as the thesis has it; without it the run is from scratch.
 Hardware, time, score: the full runs were not measured here.
@@ -47,8 +48,8 @@ def get_config(argument: str = ""):
     choose(config, "optimizer", "amsgrad")
     schedule(config, "balanced")
     return with_argument(
-        config, argument, resnet101=resnet101, gru_attention=gru_attention, mfcc=mfcc, ce=ce, unbalanced=unbalanced, noise=noise,
-        noises=noises, cached=cached, text=text, clean=clean, crop_5s=crop_5s, crop_10s=crop_10s,
+        config, argument, resnet101=resnet101, gru_attention=gru_attention, mfcc=mfcc, ce=ce, unbalanced=unbalanced,
+        noise=noise, noises=noises, cached=cached, text=text, clean=clean, crop_5s=crop_5s, crop_10s=crop_10s,
     )  # fmt: skip
 
 

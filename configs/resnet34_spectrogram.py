@@ -4,9 +4,9 @@
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py:demo         embedded data
     python -m genre_jax.main --config=configs/resnet34_spectrogram.py:single --config.data.name=my_music    your data
 
-Source: features and optimiser of the thesis and its code: cuts of 3 s at 16 kHz, n_fft 600, hop length 300, 112 mels in dB below
-the maximum, resized to 224 × 224 with aligned corners, AMSGrad at 1e-4. Batches of 96 can be divided over devices. Evaluation
-covers the whole clip; training starts from random weights.
+Source: features and optimiser of the thesis and its code: cuts of 3 s at 16 kHz, n_fft 600, hop length 300, 112 mels in dB
+below the maximum, resized to 224 × 224 with aligned corners, AMSGrad at 1e-4. Batches of 96 can be divided over devices.
+Evaluation covers the whole clip; training starts from random weights.
 Hardware, time, score: the full run was not measured here; README.md has the demo's.
 """
 

@@ -7,16 +7,18 @@
     python -m genre_jax.main --config=configs/schindler.py                            the paper of 2016, as far as it is known
     python -m genre_jax.main --config=configs/schindler.py:demo      embedded data, minutes on two CPU cores
 
-Presets, which can be combined: `code` (document 004's code, which made its tables), `text` (its text); `shallow` (instead of the deep
-network); `cqt` (80 constant-Q bins, learning rate 3e-5), `bins_84` (84 of them, seven octaves); `exp` (learning rate × 0.9 every 3000
-steps); `epochs_200` (instead of 100); `copies` (stretched and shifted copies of the paper: 47,250 segments instead of 11,250).
+Presets, which can be combined: `code` (document 004's code, which made its tables), `text` (its text); `shallow` (instead of
+the deep network); `cqt` (80 constant-Q bins, learning rate 3e-5), `bins_84` (84 of them, seven octaves); `exp` (learning rate
+× 0.9 every 3000 steps); `epochs_200` (instead of 100); `copies` (stretched and shifted copies of the paper: 47,250 segments
+instead of 11,250).
 
-Source: document 004: segments of 80 frames at 22,050 Hz (0.93 s; the document's 0.97 s would be 84 frames), Adam at 5e-5, batches of
-15, 15 drawn segments a track in training and evaluation, 100 or 200 epochs, 75 % / 25 % of GTZAN; its figures show the accuracy on the
-test split during the training, and no checkpoint is chosen. The scores above are by segment / by the sum over segments / by majority.
-`code` and `text` differ: the code has an L1 penalty of 1e-4 on all parameters, no biases in the convolutions, dropout after the merge,
-no activation in the shallow network's hidden layer, and counts the decay of the learning rate in steps. The text mentions no penalty,
-and counts the decay in epochs, with which the rate hardly changes. Both replace the paper's LeakyReLU by ReLU.
+Source: document 004: segments of 80 frames at 22,050 Hz (0.93 s; the document's 0.97 s would be 84 frames), Adam at 5e-5,
+batches of 15, 15 drawn segments a track in training and evaluation, 100 or 200 epochs, 75 % / 25 % of GTZAN; its figures show
+the accuracy on the test split during the training, and no checkpoint is chosen. The scores above are by segment / by the sum
+over segments / by majority. `code` and `text` differ: the code has an L1 penalty of 1e-4 on all parameters, no biases in the
+convolutions, dropout after the merge, no activation in the shallow network's hidden layer, and counts the decay of the
+learning rate in steps. The text mentions no penalty, and counts the decay in epochs, with which the rate hardly changes. Both
+replace the paper's LeakyReLU by ReLU.
 Hardware, time, score: docs/results.md has runs at a reduced scale; the full runs were not measured here.
 """
 

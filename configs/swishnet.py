@@ -1,25 +1,27 @@
-"""Document 003, first half: SwishNet and its rivals on MUSAN and on GTZAN music/speech (Hussain & Haque 2018, arXiv 1812.00149).
+"""Document 003, first half: SwishNet and its rivals on MUSAN and GTZAN music/speech (Hussain & Haque, arXiv 1812.00149).
 
     python -m genre_jax.prepare --dataset=musan --condition=remove_silence,equalise_loudness --name=musan --source=MUSAN
     python -m genre_jax.main --config=configs/swishnet.py                  slim, clips of 2 s
     python -m genre_jax.main --config=configs/swishnet.py:wide,half_second
     python -m genre_jax.main --config=configs/swishnet.py:snn
     python -m genre_jax.main --config=configs/swishnet.py:mobilenet
-    python -m genre_jax.prepare --dataset=gtzan_music_speech --split=25_75 --name=gtzan_music_speech --source=MUSIC_SPEECH --condition=log_mmse,remove_silence,equalise_loudness
+    python -m genre_jax.prepare --dataset=gtzan_music_speech --split=25_75 --name=gtzan_music_speech --source=MUSIC_SPEECH \
+        --condition=log_mmse,remove_silence,equalise_loudness
     python -m genre_jax.main --config=configs/swishnet.py:gtzan --config.init_from=runs/swishnet
     python -m genre_jax.main --config=configs/swishnet.py:demo       embedded data, minutes on two CPU cores
 
-Presets, which can be combined: `wide` (twice the width), `snn` (the frame-wise baseline), `mobilenet` (the teacher); `one_second`,
-`half_second` (shorter clips; the batch grows, so that the steps of an epoch stay); `gtzan` (fine-tuning on 25 % of the files of
-GTZAN music/speech). The Gaussian mixtures are in gmm.py.
+Presets, which can be combined: `wide` (twice the width), `snn` (the frame-wise baseline), `mobilenet` (the teacher);
+`one_second`, `half_second` (shorter clips; the batch grows, so that the steps of an epoch stay); `gtzan` (fine-tuning on 25 %
+of the files of GTZAN music/speech). The Gaussian mixtures are in gmm.py.
 
-Source: the paper, and its first author's earlier code for what the paper does not state: 20 MFCCs of 32 mels (MobileNet: 64 log mels),
-frames of 25 ms every 10 ms, all windows of 200 frames with 50 % overlap, batches of 128, Adam from 5e-4 to 1e-5 with warm restarts
-(periods of 1, 2, 4 … epochs), 120 epochs; MobileNet 10 epochs, 0.6 times the rate every epoch from the fifth. Files are split 65 / 10 /
-25 %. The paper's accuracies for clips of 2 s of MUSAN are: slim 98.41 %, wide 98.65 %, SNN 97.71 %, MobileNet 98.95 % (99.38 % from
-ImageNet weights). The table for GTZAN (third_party/published_results.csv) is of distilled networks.
-Missing here: distillation. Choices: the threshold of silence, the SNN's standardised input and dropout rate, the learning rate and the
-batch of the fine-tuning.
+Source: the paper, and its first author's earlier code for what the paper does not state: 20 MFCCs of 32 mels (MobileNet: 64
+log mels), frames of 25 ms every 10 ms, all windows of 200 frames with 50 % overlap, batches of 128, Adam from 5e-4 to 1e-5
+with warm restarts (periods of 1, 2, 4 … epochs), 120 epochs; MobileNet 10 epochs, 0.6 times the rate every epoch from the
+fifth. Files are split 65 / 10 / 25 %. The paper's accuracies for clips of 2 s of MUSAN are: slim 98.41 %, wide 98.65 %, SNN
+97.71 %, MobileNet 98.95 % (99.38 % from ImageNet weights). The table for GTZAN (third_party/published_results.csv) is of
+distilled networks.
+Missing here: distillation. Choices: the threshold of silence, the SNN's standardised input and dropout rate, the learning
+rate and the batch of the fine-tuning.
 ImageNet weights for MobileNet: --config.init_from=FILE; without it the run is from scratch.
 Hardware, time, score: the full runs were not measured here.
 """

@@ -136,8 +136,8 @@ def _data() -> dict[str, Any]:
         "segments_per_track": 15,  # number of cuts for `fixed`, at least 1
         "margin": 0,  # samples at both ends of a clip that random cuts never use; it shrinks in short clips
         "segment_hop": 0,  # samples between the starts of the cuts for `consecutive`; 0 = data.samples
-        # The last consecutive cut or window of a clip ends with the clip (aligned), or is left out if it is less than half of the
-        # hop after the one before (dropped).
+        # The last consecutive cut or window of a clip ends with the clip (aligned), or is left out if it starts less than half
+        # a hop after the one before (dropped).
         "last_window": "aligned",
         "copies": {  # augmented copies that enlarge the training split; no copies if semitones and stretches are both []
             "semitones": [],  # pitch shifts in semitones, each in [-24, 24]

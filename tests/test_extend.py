@@ -32,9 +32,9 @@ def step_of(config):
 
 
 def test_a_metric(tones, tmp_path, monkeypatch):
-    def errors(targets: np.ndarray, predictions: np.ndarray) -> float:
+    def errors(examples: metrics.Examples) -> float:
         """Number of wrong answers."""
-        return float(np.sum(targets != predictions))
+        return float(np.sum(examples.target != examples.answers))
 
     monkeypatch.setitem(metrics.METRICS["single"], "errors", errors)
     results = train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)

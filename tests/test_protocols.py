@@ -57,13 +57,14 @@ def test_random_cuts_leave_out_the_margin(tones, index):
     start, clip = (np.concatenate([batch[key] for batch in drawn]) for key in ("start", "clip"))
     room = index.length[clip] - 1000
     assert start.min() >= 300 and np.all(start <= room - 300)
-    assert np.any(start == 300 + 0) or start.min() < 320 and np.max(start - room) > -330  # the whole range is used
+    assert start.min() < 320 and np.max(start - room) > -330  # the whole range is used
 
 
 def test_the_margin_shrinks_in_a_short_clip(tones, index):
     config = small_config(tones, data__samples=2000, data__margin=8000, train__batch_size=24)
     batch = TrainBatches(index, config)(0)
-    np.testing.assert_array_equal(batch["start"], (index.length[batch["clip"]] - 2000) // 2)
+    spare = index.length[batch["clip"]] - 2000
+    assert np.all(np.abs(batch["start"] - spare / 2) <= 0.5)
 
 
 def test_fixed_windows_are_drawn_once_for_each_track(tones, index):

@@ -78,7 +78,8 @@ def write_run(workdir: Path, folder: Path, task: str = "single", right: int = 20
     results = {"schema": 1, "run": workdir.name, "step": 40, "split": "exam", "data_set": "toy", "task": task}
     results |= {"sample_rate": RATE, "directory": str(folder), "windows": 48, "clips": 24, "tracks": len(index.tracks)}
     results |= {"parameters": 8_041_219, "train_seconds": 75.0, "clips_per_second": 10.0}
-    results |= metrics.summarise(logits, labels, loss, clip, track, task)
+    table = {"logits": logits, "labels": labels, "target": metrics.first_labels(labels), "loss": loss, "clip": clip}
+    results |= metrics.summarise(table | {"track": track}, task)
     write(workdir / "results.json", results)
     write(workdir / "config.json", {"name": workdir.name, "seed": right, "data": {"train": "learn", "samples": WINDOW}})
     write(workdir / "environment.json", {"jax": "0.12.0", "devices": "2 x <cpu>"})

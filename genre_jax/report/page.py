@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genre_jax import metrics
+from genre_jax import intervals, metrics
 from genre_jax.atomic import write_text
 from genre_jax.console import UserError
 from genre_jax.data import shards
@@ -136,7 +136,7 @@ def _score_rows(results: dict, baseline_rows: list[tuple[str, float, int, str]])
     scores = []
     for name, value, count, kind in rows + baseline_rows:
         value = value if 0 <= finite(value) <= 1 else None
-        low, high = metrics.wilson_interval(finite(value), count)
+        low, high = intervals.wilson_interval(finite(value), count)
         scores.append({"name": name, "value": value, "count": count, "low": low, "high": high, "kind": kind})
     return scores
 
@@ -155,8 +155,8 @@ def _baseline_rows(run: Run) -> tuple[list[tuple[str, float, int, str]], str]:
             scores, reason = baselines.cached_score(folder, train_split, run.results["split"])
     rows = [(BASELINES[name], value, tracks, "baseline") for name, value in (scores or {}).items()]
     if run.predictions and len(run.predictions["track"]):
-        truth = metrics.group_targets(run.predictions["labels"], run.predictions["track"])
-        share = metrics.accuracy(truth, np.full_like(truth, np.argmax(np.bincount(truth))))
+        truth = metrics.group_targets(metrics.first_labels(run.predictions["labels"]), run.predictions["track"])
+        share = metrics.accuracy(truth, np.full_like(truth, np.argmax(np.bincount(truth[truth >= 0], minlength=1))))
         rows.append(("Always the most frequent class", share, tracks, "baseline"))
     return rows, reason
 
@@ -219,7 +219,8 @@ def _class_scores(run: Run, folder: Path) -> dict:
         columns, support = scores | {"d′": metrics.d_prime(area)}, labels.sum(axis=0, dtype=np.int64)
         confusions: dict = {}
     else:
-        targets, answers = metrics.group_targets(table["labels"], table["clip"]), np.argmax(probabilities, axis=1)
+        targets = metrics.group_targets(metrics.first_labels(table["labels"]), table["clip"])
+        answers = np.argmax(probabilities, axis=1)
         matrix = metrics.confusion_matrix(targets, answers, len(classes))
         scores = metrics.precision_recall_f1(matrix)
         support = scores.pop("support")
@@ -289,7 +290,8 @@ def worst_clips(table: Mapping[str, np.ndarray], task: str, most: int = WORST) -
         badness = metrics.group_sums(table["loss"], groups)[1] / windows
         chosen = np.arange(len(numbers))
     else:
-        labels = np.eye(probabilities.shape[1])[metrics.group_targets(table["labels"], groups)]
+        targets = metrics.group_targets(metrics.first_labels(table["labels"]), groups)
+        labels = (np.arange(probabilities.shape[1]) == targets[:, None]).astype(float)
         badness = -np.log(np.maximum((probabilities * labels).sum(axis=1), 1e-300))
         chosen = np.flatnonzero(labels.argmax(axis=1) != probabilities.argmax(axis=1))
     chosen = chosen[np.argsort(-np.nan_to_num(badness[chosen]), kind="stable")][:most]
