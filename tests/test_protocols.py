@@ -1,6 +1,7 @@
 """The protocols of the documents: which cuts, windows, labels and weights count, each with the right value."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -217,6 +218,8 @@ def test_a_resumed_run_remembers_how_long_it_has_not_improved(tones, tmp_path, m
 
     def interrupted(run, state, step, logbook):
         if step == 6:
+            while not (tmp_path / "checkpoints" / "4").exists():  # it is written in the background
+                time.sleep(0.01)
             raise RuntimeError("killed")
         return whole(run, state, step, logbook)
 
