@@ -201,7 +201,7 @@ def group_sums(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.n
 
     Shapes: `values` `(rows, ...)`, `groups` `(rows,)`, numbers `(groups,)`, sums `(groups, ...)`.
     """
-    return _combine(values, groups, np.asarray)
+    return _combine(values, groups, lambda rows: rows)
 
 
 def _combine(
@@ -246,12 +246,12 @@ def vote_scores(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _vote(rule: str, logits: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    terms = {"max_logit": np.asarray, "max_probability": softmax, "majority": _winners}
+    terms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "max_logit": lambda rows: rows,
+        "max_probability": softmax,
+        "majority": lambda rows: np.eye(rows.shape[1])[np.argmax(rows, axis=1)],
+    }
     return _combine(logits, groups, terms[rule])[1]
-
-
-def _winners(logits: np.ndarray) -> np.ndarray:
-    return np.eye(logits.shape[1])[np.argmax(logits, axis=1)]
 
 
 def votes(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
@@ -343,12 +343,9 @@ def summarise(table: Mapping[str, np.ndarray], task: str) -> dict:
             target = group_targets(windows.target, groups)
             summary[level] = {rule: score(Examples(target, union, _vote(rule, logits, groups))) for rule in VOTES}
     if task == "single":
-        names = table.get("classes", np.arange(logits.shape[1]))
         scores = precision_recall_f1(windows.confusion)
-        columns = {name: values.tolist() for name, values in scores.items()}
-        summary["classes"] = {
-            str(name): {key: values[number] for key, values in columns.items()} for number, name in enumerate(names)
-        }
+        for number, name in enumerate(table.get("classes", np.arange(logits.shape[1]))):
+            summary.setdefault("classes", {})[str(name)] = {key: values[number].item() for key, values in scores.items()}
     return summary
 
 

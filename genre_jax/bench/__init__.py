@@ -9,6 +9,7 @@ BENCHMARKS = {
     "frontends": "genre_jax.bench.frontends",
     "input": "genre_jax.bench.input",
     "latency": "genre_jax.bench.latency",
+    "metrics": "genre_jax.bench.metrics",
     "plan": "genre_jax.bench.plan",
     "prepare": "genre_jax.bench.prepare",
     "start": "genre_jax.bench.start",
