@@ -37,7 +37,7 @@ def get_config(argument: str = ""):
     choose(config, "frontend", "swishnet_mfcc")
     choose(config, "model", "swishnet_slim")
     choose(config, "optimizer", "adam")
-    choose(config, "schedule", "cosine_restarts", learning_rate=5e-4, final=0.02, period="1 epochs", factor=2.0)
+    choose(config, "schedule", "cosine_restarts", learning_rate=5e-4, final=0.02, period="1 epochs")
     return with_argument(
         config, argument, wide=wide, snn=snn, mobilenet=mobilenet, one_second=one_second, half_second=half_second, gtzan=gtzan,
         demo=demo,

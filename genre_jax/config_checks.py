@@ -95,4 +95,5 @@ def check_pairing(config: ConfigDict) -> None:
             f"model {config.model.name!r} cannot read the features {features} of front end {config.frontend.name!r}: {error}"
         ) from error
     freezing.check_patterns("freeze.patterns", config.freeze.patterns, params)
+    freezing.check_patterns("optimizer.kernel_l2_patterns", config.optimizer.get("kernel_l2_patterns", []), params)
     freezing.check_patterns("learning_rates", [*freezing.parse_rates(config.learning_rates)], params)

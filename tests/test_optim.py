@@ -9,6 +9,7 @@ from conftest import ROOT
 from golden.deterministic import GRADIENT_SCALES, tensor
 
 from genre_jax import optim
+from genre_jax.console import UserError
 
 OPTIONS = {
     "sgd": ("sgd", {}),
@@ -50,6 +51,25 @@ def test_l1_adds_signs_to_the_gradient():
         np.testing.assert_allclose(direction, [-1, -1, 0, -1], rtol=1e-4)
 
 
+def test_kernel_l2_adds_its_gradient_to_kernels_alone():
+    """Keras: `kernel_regularizer=l2(f)` adds f · sum(w²) to the loss of each kernel, whose gradient is 2 · f · w."""
+    shapes = {
+        "conv": {"kernel": (2, 3), "bias": (3,)},
+        "norm": {"scale": (2, 2)},
+        "fc": {"kernel": (3, 2)},
+        "cell": {"kernel": (4,)},
+    }
+    params = {m: {leaf: jnp.full(shape, 3.0) for leaf, shape in part.items()} for m, part in shapes.items()}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for patterns, penalised in (((), {"conv", "fc"}), (("conv*",), {"conv"}), (("*", "!fc/*"), {"conv"})):
+        optimizer = optim.build("sgd", 0.0, momentum=0.0, kernel_l2=0.01, kernel_l2_patterns=patterns)
+        direction, _ = optimizer.update(zeros, optimizer.init(params), params)
+        for module, part in direction.items():
+            for leaf, values in part.items():
+                expected = 2 * 0.01 * 3.0 if module in penalised and leaf == "kernel" else 0.0
+                np.testing.assert_allclose(values, expected, rtol=1e-6, err_msg=f"{module}/{leaf} {patterns}")
+
+
 def test_every_optimizer_is_compared():
     assert {name for name, _ in OPTIONS.values()} == optim.OPTIMIZERS.keys()
 
@@ -89,6 +109,22 @@ def test_cosine_starts_after_its_warmup():
     steps = [0, 49, 99, 100, 550, 1000]
     expected = [0.01, 0.5, 1.0, 1.0, 0.5, 0.0]
     assert rates("cosine", steps, learning_rate=1.0, warmup="1 epochs") == pytest.approx(expected, abs=1e-6)
+
+
+def test_cosine_restarts():
+    """Document 003: from 5e-4 to 1e-5, the first cycle takes one epoch (100 steps), and each is twice as long."""
+    options = {"learning_rate": 5e-4, "final": 0.02}
+    steps = [0, 50, 99, 100, 200, 299, 300, 500, 700, 999]
+    shares = [0, 0.5, 0.99, 0, 0.5, 0.995, 0, 0.5, 0, 299 / 800]
+    expected = [1e-5 + (5e-4 - 1e-5) * 0.5 * (1 + np.cos(np.pi * share)) for share in shares]
+    np.testing.assert_allclose(rates("cosine_restarts", steps, **options), expected, rtol=1e-5)
+    same = rates("cosine_restarts", range(250), learning_rate=1.0, growth=1)
+    np.testing.assert_allclose(same[:50], same[200:], rtol=1e-6)
+    np.testing.assert_allclose(
+        rates("cosine_restarts", [2**20 - 1, 2**20], 2**20, period="1 steps", growth=1000), [1e-3] * 2, rtol=0.05
+    )
+    with pytest.raises(UserError, match=r"'schedule.growth' must be at least 1, and was given 0"):
+        rates("cosine_restarts", [0], growth=0)
 
 
 def test_multistep():
