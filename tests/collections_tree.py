@@ -98,8 +98,8 @@ def write(top: Path, name: str, kind: str, rate: int, seconds: float, pitch: int
     time = np.arange(round(seconds * rate)) / rate
     samples = rng.normal(0, 1e-3, len(time))
     if kind == "music":
-        chord = audio_files.chord(seconds, rate, 1, int(rng.integers(1 << 30)))[:, 0]
-        sound = chord + 0.2 * np.sin(2 * np.pi * 220 * 2 ** (pitch / 12) * time)
+        chord = audio_files.chord(min(seconds, 2.0), rate, 1, int(rng.integers(1 << 30)))[:, 0]
+        sound = np.resize(chord, len(time)) + 0.2 * np.sin(2 * np.pi * 220 * 2 ** (pitch / 12) * time)
     else:
         sound = rng.normal(0, 0.2, len(time)) * (1 if kind == "noise" else np.clip(np.sin(2 * np.pi * 3 * time), 0, 1))
     samples += np.where(time < 0.15, 0, sound)
