@@ -176,7 +176,10 @@ def test_subsets_are_nested_and_seeded(clips, tree):
         assert kept[0] == kept[1]
     there = [clip for clip in select(clips, split="unbalanced") if clip.state != "missing"]
     assert len(videos(f"{len(there)}")) == len(there)
-    for text in ("0", "x", "5:a", f"{len(there) + 1}"):
+    more = find(tree, subset=f"{len(there) + 1}")
+    assert more.items == whole.items and more.missing == whole.missing
+    assert more.notes[0] == f"warning: --subset={len(there) + 1} keeps all {len(there)} clips of unbalanced that have audio"
+    for text in ("0", "x", "5:a"):
         with pytest.raises(UserError, match=f"^--subset={text} "):
             find(tree, subset=text)
 

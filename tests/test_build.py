@@ -55,7 +55,7 @@ class Counting:
         self.last = last
 
     @contextlib.contextmanager
-    def __call__(self, render, sample_rate, workers, limits):
+    def __call__(self, render, sample_rate, workers, limits, steps):
         def rendered(items) -> Iterator:
             for item in items:
                 if len(self.names) == self.last:
@@ -63,7 +63,7 @@ class Counting:
                 self.names.append(item.name)
                 try:
                     with explained():
-                        result = render_clip(render, item, sample_rate)
+                        result = render_clip(render, item, sample_rate, steps)
                 except AudioError as error:
                     result = str(error)
                 yield item, result

@@ -315,7 +315,7 @@ def test_a_given_split_holds_for_the_whole_track():
 
 def test_splits_that_chance_left_empty_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    source = hostile.source()
+    source = dataclasses.replace(hostile.source(), kind="folder")
     with monkeypatch.context() as patch:
         patch.setattr(build, "split_of", lambda track, validation, test: "test" if track == "x/a" else "train")
         folder = build.build(source, tmp_path, "small", 8000, limits=LIMITS, **OPTIONS)
@@ -545,12 +545,12 @@ def test_embedded_data_sets_are_made_by_light_workers(tmp_path, monkeypatch):
         ),
         (("--dataset=sinthetic",), "unknown data set 'sinthetic' (did you mean 'synthetic'?): choose one of audioset_music"),
         (
-            ("--dataset=gtzan", "--source=.", "--split=folds:4"),
-            "unknown split 'folds:4': choose one of clips_4s_20pct[:SEED], fault_filtered, folds:K:INDEX[:SEED], ",
+            ("--dataset=gtzan", "--source=.", "--split=folds"),
+            "unknown split 'folds': choose one of clips_4s_20pct[:SEED], fault_filtered, folds:K[:SEED], random[:SEED], ",
         ),
         (
             ("--dataset=folder", "--split=random"),
-            "data set 'folder' does not support --split=random: it supports none of --split, --labels, --subset",
+            "unknown split 'random': choose one of folds:K[:SEED], hash",
         ),
         (("--dataset=folder",), "data set 'folder' needs --source=PATH: a folder with one sub-folder per class, or a .csv"),
         (("music",), "unexpected argument 'music': set the source folder with --source=music"),

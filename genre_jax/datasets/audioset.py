@@ -59,7 +59,8 @@ def audioset_music(source: Path | None, *, labels: str | None = None, subset: st
     Args:
       source: folder with the official lists and the audio, in any sub-folder.
       labels: CSV file with the column mid (and display_name), or a file with one mid per line; None: the 67 music classes.
-      subset: "N[:SEED]" keeps N clips of unbalanced, among them all clips of a smaller N; None: all clips.
+      subset: "N[:SEED]" keeps N clips of unbalanced, among them all clips of a smaller N, or all if there are fewer; None: all
+        clips.
     """
     if source is None or not source.is_dir():
         raise UserError(
@@ -86,8 +87,8 @@ def audioset_music(source: Path | None, *, labels: str | None = None, subset: st
         )
     notes = []
     if subset is not None:
-        items, missing = _subset(subset, items, missing)
-        notes.append(f"subset {subset} of unbalanced: the clips with the smallest hash of seed and video")
+        items, missing, note = _subset(subset, items, missing)
+        notes.append(note)
     if missing:
         share = 100 * len(missing) / (len(missing) + len(items))
         notes.append(f"{len(missing)} listed music clips have no audio file ({share:.1f} %)")
@@ -279,20 +280,21 @@ _FORMS = (
 )
 
 
-def _subset(text: str, items: list[Item], missing: list[Item]) -> tuple[list[Item], list[Item]]:
-    """Returns the items and the missing items of the subset `text`, "N[:SEED]".
+def _subset(text: str, items: list[Item], missing: list[Item]) -> tuple[list[Item], list[Item], str]:
+    """Returns the items and the missing items of the subset `text`, "N[:SEED]", and a sentence for the summary.
 
     The clips of unbalanced, also the missing ones, are ranked by a hash of seed and video. The first N clips with audio are
-    kept, and the missing clips that rank before the last of them. Clips of other splits are kept.
+    kept, and the missing clips that rank before the last of them. Clips of other splits are kept. If fewer than N clips have
+    audio, all are kept, and the sentence is a warning.
     """
     if not re.fullmatch(r"[0-9]{1,9}(:[0-9]{1,9})?", text) or not int(text.split(":")[0]):
         raise UserError(f"--subset={text} is not of the form N or N:SEED with N of 1 or more, such as 19042:0")
     count, _, seed = text.partition(":")
     present = {item.track for item in items if item.split == "unbalanced"}
     if int(count) > len(present):
-        raise UserError(f"--subset={text} is too large: the source has audio for {len(present)} clips of unbalanced")
+        return items, missing, f"warning: --subset={text} keeps all {len(present)} clips of unbalanced that have audio"
     ranked = splits.shuffled(present | {item.track for item in missing}, int(seed or 0))
     place = {track: rank for rank, track in enumerate(ranked)}
     last = sorted(place[track] for track in present)[int(count) - 1]
     kept = [[item for item in group if item.split != "unbalanced" or place[item.track] <= last] for group in (items, missing)]
-    return kept[0], kept[1]
+    return kept[0], kept[1], f"subset {text} of unbalanced: the clips with the smallest hash of seed and video"

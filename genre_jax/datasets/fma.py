@@ -16,7 +16,7 @@ from genre_jax.datasets.types import Item, Render, Source, load_file
 from genre_jax.prepare import splits
 from genre_jax.prepare.audio import EXTENSIONS, AudioError
 
-PROTOCOLS = {"official": "", "70_30": "[:SEED]", "artists_70_30": "[:SEED]"}
+PROTOCOLS = {"official": "", "70_30": "[:SEED]", "artists_70_30": "[:SEED]", "folds": ":K[:SEED]"}
 OFFICIAL = {"training": "train", "validation": "validation", "test": "test"}
 SUBSETS = {"small": ("small",), "medium": ("small", "medium")}  # the medium set contains the small set
 COLUMNS = {"split": ("set", "split"), "subset": ("set", "subset"), "genre": ("track", "genre_top"), "artist": ("artist", "id")}
@@ -130,6 +130,14 @@ def _place(protocol: str, numbers: list[int], rows: list[dict[str, str]]) -> dic
     shares = {"train": 0.7, "test": 0.3}
     if protocol == "70_30":
         return splits.stratified({row["track"]: row["genre"] for row in rows}, shares, *numbers)
-    # All artists are drawn as one class, because an artist may have several genres.
-    artists = splits.stratified({row["artist"]: "" for row in rows}, shares, *numbers)
-    return {row["track"]: artists[row["artist"]] for row in rows}
+    genres: dict[str, list[str]] = {}
+    for row in rows:
+        genres.setdefault(_artist(row), []).append(row["genre"])
+    # `drawn` has no regard for genres, because an artist may have several.
+    artists = splits.folds(genres, *numbers) if protocol == "folds" else splits.drawn(genres, shares, *numbers)
+    return {row["track"]: artists[_artist(row)] for row in rows}
+
+
+def _artist(row: dict[str, str]) -> str:
+    """Returns the artist of a track. A track whose row names no artist counts as the only work of its artist."""
+    return row["artist"] or f"track {row['track']}"

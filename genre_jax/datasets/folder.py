@@ -1,4 +1,7 @@
-"""The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`."""
+"""The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`.
+
+With the split protocol `hash`, `prepare/build.py` splits the tracks for which the CSV gives no split.
+"""
 
 import collections
 import dataclasses
@@ -11,15 +14,36 @@ from pathlib import Path, PureWindowsPath
 from genre_jax.console import UserError
 from genre_jax.datasets import table
 from genre_jax.datasets.types import LONGEST, Item, Source
+from genre_jax.prepare import splits
 from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 REQUIRED = ("path", "labels")
 OPTIONAL = ("track", "split", "start", "duration")
 SPLITS = ("train", "validation", "test")
+PROTOCOLS = {"hash": "", "folds": ":K[:SEED]"}
 
 
-def folder(source: Path | None) -> Source:
-    """Returns the clips of a folder with one sub-folder per class, or of a CSV with paths relative to the CSV's folder."""
+def folder(source: Path | None, *, split: str = "hash") -> Source:
+    """Returns the clips of a folder with one sub-folder per class, or of a CSV with paths relative to the CSV's folder.
+
+    `split` is one of `PROTOCOLS`.
+    """
+    protocol, numbers = splits.parse(split, PROTOCOLS)
+    found = _find(source)
+    if protocol == "hash":
+        return found
+    if stated := next((item for item in found.items if item.split), None):
+        raise UserError(f"{source} gives split {stated.split!r} to {stated.name}: remove its column split, or --split={split}")
+    labels: dict[str, list[str]] = {}
+    for item in found.items:
+        labels.setdefault(item.track, []).extend(item.labels)
+    placed = splits.folds(labels, *numbers)
+    items = tuple(dataclasses.replace(item, split=placed[item.track]) for item in found.items)
+    return dataclasses.replace(found, items=items, protocol=split)
+
+
+def _find(source: Path | None) -> Source:
+    """Returns the clips of a source; those without a split in a CSV have none."""
     if source is None:
         raise UserError("data set 'folder' needs --source=PATH: a folder with one sub-folder per class, or a .csv file")
     if source.is_dir():

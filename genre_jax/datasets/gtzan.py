@@ -21,10 +21,12 @@ TRACKS = tuple(f"{genre}.{number:05d}" for genre in GENRES for number in range(1
 PROTOCOLS = {
     "fault_filtered": "",
     "random": "[:SEED]",
+    "stratified_80_10_10": "[:SEED]",
     "stratified_750_250": "[:SEED]",
     "clips_4s_20pct": "[:SEED]",
-    "folds": ":K:INDEX[:SEED]",
+    "folds": ":K[:SEED]",
 }
+TENTHS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 LISTS = Path(__file__).parents[2] / "third_party"
 CLIP_SECONDS, CLIP_STARTS = 4.0, tuple(round(2.85 * number, 2) for number in range(10))  # ten clips in each track of 30 s
 REPLICAS = (
@@ -99,11 +101,13 @@ def _placed(protocol: str, numbers: list[int]) -> dict[str, tuple[str, str]]:
         lists = {"train": "train", "validation": "valid", "test": "test"}
         return {track: (track, split) for split, name in lists.items() for track in fault_filtered(name)}
     if protocol == "random":
-        placed = splits.stratified(genre, {"train": 0.8, "validation": 0.1, "test": 0.1}, *numbers)
+        placed = splits.drawn(TRACKS, TENTHS, *numbers)
+    elif protocol == "stratified_80_10_10":
+        placed = splits.stratified(genre, TENTHS, *numbers)
     elif protocol == "stratified_750_250":
         placed = splits.stratified(genre, {"train": 0.75, "test": 0.25}, *numbers)
     elif protocol == "folds":
-        placed = splits.folds(genre, *numbers)
+        placed = splits.folds({track: [genre[track]] for track in TRACKS}, *numbers)
     else:
         clips = {cut_name(track, start, cut=True): genre[track] for track in TRACKS for start in CLIP_STARTS}
         drawn = splits.stratified(clips, {"train": 0.8, "test": 0.2}, *numbers)

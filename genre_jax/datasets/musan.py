@@ -1,7 +1,8 @@
 """Speech, music and noise: MUSAN (Snyder, Chen & Povey 2015, arXiv 1510.08484), GTZAN music/speech, folders of noises.
 
 These data sets have no official split. The default draws 65 / 10 / 25 % of the files of each class, as Hussain & Haque do
-for SwishNet (arXiv 1812.00149). The passport lists the split of every file.
+for SwishNet (arXiv 1812.00149). They fine-tune on 25 % of the files of GTZAN music/speech, which is the protocol 25_75. The
+passport lists the split of every file.
 """
 
 import dataclasses
@@ -14,8 +15,8 @@ from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import splits, tfds_records
 from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
-PROTOCOLS = {"65_10_25": "[:SEED]", "folds": ":K:INDEX[:SEED]"}
-SHARES = {"train": 0.65, "validation": 0.1, "test": 0.25}
+SHARES = {"65_10_25": {"train": 0.65, "validation": 0.1, "test": 0.25}, "25_75": {"train": 0.25, "test": 0.75}}
+PROTOCOLS = {**dict.fromkeys(SHARES, "[:SEED]"), "folds": ":K[:SEED]"}
 MUSIC_SPEECH = {"music": "music", "music_wav": "music", "speech": "speech", "speech_wav": "speech"}  # folder → label
 
 
@@ -84,9 +85,12 @@ def _drawn(kind: str, items: Iterable[Item], split: str) -> Source:
     """Returns the items as a source with the splits of a protocol; every item is a track."""
     protocol, numbers = splits.parse(split, PROTOCOLS)
     classes = {item.track: item.labels[0] for item in items}
-    placed = splits.folds(classes, *numbers) if protocol == "folds" else splits.stratified(classes, SHARES, *numbers)
+    if protocol == "folds":
+        placed = splits.folds({track: [label] for track, label in classes.items()}, *numbers)
+    else:
+        placed = splits.stratified(classes, SHARES[protocol], *numbers)
     labels = tuple(sorted(set(classes.values())))
     placed_items = tuple(dataclasses.replace(item, split=placed[item.track]) for item in items)
-    empty = sorted({"train", "validation", "test"} - set(placed.values())) if protocol != "folds" else []
+    empty = sorted(SHARES.get(protocol, {}).keys() - placed.values())
     notes = tuple(f"warning: split {name!r} is empty, because there are too few files for {split}" for name in empty)
     return Source(kind, labels, placed_items, protocol=split, notes=notes)

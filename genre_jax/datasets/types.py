@@ -61,6 +61,7 @@ class Source:
       refused: (name, reason) of malformed rows of a list and unusable members of an archive, for quarantine.csv.
       protocol: how the splits were made.
       notes: sentences for the summary that `prepare` prints.
+      conditioning: steps of `prepare/condition.py` that `prepare` applies to each decoded clip, in this order.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Source:
     refused: tuple[tuple[str, str], ...] = ()
     protocol: str = ""
     notes: tuple[str, ...] = ()
+    conditioning: tuple[str, ...] = ()
 
 
 Finder = Callable[..., Source]  # from the path of --source, and the options of the data set, to its clips

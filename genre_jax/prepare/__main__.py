@@ -9,6 +9,7 @@ Worker processes import this module again. Therefore it imports no decoder and n
 
 import collections
 import csv
+import re
 from pathlib import Path
 
 from absl import flags
@@ -17,7 +18,7 @@ from genre_jax import console
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
-from genre_jax.prepare import silence
+from genre_jax.prepare import condition, silence
 from genre_jax.prepare.build import prepare
 
 _SHOWN = 5  # the most quarantined files, and the most empty classes, that the summary lists
@@ -43,6 +44,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("sample_rate", 16000, "Sample rate of the shards in Hz. Each rate is a data set of its own.")
     flags.DEFINE_string(
         "split", None, "Split protocol, such as random:0. An unknown protocol prints the legal ones of the data set."
+    )
+    flags.DEFINE_string(
+        "condition",
+        "",
+        f"Steps that condition each whole file before it becomes a clip, in this order, separated by commas: "
+        f"{', '.join(condition.STEPS)}.",
     )
     flags.DEFINE_string("labels", None, "AudioSet only: a CSV file of classes (column mid) that replaces the 67 music classes.")
     flags.DEFINE_string("subset", None, "AudioSet only: N[:SEED] keeps N clips of the unbalanced list, drawn with this seed.")
@@ -93,6 +100,7 @@ def main(argv: list[str]) -> int:
         timeout=args.timeout,
         memory_gb=args.memory_gb,
         overwrite=args.overwrite,
+        condition=condition.parse(args.condition),
         beam=None if args.beam_runner is None else [f"--runner={args.beam_runner}", *args.beam_option],
         **{key: value for key in ("split", "labels", "subset") if (value := args[key].value) is not None},
     )
@@ -120,6 +128,8 @@ def summary(passport: dict, folder: Path) -> str:
         f"{totals['clips']} clips, {totals['seconds'] / 3600:.2f} h at {passport['sample_rate']} Hz in {folder}; "
         f"{totals['quarantined']} quarantined, {totals['scaled']} scaled down because their peak exceeded 1.0"
     )
+    if passport["conditioning"]:
+        lines.append(f"each whole file went through {', '.join(passport['conditioning'])}")
     lines += passport["notes"]
     lines += _few_classes(passport) + _empty_classes(passport)
     if totals["quarantined"]:
@@ -151,15 +161,15 @@ def _few_classes(passport: dict) -> list[str]:
 
 def _empty_classes(passport: dict) -> list[str]:
     """Returns a warning for each split without clips, and for each split that lacks a class."""
-    lines = [
-        f"warning: split {split!r} is empty because there are few tracks: assign tracks with the split column of a CSV"
-        for split in passport["empty_splits"]
-    ]
+    own = passport["dataset"] == "folder"
+    cure = "assign tracks with the split column of a CSV" if own else "add files to the source"
+    why = "there are few tracks" if own else "none of its clips is there and can be used"
+    lines = [f"warning: split {split!r} is empty because {why}: {cure}" for split in passport["empty_splits"]]
     for split, content in passport["splits"].items():
         empty = [label for label, count in content["classes"].items() if not count]
         if empty:
             shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
-            lines.append(f"warning: split {split!r} has no clip of {shown}: assign tracks with the split column of a CSV")
+            lines.append(f"warning: split {split!r} has no clip of {shown}: {cure}")
     return lines
 
 
@@ -172,11 +182,16 @@ def _next_command(passport: dict, data_dir: str) -> str:
         return f"python -m genre_jax.main --config=configs/bytenet.py {keys}"
     if passport["dataset"] == "hunonspeech":
         return f"use it as a noise bank for other data with --config.augment.noise.data_set={passport['name']}"
-    if not {"train", "test"} <= splits.keys():
+    folds = [split for split in splits if re.fullmatch("fold[0-9]+", split)]
+    if len(folds) > 1:
+        test, validation, *train = folds if len(folds) > 2 else [folds[0], "", folds[1]]
+        parts = {"train": "+".join(train), "validation": validation, "test": test}
+        keys += "".join(f" --config.data.{part}={split}" for part, split in parts.items())
+    elif not {"train", "test"} <= splits.keys():
         if passport["dataset"] != "folder":
             return f"training needs a train and a test split, but most of {passport['dataset']} is missing from the source"
         return "training needs a train and a test split: list the files in a CSV with a split column and prepare that CSV"
-    if "validation" not in splits:
+    elif "validation" not in splits:
         keys += " --config.data.validation="
     several = any(sum(split["classes"].values()) != split["clips"] for split in splits.values())
     return f"python -m genre_jax.main --config=configs/resnet34_spectrogram.py:{'multi' if several else 'single'} {keys}"

@@ -25,7 +25,7 @@ def write(todo: list[parts.Part], source: Source, sample_rate: int, limits: Limi
             f"--beam_runner needs Apache Beam: install the extra [beam], see docs/data.md (the import failed with {error})"
         ) from error
     say(f"Apache Beam writes {len(todo)} shards ({' '.join(options)})")
-    job = (source.render, source.labels, sample_rate, limits)
+    job = (source.render, source.labels, sample_rate, limits, source.conditioning)
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(_write_part, *job)
     lost = [part for part in todo if part.outcome() is None]
@@ -36,6 +36,8 @@ def write(todo: list[parts.Part], source: Source, sample_rate: int, limits: Limi
         )
 
 
-def _write_part(part: parts.Part, render, labels: tuple[str, ...], sample_rate: int, limits: Limits) -> None:
-    with renderer(render, sample_rate, 1, limits) as rendered:
+def _write_part(
+    part: parts.Part, render, labels: tuple[str, ...], sample_rate: int, limits: Limits, steps: tuple[str, ...]
+) -> None:
+    with renderer(render, sample_rate, 1, limits, steps) as rendered:
         parts.write(part, labels, rendered(part.items))

@@ -24,6 +24,7 @@ from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
 from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import audio, parts
+from genre_jax.prepare import condition as conditions
 from genre_jax.prepare import passport as passports
 from genre_jax.prepare.workers import Facts, Limits, Renderer, cores, renderer
 
@@ -47,6 +48,7 @@ def prepare(
     memory_gb: float = 4.0,
     overwrite: bool = False,
     beam: Sequence[str] | None = None,
+    condition: Sequence[str] = (),
     **options: str,
 ) -> Path:
     """Make a data set in `data_dir` and return its folder. An existing data set is kept unless `overwrite` is set.
@@ -59,13 +61,12 @@ def prepare(
       sample_rate: sample rate of the shards in Hz.
       source: path of the source files; None for data sets that are synthesised.
       name: name of the prepared data set; None: see `default_name`.
-      validation: share in [0, 1) of the tracks in the validation split, among tracks whose split the source leaves open.
-      test: the same for the test split.
+      validation, test: shares in [0, 1) of the tracks in these splits, among tracks whose split the source leaves open.
       workers: number of processes that decode; None: one per core.
-      timeout: time limit for one clip in seconds.
-      memory_gb: memory limit for one worker process in GiB.
+      timeout, memory_gb: limits of the time for one clip in seconds, and of the memory of one worker process in GiB.
       overwrite: make the data set again if it already exists.
       beam: options of an Apache Beam pipeline that decodes the clips; None: this machine decodes them.
+      condition: steps of `conditions.STEPS` that are applied to each decoded file, in this order.
       **options: options of the data set: `split`, `labels`, `subset`.
 
     Raises:
@@ -75,13 +76,14 @@ def prepare(
         raise console.unknown("data set", dataset, DATASETS)
     path = None if source is None else Path(source)
     _check_options(dataset, options)
-    name = name or default_name(dataset, path, options)
+    steps = conditions.parse(condition)
+    name = name or default_name(dataset, path, options, steps)
     _check(name, sample_rate, validation, test, workers, timeout, memory_gb)
     folder = locate.directory(data_dir, name, sample_rate)
     if not overwrite and _is_there(folder):
         return folder
     build(
-        DATASETS[dataset](path, **options),
+        dataclasses.replace(DATASETS[dataset](path, **options), conditioning=steps),
         Path(data_dir),
         name,
         sample_rate,
@@ -107,20 +109,21 @@ def _is_there(folder: Path) -> bool:
     return True
 
 
-def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None) -> str:
+def default_name(dataset: str, source: Path | None, options: Mapping[str, str] | None = None, steps: Sequence[str] = ()) -> str:
     """Returns the name of a data set if the user gives no name.
 
-    It is the name of the kind with the options that differ from their defaults, such as "gtzan_folds_10_3", so that two
-    protocols never share a folder. For the kind "folder" it is the name of the source folder or CSV in lower snake case.
+    It is the name of the kind with the options that differ from their defaults and the steps of conditioning, such as
+    "gtzan_folds_10_3", so that two protocols never share a folder. For the kind "folder" it begins with the name of the
+    source folder or CSV in lower snake case.
     """
-    if dataset != "folder" or source is None:
-        words = [dataset]
-        for key, value in sorted((options or {}).items()):
-            if value != _defaults(dataset)[key]:
-                words.append(_snake({"labels": Path(value).stem, "subset": f"subset {value}"}.get(key, value)))
-        return "_".join(words)
-    snake = _snake(source.resolve().stem if source.suffix.lower() == ".csv" else source.resolve().name)
-    return snake if NAME.fullmatch(snake) else f"data_{snake}".rstrip("_")
+    words = [dataset]
+    if dataset == "folder" and source is not None:
+        snake = _snake(source.resolve().stem if source.suffix.lower() == ".csv" else source.resolve().name)
+        words = [snake if NAME.fullmatch(snake) else f"data_{snake}".rstrip("_")]
+    for key, value in sorted((options or {}).items()):
+        if value != _defaults(dataset)[key]:
+            words.append(_snake({"labels": Path(value).stem, "subset": f"subset {value}"}.get(key, value)))
+    return "_".join([*words, *steps])
 
 
 def _snake(text: str) -> str:
@@ -176,11 +179,12 @@ def split_of(track: str, validation: float, test: float) -> str:
     return "validation" if position < test + validation else "train"
 
 
-def assign_splits(items: Iterable[Item], validation: float, test: float) -> dict[str, list[Item]]:
-    """Returns {split: items}. A split may be empty by chance.
+def assign_splits(items: Iterable[Item], validation: float, test: float, more: Iterable[str] = ()) -> dict[str, list[Item]]:
+    """Returns {split: items}, with the splits in the order train, validation, test, others. A split may be empty by chance.
 
-    A split that the source gives for one clip of a track applies to all clips of the track. `split_of` decides for the
-    other tracks. Raises `UserError` if the clips of one track have two splits, or if two clips have the same name.
+    `more` names splits that are made even if they have no clip. A split that the source gives for one clip of a track applies
+    to all clips of the track. `split_of` decides for the other tracks. Raises `UserError` if the clips of one track have two
+    splits, or if two clips have the same name.
     """
     items = list(items)
     names: set[str] = set()
@@ -200,7 +204,15 @@ def assign_splits(items: Iterable[Item], validation: float, test: float) -> dict
     for item in items:
         split = track_splits.get(item.track) or split_of(item.track, validation, test)
         splits.setdefault(split, []).append(item)
-    return {split: splits[split] for split in [*SPLITS, *splits] if split in splits}
+    for split in more:
+        splits.setdefault(split, [])
+    return {split: splits[split] for split in sorted(splits, key=_position)}
+
+
+def _position(split: str) -> tuple[int, int]:
+    """Returns the sort key of a split: fold2 comes before fold10."""
+    number = re.search("[0-9]*$", split)
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS), int(number[0] or 0) if number else 0
 
 
 # ---------------------------------------------------------------- the build
@@ -223,10 +235,10 @@ def build(
     The arguments are those of `prepare`. With `beam`, such as ["--runner=DirectRunner"], an Apache Beam pipeline decodes the
     clips instead of `workers` processes on this machine. The result is the same.
     """
-    splits = assign_splits(source.items, validation, test)
+    splits = assign_splits(source.items, validation, test, [item.split for item in source.missing if item.split])
     key = parts.fingerprint(source, splits, sample_rate, limits)
     with parts.staging(data_dir, f"{name}-{sample_rate}hz") as scratch:
-        with renderer(source.render, sample_rate, workers, limits) as rendered:
+        with renderer(source.render, sample_rate, workers, limits, source.conditioning) as rendered:
             clip_bytes = parts.resume(scratch, key)
             if clip_bytes is None:
                 clip_bytes = parts.clip_bytes([item for items in splits.values() for item in items], sample_rate, rendered)
@@ -329,6 +341,7 @@ def make_passport(source: Source, name: str, sample_rate: int, planned: list[str
         "name": name,
         "dataset": source.kind,
         "protocol": source.protocol,
+        "conditioning": list(source.conditioning),
         "sample_rate": sample_rate,
         "labels": list(source.labels),
         "labels_sha256": hashlib.sha256("\n".join(source.labels).encode()).hexdigest(),

@@ -34,7 +34,7 @@ from genre_jax.prepare.workers import Limits, Renderer, Result
 SHARD_BYTES = 128 << 20
 PROBES = 16  # clips that are decoded in advance to measure their mean length
 _UNMEASURED = 256  # clips per shard if the mean length is unknown
-DECODERS = ("soxr", "soundfile", "av", "numpy")  # packages whose version may change the samples
+DECODERS = ("soxr", "soundfile", "av", "numpy", "scipy")  # packages whose version may change the samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def fingerprint(source: Source, splits: Mapping[str, list[Item]], sample_rate: i
     """Returns a hash of everything that the bytes of the shards depend on, with the size and time of each source file."""
     digest = hashlib.sha256()
     about = (locate.VERSION, SHARD_BYTES, sample_rate, source.render.__module__, source.render.__qualname__, limits)
-    digest.update(repr((about, source.labels, sorted(versions(DECODERS).items()))).encode())
+    digest.update(repr((about, source.labels, source.conditioning, sorted(versions(DECODERS).items()))).encode())
     stamps: dict[str, tuple[int, int]] = {}
     for split, items in splits.items():
         for item in items:

@@ -4,9 +4,10 @@ A draw sorts names by a hash of (seed, name). It depends neither on a random gen
 files in the file system.
 """
 
+import collections
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from genre_jax import console
 from genre_jax.console import UserError
@@ -20,7 +21,7 @@ def shuffled(names: Iterable[str], seed: int) -> list[str]:
 def parse(text: str, legal: Mapping[str, str]) -> tuple[str, list[int]]:
     """Parse `--split=NAME[:NUMBER…]` into the name of the protocol and its numbers.
 
-    `legal` maps each protocol to the form of its numbers: {"random": "[:SEED]", "folds": ":K:INDEX[:SEED]"}. Numbers in
+    `legal` maps each protocol to the form of its numbers: {"random": "[:SEED]", "folds": ":K[:SEED]"}. Numbers in
     brackets are optional and default to 0. Raises `UserError` with the legal forms.
     """
     name, *numbers = text.split(":")
@@ -52,18 +53,40 @@ def stratified(classes: Mapping[str, str], shares: Mapping[str, float], seed: in
     return placed
 
 
-def folds(classes: Mapping[str, str], count: int, index: int, seed: int) -> dict[str, str]:
-    """Returns {name: split} of a cross-validation with `count` folds of every class.
+def drawn(names: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Returns {name: split} with rounded shares of all names together, without regard to their classes."""
+    return stratified(dict.fromkeys(names, ""), shares, seed)
 
-    Fold `index` is the test split. If there are three folds or more, the next fold is the validation split. Raises
-    `UserError` if `count` is below 2 or `index` is not in [0, count).
+
+def folds(groups: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, str]:
+    """Returns {group: fold} of a cross-validation with the splits fold0 to fold(`count` - 1), each with a part of every class.
+
+    A group is what must stay together: a track, or all tracks of an artist. The largest groups are placed first, each in the
+    fold that has the smallest share of its labels; ties go to the fold with the fewest labels. With one clip and one label in
+    each group, the folds differ by at most one clip, in total and in each class.
+
+    Args:
+      groups: {name of a group: labels of all its clips, a label as often as it occurs}.
+      count: number of folds, 2 or more.
+      seed: seed of the order of groups of the same size and labels.
+
+    Raises `UserError` if `count` is below 2, or if there are fewer groups than folds.
     """
-    if count < 2 or index >= count:
-        raise UserError(f"there is no fold {index} of {count} folds: use 2 folds or more, and an index from 0 to K - 1")
+    if count < 2 or count > len(groups):
+        raise UserError(
+            f"--split=folds:{count} cannot be made: use 2 folds or more, and at most one for each of the {len(groups)} groups "
+            "(artists, or tracks where no artist is known)"
+        )
+    totals = collections.Counter(label for labels in groups.values() for label in labels)
+    rank = {name: place for place, name in enumerate(shuffled(groups, seed))}
+    sizes = [0] * count
+    held: list[collections.Counter[str]] = [collections.Counter() for _ in range(count)]
     placed = {}
-    for label in sorted(set(classes.values())):
-        names = shuffled((name for name, its_class in classes.items() if its_class == label), seed)
-        for place, name in enumerate(names):
-            turn = (place - index) % count
-            placed[name] = "test" if turn == 0 else "validation" if turn == 1 and count > 2 else "train"
+    for name in sorted(groups, key=lambda name: (-len(groups[name]), sorted(groups[name]), rank[name])):
+        labels = collections.Counter(sorted(groups[name]))
+        shares = [sum(times * its[label] / totals[label] for label, times in labels.items()) for its in held]
+        best = min(range(count), key=lambda fold: (shares[fold], sizes[fold], fold))
+        placed[name] = f"fold{best}"
+        sizes[best] += len(groups[name])
+        held[best].update(labels)
     return placed

@@ -17,7 +17,7 @@ import queue
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -26,7 +26,7 @@ import numpy as np
 
 from genre_jax.console import UserError, printable
 from genre_jax.datasets.types import Item, Render
-from genre_jax.prepare import silence
+from genre_jax.prepare import condition, silence
 from genre_jax.prepare.audio import AudioError, explained, to_pcm
 
 SHORTEST = 0.1  # seconds; a shorter clip is quarantined
@@ -63,36 +63,51 @@ Result = Rendered | str  # a string is the reason why the clip is quarantined
 Renderer = Callable[[Iterable[Item]], Iterator[tuple[Item, Result]]]
 
 
-def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: int) -> Rendered:
-    """Decode one clip and convert it to 16 bits. Raises `AudioError` with the reason if the clip cannot be used."""
+def render_clip(render: Callable[[Item, int], Render], item: Item, sample_rate: int, steps: Sequence[str] = ()) -> Rendered:
+    """Decode one clip, condition it by the `steps` of `condition.STEPS`, and convert it to 16 bits.
+
+    Raises `AudioError` with the reason if the clip cannot be used.
+    """
     made = render(item, sample_rate)
-    audio = made.audio
-    seconds = len(audio.samples) / sample_rate
-    if not len(audio.samples):
-        raise AudioError("empty: the file holds no samples")
-    loudest = float(max(audio.samples.max(), -audio.samples.min()))  # makes no copy, because the clip may be hours long
+    audio, samples = made.audio, made.audio.samples
+    _check_length(samples, sample_rate)
+    loudest = _peak(samples)
     if not math.isfinite(loudest):
         raise AudioError("the file holds samples that are not finite (NaN or infinity)")
-    if seconds < SHORTEST:
-        raise AudioError(f"too short: {seconds:.3f} s, the minimum is {SHORTEST} s")
-    pcm = to_pcm(audio.samples, loudest)
-    peak = max(int(pcm.max()), -int(pcm.min())) / 32768
-    fault = silence.fault(peak, None if item.member else item.path, item.start, item.duration)
+    fault = silence.fault(loudest, None if item.member else item.path, item.start, item.duration)
     if fault:
         raise AudioError(fault)
+    if steps:
+        samples = condition.apply(steps, samples, sample_rate)
+        _check_length(samples, sample_rate, f" after {', '.join(steps)}")
+        loudest = _peak(samples)
+    pcm = to_pcm(samples, loudest)
     facts = Facts(
         sha256=_file_sha256(item.path) if item.path and not item.member else hashlib.sha256(pcm.tobytes()).hexdigest(),
         codec=audio.format.codec,
         rate=audio.format.rate,
         channels=audio.format.channels,
-        seconds=round(seconds, 4),
+        seconds=round(len(samples) / sample_rate, 4),
         maximum=int(pcm.max()) / 32768,
-        peak=peak,
+        peak=max(int(pcm.max()), -int(pcm.min())) / 32768,
         rms=float(np.sqrt(np.mean(np.square(pcm, dtype=np.float32), dtype=np.float64))) / 32768,
         scaled=loudest > 1.0,
         warning=audio.format.warning,
     )
     return Rendered(pcm, item.labels if made.labels is None else made.labels, facts)
+
+
+def _check_length(samples: np.ndarray, sample_rate: int, after: str = "") -> None:
+    """Raise `AudioError` if a clip is too short; `after` says what shortened it."""
+    if not len(samples):
+        raise AudioError("empty: the file holds no samples")
+    if len(samples) / sample_rate < SHORTEST:
+        raise AudioError(f"too short{after}: {len(samples) / sample_rate:.3f} s, the minimum is {SHORTEST} s")
+
+
+def _peak(samples: np.ndarray) -> float:
+    """Returns the largest magnitude. Makes no copy, because the clip may be hours long."""
+    return float(max(samples.max(), -samples.min()))
 
 
 @functools.lru_cache(maxsize=16)  # many clips may be cut from one long file
@@ -113,9 +128,14 @@ class Limits:
 
 
 @contextlib.contextmanager
-def renderer(render: Callable[[Item, int], Render], sample_rate: int, workers: int, limits: Limits) -> Iterator[Renderer]:
-    """Yield a function from items to (item, result) in the same order. The `workers` processes end with the block."""
-    pool = [_Worker(render, sample_rate, limits) for _ in range(workers)]
+def renderer(
+    render: Callable[[Item, int], Render], sample_rate: int, workers: int, limits: Limits, steps: Sequence[str] = ()
+) -> Iterator[Renderer]:
+    """Yield a function from items to (item, result) in the same order. The `workers` processes end with the block.
+
+    The other arguments are those of `render_clip`.
+    """
+    pool = [_Worker(render, sample_rate, limits, tuple(steps)) for _ in range(workers)]
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in pool:
         idle.put(worker)
@@ -153,8 +173,8 @@ def renderer(render: Callable[[Item, int], Render], sample_rate: int, workers: i
 class _Worker:
     """One process with a pipe of its own. The parent notices its death at once, and no lock or queue is left locked."""
 
-    def __init__(self, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits) -> None:
-        self._job = (render, sample_rate, limits)
+    def __init__(self, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits, steps: tuple[str, ...]) -> None:
+        self._job = (render, sample_rate, limits, steps)
         self._process: BaseProcess | None = None
 
     def result(self, item: Item) -> Result:
@@ -202,7 +222,9 @@ class _Worker:
             ) from None
 
 
-def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits) -> None:
+def _serve(
+    pipe: Connection, render: Callable[[Item, int], Render], sample_rate: int, limits: Limits, steps: tuple[str, ...]
+) -> None:
     """The main function of a worker process: render the items that arrive, until the pipe closes."""
     _limit_process(int(limits.memory_gb * 2**30))
     pipe.send("ready")
@@ -212,7 +234,7 @@ def _serve(pipe: Connection, render: Callable[[Item, int], Render], sample_rate:
             try:
                 try:
                     with explained():  # any error of a decoder costs one clip only
-                        result: Result = render_clip(render, item, sample_rate)
+                        result: Result = render_clip(render, item, sample_rate, steps)
                 except AudioError as error:
                     result = printable(str(error))
                 pipe.send(result)
