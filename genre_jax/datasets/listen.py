@@ -25,12 +25,11 @@ OUTPUT = flags.DEFINE_string("output", "embedded.wav", "Path of the WAV file.")
 def main(argv: list[str]) -> None:
     """Render and write one track."""
     del argv
-    length = {"sample_rate": SAMPLE_RATE.value, "seconds": SECONDS.value}
-    difficulty = pick("data set", DATASET.value, DIFFICULTIES)
-    samples = render(GENRE.value, TRACK.value, SPLIT.value, difficulty=difficulty, **length)
+    difficulty, rate, seconds = pick("data set", DATASET.value, DIFFICULTIES), SAMPLE_RATE.value, SECONDS.value
+    samples = render(GENRE.value, TRACK.value, SPLIT.value, sample_rate=rate, seconds=seconds, difficulty=difficulty)
     Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(OUTPUT.value, samples, SAMPLE_RATE.value)
-    say(f"{OUTPUT.value}: {SECONDS.value:g} s of {GENRE.value}")
+    soundfile.write(OUTPUT.value, samples, rate)
+    say(f"{OUTPUT.value}: {seconds:g} s of {GENRE.value}")
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ PLAIN = Difficulty()
 HARD = Difficulty(
     tempo=(88.0, 152.0),
     timbres=(SYNTH, REED, ORGAN, PLUCK, BELL, SITAR, CHIP),
-    level_db=7.0,
+    level_db=6.0,
     tilt_db=8.0,
-    drift=0.06,
-    room=(0.2, 1.2),
-    room_db=(-15.0, 0.0),
-    noise_db=(-20.0, -3.0),
+    drift=0.05,
+    room=(0.2, 1.0),
+    room_db=(-18.0, -3.0),
+    noise_db=(-24.0, -6.0),
     noise_tilt_db=8.0,
     wrong=0.04,
 )
