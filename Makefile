@@ -29,9 +29,9 @@ $(STAMP): setup.py constraints.txt .ci/find_python.sh
 
 demo: venv
 	rm -rf $(DEMO)
-	$(RUN) -m genre_jax.prepare --dataset=synthetic --sample_rate=8000 --data_dir=data
+	$(RUN) -m genre_jax.prepare --dataset=synthetic_hard --sample_rate=8000 --data_dir=data
 	$(RUN) -m genre_jax.main --config=configs/bytenet.py:demo --workdir=$(DEMO) $(DEMO_ARGUMENTS)
-	$(RUN) -m genre_jax.datasets.listen --genre=waltz --output=$(DEMO)/waltz.wav
+	$(RUN) -m genre_jax.datasets.listen --dataset=synthetic_hard --genre=waltz --output=$(DEMO)/waltz.wav
 	$(RUN) -m genre_jax.tag --workdir=$(DEMO) $(DEMO)/waltz.wav
 
 lint: venv

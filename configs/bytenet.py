@@ -72,7 +72,7 @@ def single(config):
 def demo(config):
     """Embedded data, cuts of 3 s at 8 kHz, a small network. A strided stem replaces the first set, which costs most."""
     single(config)
-    config.data.update(name="synthetic", sample_rate=8_000, samples=24_576)
+    config.data.update(name="synthetic_hard", sample_rate=8_000, samples=24_576)
     config.augment.update(gain_cap=0.0, polarity=0.5, shift=0.5)
     config.train.update(duration="40 epochs", evaluate_every="4 epochs", checkpoint_every="4 epochs", log_every="25 steps")
     choose(

@@ -144,6 +144,7 @@ def test_classes_come_from_the_passport_or_are_known(tones):
         "audioset_music": audioset.music_labels(),
         "gtzan": gtzan.GENRES,
         "synthetic": synthetic.GENRES,
+        "synthetic_hard": synthetic.GENRES,
         "synthetic_multilabel": synthetic.GENRES,
     }.items():
         assert memory.CLASSES[name] == len(classes)

@@ -20,7 +20,8 @@ DATASETS: dict[str, Finder] = {
     "hunonspeech": musan.hunonspeech,
     "musan": musan.musan,
     "synthetic": synthetic.synthetic,
+    "synthetic_hard": synthetic.synthetic_hard,
     "synthetic_multilabel": synthetic.synthetic_multilabel,
 }
 
-EMBEDDED = ("synthetic", "synthetic_multilabel")  # synthesised, without source files
+EMBEDDED = ("synthetic", "synthetic_hard", "synthetic_multilabel")  # synthesised, without source files

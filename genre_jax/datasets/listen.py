@@ -1,14 +1,19 @@
-"""Write a track of the synthetic music as a WAV file: `python -m genre_jax.datasets.listen --genre=waltz`."""
+"""Write a track of the synthetic music as a WAV file: `python -m genre_jax.datasets.listen --genre=waltz`.
+
+With `--dataset=synthetic_hard` it is heard as in this data set.
+"""
 
 from pathlib import Path
 
 import soundfile
 from absl import flags
 
-from genre_jax.console import run, say
+from genre_jax.console import pick, run, say
+from genre_jax.datasets.synthetic.difficulty import DIFFICULTIES
 from genre_jax.datasets.synthetic.music import render
 from genre_jax.datasets.synthetic.recipes import GENRES
 
+DATASET = flags.DEFINE_string("dataset", "synthetic", f"Data set: {' or '.join(DIFFICULTIES)}.")
 GENRE = flags.DEFINE_string("genre", "house", f"Genre: one of {', '.join(sorted(GENRES))}.")
 TRACK = flags.DEFINE_integer("track", 0, "Number of the track, 0 or more.")
 SPLIT = flags.DEFINE_string("split", "test", "Split: train, validation or test.")
@@ -20,10 +25,11 @@ OUTPUT = flags.DEFINE_string("output", "embedded.wav", "Path of the WAV file.")
 def main(argv: list[str]) -> None:
     """Render and write one track."""
     del argv
-    samples = render(GENRE.value, TRACK.value, SPLIT.value, sample_rate=SAMPLE_RATE.value, seconds=SECONDS.value)
+    difficulty, rate, seconds = pick("data set", DATASET.value, DIFFICULTIES), SAMPLE_RATE.value, SECONDS.value
+    samples = render(GENRE.value, TRACK.value, SPLIT.value, sample_rate=rate, seconds=seconds, difficulty=difficulty)
     Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(OUTPUT.value, samples, SAMPLE_RATE.value)
-    say(f"{OUTPUT.value}: {SECONDS.value:g} s of {GENRE.value}")
+    soundfile.write(OUTPUT.value, samples, rate)
+    say(f"{OUTPUT.value}: {seconds:g} s of {GENRE.value}")
 
 
 if __name__ == "__main__":

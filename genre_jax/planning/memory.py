@@ -34,6 +34,7 @@ CLASSES = {
     "hunonspeech": 1,
     "musan": 3,
     "synthetic": 10,
+    "synthetic_hard": 10,
     "synthetic_multilabel": 10,
 }
 

@@ -1,26 +1,34 @@
 """The embedded data sets for the demo and the tests: synthetic music, which needs no source files and no download."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from genre_jax.console import UserError
+from genre_jax.datasets.synthetic.difficulty import HARD, PLAIN, Difficulty
 from genre_jax.datasets.synthetic.recipes import GENRES
 from genre_jax.datasets.types import Item, Render, Source
 from genre_jax.prepare.audio import Audio, Format
 
 TRACKS = {"train": 40, "validation": 10, "test": 15}  # number of tracks per genre; a track is one clip
 SECONDS = 10.0
+WRONG_SEED = 0  # draws the tracks with wrong labels
 
 
 def synthetic(source: Path | None = None) -> Source:
     """Returns ten genres with one label per clip. The splits share neither tracks nor the values drawn for them."""
     _no_source("synthetic", source)
-    items = tuple(
-        Item(name=_name(split, genre, track), track=_name(split, genre, track), labels=(genre,), split=split)
-        for split, tracks in TRACKS.items()
-        for genre in GENRES
-        for track in range(tracks)
-    )
-    return Source("synthetic", GENRES, items, render_genre)
+    return Source("synthetic", GENRES, tuple(_items(PLAIN)), render_genre)
+
+
+def synthetic_hard(source: Path | None = None) -> Source:
+    """Returns the same genres, harder to tell apart (see `difficulty.HARD`), with a few wrong labels in each split.
+
+    The name of a clip tells the genre that is played, also if its label is wrong.
+    """
+    _no_source("synthetic_hard", source)
+    return Source("synthetic_hard", GENRES, tuple(_items(HARD)), render_hard_genre)
 
 
 def synthetic_multilabel(source: Path | None = None) -> Source:
@@ -36,11 +44,12 @@ def synthetic_multilabel(source: Path | None = None) -> Source:
 
 def render_genre(item: Item, sample_rate: int) -> Render:
     """Render the track that an item of `synthetic` names."""
-    from genre_jax.datasets.synthetic.music import render
+    return _render(item, sample_rate, PLAIN)
 
-    split, genre, track = item.name.split("/")
-    samples = render(genre, int(track), split, sample_rate=sample_rate, seconds=SECONDS)
-    return Render(Audio(samples, sample_rate, Format("synthetic", sample_rate, 1)))
+
+def render_hard_genre(item: Item, sample_rate: int) -> Render:
+    """Render the track that an item of `synthetic_hard` names."""
+    return _render(item, sample_rate, HARD)
 
 
 def render_mix(item: Item, sample_rate: int) -> Render:
@@ -50,6 +59,28 @@ def render_mix(item: Item, sample_rate: int) -> Render:
     split, _, track = item.name.split("/")
     samples, labels = render_multilabel(int(track), split, sample_rate=sample_rate, seconds=SECONDS)
     return Render(Audio(samples, sample_rate, Format("synthetic", sample_rate, 1)), tuple(labels))
+
+
+def _items(difficulty: Difficulty) -> Iterator[Item]:
+    """Yield the clips of every split, of which an exact share, drawn from the whole split, has a wrong label."""
+    for split, tracks in TRACKS.items():
+        rng = np.random.default_rng([WRONG_SEED, *split.encode()])
+        count = tracks * len(GENRES)
+        shifts = np.zeros(count, int)
+        shifts[rng.choice(count, round(difficulty.wrong * count), replace=False)] = 1
+        shifts *= rng.integers(1, len(GENRES), count)
+        for number, shift in enumerate(shifts):
+            genre, track = divmod(number, tracks)
+            name = _name(split, GENRES[genre], track)
+            yield Item(name=name, track=name, labels=(GENRES[(genre + shift) % len(GENRES)],), split=split)
+
+
+def _render(item: Item, sample_rate: int, difficulty: Difficulty) -> Render:
+    from genre_jax.datasets.synthetic.music import render
+
+    split, genre, track = item.name.split("/")
+    samples = render(genre, int(track), split, sample_rate=sample_rate, seconds=SECONDS, difficulty=difficulty)
+    return Render(Audio(samples, sample_rate, Format("synthetic", sample_rate, 1)))
 
 
 def _name(split: str, group: str, track: int) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from scipy import signal
 
 from genre_jax.console import UserError, unknown
-from genre_jax.datasets.synthetic.recipes import GENRES, RECIPES, Recipe, Timbre
+from genre_jax.datasets.synthetic.difficulty import PLAIN, Difficulty
+from genre_jax.datasets.synthetic.recipes import GENRES, INSTRUMENTS, RECIPES, Recipe, Timbre
+from genre_jax.datasets.synthetic.scene import Scene, tilt
 
 SPLITS = ("train", "validation", "test")
 TOP_HZ = 3700.0  # highest frequency of pitched sound
@@ -20,13 +22,12 @@ TREMOLO_HZ = 9.0
 RELEASE = 0.015  # seconds in which a note fades out
 TUNING_CENTS = 40.0  # largest deviation of the tuning of a track
 LOUDNESS = 0.12  # root mean square of a track before its random gain
-GAIN_DB, LEVEL_DB, TILT_DB, SWELL_DB = 3.0, 4.0, 5.0, 5.0
+GAIN_DB, SWELL_DB = 3.0, 5.0
 PHRASE = 8  # bars that are composed for a track; they repeat
 CELLS = 32  # cells into which each range of values is cut; every cell belongs to one split
 _SHARE = ("train", "validation", "train", "test")  # the splits of four successive cells
 _KEYS = {"train": (0, 2, 4, 6, 8, 10), "validation": (1, 5, 9), "test": (3, 7, 11)}
-_DRAW, _PERFORMANCE, _OVERLAY, _NOISE, _BABBLE = range(5)  # independent random streams
-INSTRUMENTS = ("kick", "snare", "hat", "bass", "chords", "lead")
+_DRAW, _PERFORMANCE, _OVERLAY, _NOISE, _BABBLE, _SCENE = range(6)  # independent random streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Draw:
     drum: float  # 0 to 1: how high the drums are tuned
 
 
-def draw(genre: str, track: int, split: str = "train") -> Draw:
+def draw(genre: str, track: int, split: str = "train", difficulty: Difficulty = PLAIN) -> Draw:
     """Draw the key, tempo and timbre of a track. No value of one split can be drawn in another split.
 
     Every key belongs to one split. The tempo range of the genre and the other ranges are cut into `CELLS` cells, of which
@@ -51,7 +52,7 @@ def draw(genre: str, track: int, split: str = "train") -> Draw:
       UserError: unknown genre or split, or negative track.
     """
     rng = _random(_DRAW, *_identity(genre, track, split))
-    low, high = RECIPES[genre].tempo
+    low, high = difficulty.tempi(RECIPES[genre])
     cells = [cell for cell in range(CELLS) if _SHARE[cell % len(_SHARE)] == split]
 
     def unit() -> float:
@@ -68,7 +69,15 @@ def draw(genre: str, track: int, split: str = "train") -> Draw:
     )
 
 
-def render(genre: str, track: int, split: str = "train", *, sample_rate: int = 16000, seconds: float = 10.0) -> np.ndarray:
+def render(
+    genre: str,
+    track: int,
+    split: str = "train",
+    *,
+    sample_rate: int = 16000,
+    seconds: float = 10.0,
+    difficulty: Difficulty = PLAIN,
+) -> np.ndarray:
     """Render a track as float32 (samples,) in (-0.95, 0.95). The result depends on the arguments alone.
 
     Args:
@@ -77,33 +86,40 @@ def render(genre: str, track: int, split: str = "train", *, sample_rate: int = 1
       split: one of `SPLITS`, which share neither tracks nor draws (see `draw`).
       sample_rate: sample rate in Hz, 8000 or more.
       seconds: length in seconds; a shorter rendering is the beginning of a longer one.
+      difficulty: the ranges that the track draws from, and the scene in which it is heard.
 
     Raises:
       UserError: unknown genre or split, negative track, or a sample rate or length that is too small.
     """
     samples = _samples(sample_rate, seconds)
-    drawn = draw(genre, track, split)
+    drawn = draw(genre, track, split, difficulty)
     recipe = RECIPES[genre]
-    rng = _random(_PERFORMANCE, *_identity(genre, track, split))
+    rng, scene_rng = (_random(stream, *_identity(genre, track, split)) for stream in (_PERFORMANCE, _SCENE))
+    scene = Scene.draw(difficulty, recipe, scene_rng, sample_rate)
     phrase = PHRASE * _bar_seconds(recipe, drawn)
     first = int(rng.integers(len(recipe.harmony.progression)))  # chord of the first bar
     start = rng.uniform() * phrase / PHRASE  # time in the first bar at which the track begins
-    tilt_db, gain_db, swell_db = rng.uniform((-TILT_DB, -GAIN_DB, 0.0), (TILT_DB, GAIN_DB, SWELL_DB))
+    ranges = (difficulty.tilt_db, GAIN_DB, SWELL_DB)
+    tilt_db, gain_db, swell_db = rng.uniform((-ranges[0], -ranges[1], 0.0), ranges)
     swell_seconds, swell_phase = rng.uniform((3.0, 0.0), (8.0, 2 * np.pi))
-    mix = dataclasses.asdict(recipe.mix)
-    levels = {part: 10 ** ((level + rng.uniform(-LEVEL_DB, LEVEL_DB)) / 20) for part, level in mix.items()}
+    mix, spread = dataclasses.asdict(recipe.mix), difficulty.level_db
+    levels = {part: 10 ** ((level + rng.uniform(-spread, spread)) / 20) for part, level in mix.items()}
 
-    audio = np.zeros(samples)
+    audio = np.zeros(scene.whole(samples))
     for instrument, instrument_rng in zip(INSTRUMENTS, rng.spawn(len(INSTRUMENTS)), strict=True):
-        notes = list(_compose(instrument, recipe, drawn, first, instrument_rng, sample_rate))
+        notes = list(_compose(instrument, recipe, scene.timbres, drawn, first, instrument_rng, sample_rate))
         power = sum(float(wave @ wave) for _, wave in notes) / (phrase * sample_rate)
-        stem = np.zeros(samples)
-        for repeat in range(int((start + seconds) / phrase) + 2):  # one more, because its first notes may come early
+        stem = np.zeros(len(audio))
+        for repeat in range(
+            int((start + len(audio) / sample_rate) / phrase) + 2
+        ):  # one more, because its first notes may come early
             for onset, wave in notes:
-                _add(stem, wave, round((repeat * phrase + onset - start) * sample_rate))
+                _add(stem, wave, round(scene.performed(repeat * phrase + onset - start) * sample_rate))
         audio += levels[instrument] / np.sqrt(power) * stem
-    audio += levels["hiss"] * signal.lfilter([0.4], [1.0, -0.9], rng.standard_normal(samples))
-    audio = _tilt(audio, tilt_db, sample_rate) / np.sqrt(sum(level**2 for level in levels.values()))
+    audio += levels["hiss"] * signal.lfilter([0.4], [1.0, -0.9], rng.standard_normal(len(audio)))
+    loudness = np.sqrt(sum(level**2 for level in levels.values()))
+    audio = scene.heard(audio, loudness, scene_rng, sample_rate)[:samples]
+    audio = tilt(audio, tilt_db, sample_rate) / loudness
     swell = swell_db * np.sin(2 * np.pi / (swell_seconds * sample_rate) * np.arange(samples) + swell_phase)
     return _limit(LOUDNESS * audio * 10 ** ((gain_db + swell) / 20))
 
@@ -164,12 +180,6 @@ def _limit(audio: np.ndarray) -> np.ndarray:
     return (0.95 * np.tanh(audio / 0.95)).astype(np.float32)
 
 
-def _tilt(audio: np.ndarray, decibels: float, sample_rate: int, pivot: float = 500.0) -> np.ndarray:
-    """Apply a first-order tilt equaliser: -decibels far below the pivot frequency in Hz, +decibels far above it."""
-    gain, c = 10 ** (decibels / 20), sample_rate / (np.pi * pivot)  # bilinear transform of (gain s + w) / (s + gain w)
-    return signal.lfilter([gain * c + 1, 1 - gain * c], [c + gain, gain - c], audio)
-
-
 def _bar_seconds(recipe: Recipe, drawn: Draw) -> float:
     return recipe.rhythm.beats * 60.0 / drawn.tempo
 
@@ -205,7 +215,13 @@ def _score(instrument: str, recipe: Recipe, key: int, first: int, rng: np.random
 
 
 def _compose(
-    instrument: str, recipe: Recipe, drawn: Draw, first: int, rng: np.random.Generator, sample_rate: int
+    instrument: str,
+    recipe: Recipe,
+    timbres: dict[str, Timbre],
+    drawn: Draw,
+    first: int,
+    rng: np.random.Generator,
+    sample_rate: int,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield (onset in seconds, waveform) of every note of an instrument in a phrase of `PHRASE` bars."""
     bar_seconds = _bar_seconds(recipe, drawn)
@@ -216,7 +232,7 @@ def _compose(
         onset, length, gain = strikes[strike]
         if (pitches, length) not in waves:
             waves[pitches, length] = (
-                _tone(pitches, length * bar_seconds, recipe.timbre, drawn, sample_rate)
+                _tone(pitches, length * bar_seconds, timbres[instrument], drawn, sample_rate)
                 if pitches
                 else _drum(instrument, drawn, rng.spawn(1)[0], sample_rate)
             )

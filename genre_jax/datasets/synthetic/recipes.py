@@ -3,8 +3,8 @@
 The mean spectrum of a track must not reveal its genre. Therefore the following is the same for all genres:
 
 - The energy of every instrument is scaled to its level in the mix, for any number of notes.
-- Each track draws from the same ranges: levels (±LEVEL_DB per instrument), loudness (±GAIN_DB), a slow swell (up to
-  ±SWELL_DB), spectral tilt (±TILT_DB) and the brightness of every tone.
+- Each track draws from the same ranges: levels of the instruments, loudness, a slow swell, spectral tilt and the brightness of
+  every tone.
 
 `march` and `swing` differ in rhythm alone, as do `house` and `jungle`. `hymn` and `noir` differ in harmony alone. All other
 fields of their recipes are equal. In the rhythm pairs, each instrument strikes equally often in a bar.
@@ -14,6 +14,9 @@ music is the same at every sample rate.
 """
 
 import dataclasses
+
+PITCHED = ("bass", "chords", "lead")
+INSTRUMENTS = ("kick", "snare", "hat", *PITCHED)
 
 
 @dataclasses.dataclass(frozen=True)
