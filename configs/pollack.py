@@ -1,6 +1,6 @@
 """Document 000 (Pollack 2018), table 3.1: ResNet34, ResNet101 and GRU attention on AudioSet's music clips. ByteNet: bytenet.py.
 
-    python -m genre_jax.prepare --dataset=audioset_music --subset=19042 --name=audioset_music --source=AUDIOSET
+    python -m genre_jax.prepare --dataset=audioset_music --subset=19042 --source=AUDIOSET
     python -m genre_jax.prepare --dataset=hunonspeech --source=HUNONSPEECH
     python -m genre_jax.main --config=configs/pollack.py                            ResNet34, spectrogram, BCE, balanced set
     python -m genre_jax.main --config=configs/pollack.py:resnet101,unbalanced,ce           the best row of the table
@@ -36,8 +36,8 @@ SCHEDULES = {
 
 def get_config(argument: str = ""):
     config = base("pollack")
-    config.data.update(name="audioset_music", train="balanced", validation="eval[:100@12345]", test="eval[:-100]")
-    config.data.update(samples=48_000, margin=8_000)
+    config.data.update(name="audioset_music_subset_19042", samples=48_000, margin=8_000)
+    config.data.update(train="balanced", validation="eval[:100@12345]", test="eval[:-100]")
     config.loss.name = "sigmoid"
     config.augment.gain_cap = 0.7
     config.train.update(batch_size=100, checkpoint_every="5 epochs")
