@@ -19,7 +19,7 @@ from genre_jax.prepare.errors import AudioError
 
 SILENCE_FRAME, SILENCE_HOP = 2048, 512  # samples
 SILENCE_DB = 60.0  # dB below the loudest frame; document 003 does not state its threshold, therefore this is a choice
-LEVEL = 0.1  # standard deviation after `equalise_loudness`, -20 dB of full scale: 16 bits clip at 1, and peaks reach several σ
+LEVEL = 0.1  # standard deviation after `equalise_loudness`, -20 dB of full scale, because 16 bits clip at 1
 
 _LOUDNESS_FRAME, _LOUDNESS_HOP = 0.25, 0.01  # seconds
 _LOUDNESS_FLOOR = 1e-4  # lower limit of a standard deviation, -80 dB of full scale, which keeps silence silent
@@ -76,7 +76,8 @@ def equalise_loudness(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """Level the loudness over windows of 250 ms to a standard deviation of `LEVEL`.
 
     Divides each frame by its standard deviation, multiplies it by a Hann window, adds the overlapping frames and divides by
-    the sum of the windows. The hop is 10 ms. The last frame may be incomplete.
+    the sum of the windows. The hop is 10 ms. The last frame may be incomplete. Samples beyond full scale are clipped; otherwise
+    `to_pcm` would scale the whole file down, and files would differ in loudness again.
     """
     length, step = round(_LOUDNESS_FRAME * sample_rate), max(1, round(_LOUDNESS_HOP * sample_rate))
     gain = LEVEL / np.maximum(_deviations(samples, length, step), _LOUDNESS_FLOOR)
@@ -90,7 +91,7 @@ def equalise_loudness(samples: np.ndarray, sample_rate: int) -> np.ndarray:
         here = slice(first * step, (first + _CHUNK) * step)
         with np.errstate(invalid="ignore"):  # the last block may go on after the last frame, but the samples do not
             curve = (gains[first : first + _CHUNK] @ taper) / (frames[first : first + _CHUNK] @ taper)
-        level[here] = samples[here] * curve.reshape(-1)[: len(samples[here])]
+        level[here] = np.clip(samples[here] * curve.reshape(-1)[: len(samples[here])], -1, 1)
     return level
 
 
