@@ -214,20 +214,10 @@ def _combine(
     for part in _blocks(len(order), int(np.prod(values.shape[1:]))):
         rows, begins = term(values[order[part]]), np.flatnonzero(np.diff(place[part], prepend=-1))
         block = total[place[part][0] : place[part][-1] + 1]
-        add(block, _combine_segments(rows, begins, add, dtype), out=block)  # a group may have begun in an earlier block
+        if len(begins) < len(rows):
+            rows = add.reduceat(rows, begins, axis=0, dtype=dtype)
+        add(block, rows, out=block)  # a group may have begun in an earlier block
     return numbers, total
-
-
-def _combine_segments(rows: np.ndarray, begins: np.ndarray, add: np.ufunc, dtype: DTypeLike) -> np.ndarray:
-    """Return the rows from each of `begins` to the next, combined; `reduceat` is slow if there are few in each segment."""
-    lengths = np.diff(begins, append=len(rows))
-    if lengths.max() > 16:
-        return add.reduceat(rows, begins, axis=0, dtype=dtype)
-    total = rows[begins].astype(dtype) if len(begins) < len(rows) else rows
-    for place in range(1, lengths.max()):
-        longer = np.flatnonzero(lengths > place)
-        total[longer] = add(total[longer], rows[begins[longer] + place])
-    return total
 
 
 def vote_scores(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
