@@ -268,8 +268,8 @@ def group_targets(target: np.ndarray, groups: np.ndarray) -> np.ndarray:
     targets, labelled, classes = np.full(len(numbers), -1), target >= 0, target.max(initial=0) + 1
     pairs, counts = np.unique((place * classes + target)[labelled], return_counts=True)
     group, number = pairs // classes, pairs % classes
-    order = np.lexsort((number, -counts, group))  # in each group the most frequent target first; of equals the lowest
-    found, first = np.unique(group[order], return_index=True)
+    order = np.lexsort((number, -counts, group))  # each group stays in place, its most frequent target first
+    found, first = np.unique(group, return_index=True)
     targets[found] = number[order][first]
     return targets
 
