@@ -214,20 +214,10 @@ def _combine(
     for part in _blocks(len(order), int(np.prod(values.shape[1:]))):
         rows, begins = term(values[order[part]]), np.flatnonzero(np.diff(place[part], prepend=-1))
         block = total[place[part][0] : place[part][-1] + 1]
-        add(block, _combine_segments(rows, begins, add, dtype), out=block)  # a group may have begun in an earlier block
+        if len(begins) < len(rows):
+            rows = add.reduceat(rows, begins, axis=0, dtype=dtype)
+        add(block, rows, out=block)  # a group may have begun in an earlier block
     return numbers, total
-
-
-def _combine_segments(rows: np.ndarray, begins: np.ndarray, add: np.ufunc, dtype: DTypeLike) -> np.ndarray:
-    """Return the rows from each of `begins` to the next, combined; `reduceat` is slow if there are few in each segment."""
-    lengths = np.diff(begins, append=len(rows))
-    if lengths.max() > 16:
-        return add.reduceat(rows, begins, axis=0, dtype=dtype)
-    total = rows[begins].astype(dtype) if len(begins) < len(rows) else rows
-    for place in range(1, lengths.max()):
-        longer = np.flatnonzero(lengths > place)
-        total[longer] = add(total[longer], rows[begins[longer] + place])
-    return total
 
 
 def vote_scores(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
@@ -278,8 +268,8 @@ def group_targets(target: np.ndarray, groups: np.ndarray) -> np.ndarray:
     targets, labelled, classes = np.full(len(numbers), -1), target >= 0, target.max(initial=0) + 1
     pairs, counts = np.unique((place * classes + target)[labelled], return_counts=True)
     group, number = pairs // classes, pairs % classes
-    order = np.lexsort((number, -counts, group))  # in each group the most frequent target first; of equals the lowest
-    found, first = np.unique(group[order], return_index=True)
+    order = np.lexsort((number, -counts, group))  # each group stays in place, its most frequent target first
+    found, first = np.unique(group, return_index=True)
     targets[found] = number[order][first]
     return targets
 
@@ -430,8 +420,8 @@ def _places(scores: np.ndarray, column: np.ndarray) -> np.ndarray:
 
 
 def _count(mask: np.ndarray) -> np.ndarray:
-    """Return the number of true values in each row, int64; the sums are exact, and faster than `np.count_nonzero`."""
-    return (mask.astype(np.float32) @ np.ones(mask.shape[1], np.float32)).astype(np.int64)
+    """Return the number of true values in each row, int64; twice as fast as `np.count_nonzero`, on one core."""
+    return np.einsum("ij->i", mask.view(np.uint8), dtype=np.int32).astype(np.int64)
 
 
 def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The benchmarks of front ends and `prepare` run, and their rows are consistent. No time is asserted."""
+"""The benchmarks of front ends, `prepare` and metrics run, and their rows are consistent. No time is asserted."""
 
 import json
 import sys
@@ -58,6 +58,16 @@ def test_prepare_rows(tmp_path):
     for row in rows:
         assert row["audio_seconds"] == pytest.approx(row["seconds"] * row["files"], rel=0.1)
         assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["clock_seconds"])
+
+
+def test_metrics_rows(tmp_path):
+    path = tmp_path / "rows.json"
+    flags = ("--clips=30", "--classes=5", "--windows_per_clip=2", "--clips_per_track=3", f"--json={path}")
+    out, _ = finish(run_module("genre_jax.bench", "metrics", *flags, hide=("jax", "sklearn", "scipy")))
+    assert "30 clips, 5 classes, 60 windows" in out
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["task"] for row in rows] == ["single", "multi"]
+    assert all(row["clock_seconds"] > 0 and 10**7 < row["peak_bytes"] < 10**9 for row in rows)
 
 
 def test_error_for_an_unknown_case():
