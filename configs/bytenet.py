@@ -18,7 +18,7 @@ learning_rate = 1e-4 · sqrt(batch / 64), the square-root rule for Adam; duratio
     learning_rate     1.0e-4    2.0e-4     2.8e-4     5.7e-4
     steps an epoch     3,502       876        438        109
 
-`thesis`, source: the thesis and its code: dilations 1 … 16, the balanced set, first label of each clip, softmax
+Source: the thesis and its code (`thesis`): dilations 1 … 16, the balanced set, first label of each clip, softmax
 cross-entropy, batches of 10 (on one device), AMSGrad at 1e-4 and 0.4 times this rate from epoch 70 of 100, random cuts, at
 evaluation too, half a second at both ends unused, 100 validation clips that the test set does not leave out, the weights
 after the last epoch. Its score is the number of labels among the top k predictions (k = number of labels of the clip),

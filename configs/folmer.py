@@ -3,6 +3,7 @@
     python -m genre_jax.prepare --dataset=gtzan --split=random --source=GTZAN --sample_rate=22050
     python -m genre_jax.main --config=configs/folmer.py                        CNN, 1000 tracks
     python -m genre_jax.main --config=configs/folmer.py:densenet121,pieces     the best score, 77.8 %
+    python -m genre_jax.main --config=configs/folmer.py:demo       embedded data, minutes on two CPU cores
 
 Presets, which can be combined: `densenet121`, `mlp` (instead of the CNN); `pitch` (each training track and a copy of it with
 a shifted pitch: 1,600 examples), `pieces` (five pieces of 6 s of each track: 4,000 training examples, 500 and 500 for
@@ -33,7 +34,7 @@ def get_config(argument: str = ""):
     choose(config, "optimizer", "adam")
     choose(config, "schedule", "constant", learning_rate=1e-3)
     return with_argument(
-        config, argument, mlp=mlp, densenet121=densenet121, pitch=pitch, pieces=pieces, pieces_5s=pieces_5s
+        config, argument, mlp=mlp, densenet121=densenet121, pitch=pitch, pieces=pieces, pieces_5s=pieces_5s, demo=demo
     )  # fmt: skip
 
 
@@ -62,3 +63,9 @@ def pieces_5s(config):
     """Six pieces of 5 s of each track; neighbours overlap by 10 ms."""
     config.data.update(samples=110_250, segment_hop=110_030)
     config.evaluate.hop = 110_030
+
+
+def demo(config):
+    """Embedded data, whole clips of 10 s, images of 64 × 64."""
+    config.data.update(name="synthetic", sample_rate=16_000, samples=160_000)
+    choose(config, "frontend", "folmer_log_mel", height=64, width=64)

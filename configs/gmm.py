@@ -17,7 +17,7 @@ from genre_jax.config import base, choose, with_argument
 
 def get_config(argument: str = ""):
     config = base("gmm")
-    config.data.update(name="musan", samples=32_240)
+    config.data.update(name="musan", conditioning=["remove_silence", "equalise_loudness"], samples=32_240)
     config.train.duration = "1 steps"
     config.evaluate.update(batch_size=128, hop=16_000)
     choose(config, "frontend", "swishnet_mfcc", deltas=2, scale="standardise")
@@ -27,6 +27,6 @@ def get_config(argument: str = ""):
 
 def demo(config):
     """Embedded data, fewer Gaussians and frames."""
-    config.data.name = "synthetic"
+    config.data.update(name="synthetic", conditioning=[])
     config.model.update(components=32, frames=20_000)
     config.evaluate.hop = 0

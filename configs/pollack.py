@@ -6,6 +6,7 @@
     python -m genre_jax.main --config=configs/pollack.py:resnet101,unbalanced,ce           the best row of the table
     python -m genre_jax.main --config=configs/pollack.py:noise
     python -m genre_jax.main --config=configs/pollack.py:gru_attention,ce
+    python -m genre_jax.main --config=configs/pollack.py:demo     embedded data, a small ResNet34, minutes on two CPU cores
 
 Presets, which can be combined: `resnet101`, `gru_attention` (instead of ResNet34); `mfcc` (instead of the spectrogram); `ce`
 (cross-entropy of the first label instead of binary cross-entropy of all); `unbalanced` (the subset of 19,042 clips); `noise`
@@ -49,7 +50,7 @@ def get_config(argument: str = ""):
     schedule(config, "balanced")
     return with_argument(
         config, argument, resnet101=resnet101, gru_attention=gru_attention, mfcc=mfcc, ce=ce, unbalanced=unbalanced,
-        noise=noise, noises=noises, cached=cached, text=text, clean=clean, crop_5s=crop_5s, crop_10s=crop_10s,
+        noise=noise, noises=noises, cached=cached, text=text, clean=clean, crop_5s=crop_5s, crop_10s=crop_10s, demo=demo,
     )  # fmt: skip
 
 
@@ -133,3 +134,15 @@ def crop_5s(config):
 def crop_10s(config):
     """Whole clips of 10 s."""
     config.data.update(samples=160_000, margin=0)
+
+
+def demo(config):
+    """Embedded data, a small ResNet34 whose trunk is frozen for 2 of 12 epochs."""
+    config.data.update(name="synthetic", train="train", validation="validation", test="test")
+    config.augment.gain_cap = 0.0
+    config.train.update(batch_size=16, duration="12 epochs")
+    config.evaluate.batch_size = 16
+    config.freeze.until = "2 epochs"
+    choose(config, "frontend", "log_mel_image", height=64, width=128)
+    choose(config, "model", "resnet34", width=32)
+    choose(config, "schedule", "multistep", learning_rate=1e-3, boundaries=["8 epochs", "10 epochs"], gamma=0.4)

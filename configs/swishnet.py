@@ -31,7 +31,7 @@ from genre_jax.config import base, choose, with_argument
 
 def get_config(argument: str = ""):
     config = base("swishnet")
-    config.data.update(name="musan", segments="consecutive")
+    config.data.update(name="musan", conditioning=["remove_silence", "equalise_loudness"], segments="consecutive")
     config.train.update(duration="120 epochs", evaluate_every="1 epochs", checkpoint_every="5 epochs")
     seconds(config, 2.0)
     choose(config, "frontend", "swishnet_mfcc")
@@ -84,6 +84,7 @@ def half_second(config):
 def gtzan(config):
     """Fine-tuning on a quarter of the files of GTZAN music/speech: 50 epochs at a low rate, no validation split."""
     config.data.update(name="gtzan_music_speech", validation="")
+    config.data.conditioning = ["log_mmse", *config.data.conditioning]
     config.train.update(batch_size=config.train.batch_size // 4, duration="50 epochs")
     config.evaluate.weights = "last"
     choose(config, "schedule", "constant", learning_rate=1e-4)
@@ -91,7 +92,7 @@ def gtzan(config):
 
 def demo(config):
     """Embedded data, standardised MFCCs, random cuts, a higher learning rate."""
-    config.data.update(name="synthetic", segments="random")
+    config.data.update(name="synthetic", conditioning=[], segments="random")
     config.frontend.scale = "standardise"
     config.train.update(batch_size=16, duration="40 epochs", evaluate_every="5 epochs", checkpoint_every="5 epochs")
     config.evaluate.update(batch_size=16, hop=0)

@@ -87,20 +87,7 @@ def base(name: str) -> ConfigDict:
             # Decay, in [0, 1], of an exponential moving average of the parameters, which evaluation then uses; 0 = off.
             "ema": 0.0,
             "train": _train(),
-            "evaluate": {
-                "batch_size": 16,  # windows in a batch over all devices and hosts
-                # Windows of a clip: consecutive covers the whole clip with a window every `hop` samples; centre takes the
-                # middle window alone; random takes a window that is drawn once; fixed takes segments_per_track windows of each
-                # track that are drawn once. `genre_jax.tag` always uses consecutive windows.
-                "windows": "consecutive",
-                "hop": 0,  # samples between the starts of consecutive windows; 0 = data.samples
-                "weights": "best",  # checkpoint of the final evaluation: best (on the validation split) or last
-                # What makes a checkpoint the best: max or min, and a score of results.json, such as "min loss" or
-                # "max track/majority/accuracy". auto: max track/max_probability/accuracy (softmax), or
-                # max clip/mean_average_precision (sigmoid).
-                "select": "auto",
-                "train": False,  # also evaluate the training split at the end
-            },
+            "evaluate": _evaluate(),
         }
     )
     for kind, component in {"frontend": "waveform", "model": "bytenet", "optimizer": "adam", "schedule": "constant"}.items():
@@ -114,6 +101,8 @@ def _data() -> dict[str, Any]:
         "name": "synthetic",  # a prepared data set, or an embedded data set, which is prepared on first use
         "data_dir": "data",  # folder of the prepared data sets
         "sample_rate": 16_000,  # in Hz; the data set must have this rate
+        # Steps of `prepare --condition` that the data set must have; `genre_jax.tag` applies them, too.
+        "conditioning": [],
         # Splits: a name, a slice in the order of the clips' names such as eval[:-100], a slice after a seeded shuffle such as
         # eval[:100@12345], or a sum of these such as fold1+fold2.
         "train": "train",  # split for training
@@ -213,6 +202,23 @@ def _train() -> dict[str, Any]:
         # Number of evaluations without a better validation score (evaluate.select) after which the training ends; 0 = never.
         "patience": 0,
         "keep": 2,  # number of latest checkpoints that are kept, at least 1; the best checkpoint is kept as well
+    }
+
+
+def _evaluate() -> dict[str, Any]:
+    return {
+        "batch_size": 16,  # windows in a batch over all devices and hosts
+        # Windows of a clip: consecutive covers the whole clip with a window every `hop` samples; centre takes the
+        # middle window alone; random takes a window that is drawn once; fixed takes segments_per_track windows of each
+        # track that are drawn once. `genre_jax.tag` always uses consecutive windows.
+        "windows": "consecutive",
+        "hop": 0,  # samples between the starts of consecutive windows; 0 = data.samples
+        "weights": "best",  # checkpoint of the final evaluation: best (on the validation split) or last
+        # What makes a checkpoint the best: max or min, and a score of results.json, such as "min loss" or
+        # "max track/majority/accuracy". auto: max track/max_probability/accuracy (softmax), or
+        # max clip/mean_average_precision (sigmoid).
+        "select": "auto",
+        "train": False,  # also evaluate the training split at the end
     }
 
 

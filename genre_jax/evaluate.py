@@ -91,19 +91,19 @@ def headline(summary: dict[str, Any], config: ConfigDict) -> dict[str, float]:
     Where clips have several labels, also the micro top-k accuracy of document 000 over windows.
     """
     raw = summary["raw"]
-    shown = {"loss": summary["loss"]}
+    shown: dict[str, float | None] = {"loss": summary["loss"]}
     if task(config) == "single":
         shown |= {"accuracy": raw["accuracy"], "track_accuracy": summary["track"]["max_probability"]["accuracy"]}
         if raw["top_k_accuracy"] != raw["accuracy"]:
             shown["top_k_accuracy"] = raw["top_k_accuracy"]
     else:
-        # None if no class has a positive.
-        precision = summary["clip"]["mean_average_precision"] or 0.0
+        precision = summary["clip"]["mean_average_precision"]
         shown |= {"top_k_accuracy": raw["top_k_accuracy"], "mean_average_precision": precision}
     select = SELECTED[task(config)] if config.evaluate.select == "auto" else config.evaluate.select
     direction, path = select.split()
-    value = at(summary, path) or 0.0
-    return shown | {"score": -value if direction == "min" else value}
+    shown["score"] = at(summary, path)
+    numbers = {key: value or 0.0 for key, value in shown.items()}  # None if a score is not defined, as without any label
+    return numbers | {"score": -numbers["score"] if direction == "min" else numbers["score"]}
 
 
 def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict) -> None:

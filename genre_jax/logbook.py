@@ -208,9 +208,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             objects.append({"step": int(json.loads(line)["step"]), **json.loads(line)})
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"line {number} of {path} is damaged: delete the file, of which only the curves are drawn"
-            ) from error
+            raise UserError(f"line {number} of {path} is damaged: delete the file, only curves are drawn from it") from error
     return objects
 
 
@@ -236,6 +234,18 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             installed[package] = "not installed"
     return installed
+
+
+def peak_memory() -> int:
+    """The largest memory in bytes of a device up to now; on CPUs, which do not count it, of this process."""
+    import resource
+
+    import jax
+
+    known = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in known if stats and "peak_bytes_in_use" in stats]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(peaks) if peaks else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def environment(**chosen: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from genre_jax.data import shards
 from genre_jax.data.batches import prefetch, resolve_reader, resolve_verify
 from genre_jax.frontends.stft import resolve_engine
 from genre_jax.interrupt import Interrupt
-from genre_jax.logbook import Logbook, Meter, NotFinite, environment
+from genre_jax.logbook import Logbook, Meter, NotFinite, environment, peak_memory
 from genre_jax.models.bytenet.network import resolve_backend
 from genre_jax.planning import backends
 from genre_jax.run import Run
@@ -78,7 +78,8 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
         del state  # the devices need not hold two states
         state, step = checkpoints.final(config.evaluate.weights, abstract)
         checkpoints.close()
-        known = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}
+        known: dict[str, Any] = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}
+        known |= {"flops_per_clip": None if fitted else run.program.flops_per_clip(), "peak_memory_bytes": peak_memory()}
         return _final(run, state, step, workdir, known)
 
 

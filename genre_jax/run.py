@@ -19,6 +19,7 @@ from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix
 from genre_jax.data.order import parse_pairs
 from genre_jax.frontends import scaling
 from genre_jax.models.bytenet.network import Reach
+from genre_jax.planning import flops
 from genre_jax.train import TrainState, eval_step, train_step
 from genre_jax.weights import pretrained
 
@@ -117,6 +118,11 @@ class Program:
         state = jax.eval_shape(lambda: self.state_of(self.init()))
         constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
         return state, constants, jax.eval_shape(self.devices.shard, batch)
+
+    def flops_per_clip(self) -> int:
+        """Floating-point operations of the products and convolutions of a training step, for one clip."""
+        clips = self.config.train.batch_size // len(self.devices.all)  # the count is of one device
+        return flops.flops(self.train_step, *self.shapes()) // max(1, clips)
 
     def reach(self) -> tuple[Reach, float] | None:
         """The network's reach within a cut, and the seconds of one step of its input; None if it does not know its reach."""

@@ -6,7 +6,8 @@ file that exists needs no --, also if its name begins with a dash. Output: the -
 tagged, and the exit status is 1.
 
 A file is streamed and cut into windows at the hop of the run's evaluation. Memory does not grow with the length of the file.
-The file is read twice, because scaling to 16 bits and the gain cap need its largest sample first.
+The file is read twice, because scaling to 16 bits and the gain cap need its largest sample first. If the run was trained on
+conditioned data (`data.conditioning`), a file is held in memory and conditioned as a whole, as `prepare` does.
 """
 
 import csv
@@ -24,7 +25,7 @@ from absl import flags
 from genre_jax import console, tag_inputs
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
-from genre_jax.prepare import audio, silence
+from genre_jax.prepare import audio, condition, silence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +136,9 @@ class Tagger:
         step = round(hop * self.sample_rate) or self.config.evaluate.hop or self.samples
         if step < 1:
             raise UserError(f"hop must be 0 or more seconds, and was given {hop:g}")
-        if isinstance(source, np.ndarray | bytes):
-            wave = self._waveform(source, sample_rate)
+        steps = self.config.data.conditioning
+        if isinstance(source, np.ndarray | bytes) or steps:
+            wave = condition.apply(steps, self._waveform(source, sample_rate), self.sample_rate)
             measured = _measure([wave])
             blocks: Iterable[np.ndarray] = [wave]
         else:
@@ -163,9 +165,9 @@ class Tagger:
             embeddings=embeddings,
         )
 
-    def _waveform(self, wave: np.ndarray | bytes, sample_rate: int | None) -> np.ndarray:
-        """Return a waveform, or the content of a file, as mono float32 (samples,) at the sample rate of the run."""
-        if isinstance(wave, bytes):
+    def _waveform(self, wave: np.ndarray | bytes | str | Path, sample_rate: int | None) -> np.ndarray:
+        """Return a waveform or a file, or the content of a file, as mono float32 (samples,) at the sample rate of the run."""
+        if not isinstance(wave, np.ndarray):
             with audio.explained():
                 return audio.load(wave, self.sample_rate).samples
         low, high = audio.RATES

@@ -56,8 +56,8 @@ def test_published_counts():
         ({"train.batchsize": "3"}, "unknown config key 'train.batchsize' .did you mean 'train.batch_size'..: choose one of train.accu"),
         ({"trian.batch_size": "3"}, "unknown config key 'trian.batch_size' .did you mean 'train.batch_size'."),
         ({"train": "3"}, "config key 'train' is a section, and was given 3: set its keys, such as 'train.accumulate'"),
-        ({"train.batch_size": "ten"}, "'train.batch_size' must be int, as in 16, and was given 'ten'"),
-        ({"train.batch_size": "2.5"}, "'train.batch_size' must be int, as in 16, and was given 2.5"),
+        ({"train.batch_size": "ten"}, "'train.batch_size' must be int, as in 64, and was given 'ten'"),
+        ({"train.batch_size": "2.5"}, "'train.batch_size' must be int, as in 64, and was given 2.5"),
         ({"train.batch_size": "0"}, "'train.batch_size' must be at least 1, and was given 0"),
         ({"ema": "true"}, "'ema' must be float, as in 0.0, and was given True"),
         ({"model.name": "resnt34"}, "unknown model 'resnt34' .did you mean 'resnet34'..: choose one of .*resnet18, resnet34, resnet50, and 1[0-9] more"),
@@ -209,8 +209,8 @@ def test_a_config_of_another_schema_is_refused():
     stored = without(values, "init_from", "data.data_dir")  # a file of save_pretrained
     assert configs.flat(configs.from_json(stored)) == configs.flat(configs.base("run"))
     for wrong, sentence in (
-        (values | {"version": 1}, "has schema version 1, and this genre_jax reads schema version 2"),
-        ({}, "has no schema version, and this genre_jax reads schema version 2"),
+        (values | {"version": 1}, "has schema version 1, and this genre_jax reads schema version 3"),
+        ({}, "has no schema version, and this genre_jax reads schema version 3"),
         (without(values, "ema", "train.accumulate", "model.dropout"), "lacks the keys ema, model.dropout, train.accumulate"),
         (without(values, "schedule"), "lacks the keys schedule.learning_rate, schedule.name, schedule.warmup"),
         (without(values, "seed"), "lacks the key seed"),

@@ -43,7 +43,7 @@ def test_count_is_the_papers():
 
 def test_logits_are_scikit_learns_likelihoods():
     features, targets = two_classes()
-    net = models.build("gmm", num_classes=2, components=3, iterations=50)
+    net = models.build("gmm", num_classes=2, components=3, iterations=50, vote="mean")
     params, likelihood = net.fit(features, targets, CLASSES, seed=1)
     clips = features[:60].reshape(5, 12, 4)
     logits, kept = jax.jit(net.apply)({"params": params}, jnp.asarray(clips))
@@ -55,6 +55,9 @@ def test_logits_are_scikit_learns_likelihoods():
         shares.append(expected.predict_proba(features[:60]).reshape(5, 12, 3).mean(1))
         total += expected.score(of_class) * len(of_class)
     np.testing.assert_allclose(logits, kept["frame_logits"].mean(1), rtol=1e-6)
+    majority, _ = net.clone(vote="majority").apply({"params": params}, jnp.asarray(clips))
+    wins = (kept["frame_logits"].argmax(-1) == 1).sum(1)
+    np.testing.assert_allclose(np.exp(majority[:, 1]), (wins + 0.5) / 13, rtol=1e-5)
     np.testing.assert_allclose(kept["embedding"], np.concatenate(shares, 1), atol=1e-4)
     assert likelihood == pytest.approx(total / len(features), rel=1e-9)
     assert {name: leaf.shape for name, leaf in params.items()} == {
@@ -110,7 +113,7 @@ def test_a_run_goes_through_every_command(tones, tmp_path):
     assert genre_jax.load(one_file).predict(tone, sample_rate=8000) == tags
     (workdir / "results.json").rename(tmp_path / "results.json")
     again = train_and_evaluate(config, workdir)
-    timed = ("clips_per_second", "train_seconds")
+    timed = ("clips_per_second", "train_seconds", "peak_memory_bytes")
     assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in results.items() if k not in timed}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["split"] for line in lines] == ["train", "validation"] and np.isfinite(lines[0]["log_likelihood"])

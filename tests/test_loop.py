@@ -22,6 +22,8 @@ from genre_jax.logbook import Meter
 from genre_jax.loop import train_and_evaluate
 from genre_jax.run import Run
 
+TIMED = ("train_seconds", "clips_per_second", "peak_memory_bytes")
+
 
 def different(workdir, other) -> list[str]:
     """Return the names of what differs in two finished runs: metrics, predictions and scores must be equal."""
@@ -30,7 +32,7 @@ def different(workdir, other) -> list[str]:
         with np.load(workdir / "predictions.npz") as file:
             found = {key: file[key].tobytes() for key in file.files}
         results = json.loads((workdir / "results.json").read_text())
-        found |= {key: value for key, value in results.items() if key not in ("train_seconds", "clips_per_second")}
+        found |= {key: value for key, value in results.items() if key not in TIMED}
         return found | {"metrics.jsonl": (workdir / "metrics.jsonl").read_bytes()}
 
     ours, theirs = content(workdir), content(other)

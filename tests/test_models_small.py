@@ -345,11 +345,21 @@ def test_snn_keeps_mean_and_variance_through_its_layers():
 
 
 def test_snn_votes():
+    """In evaluation the class of a clip is that of most frames, the first of equals; in training the frames are averaged."""
     net, variables = small("snn")
     logits, kept = jax.jit(net.apply)(variables, inputs("snn", 5))
-    best = np.asarray(kept["frame_logits"]).argmax(-1)
-    np.testing.assert_allclose(kept["votes"], np.stack([(best == c).mean(1) for c in range(3)], 1), atol=1e-6)
-    np.testing.assert_allclose(logits, kept["frame_logits"].mean(1), atol=1e-6)
+    frames = np.asarray(kept["frame_logits"])
+    counts = np.stack([(frames.argmax(-1) == c).sum(1) for c in range(3)], 1)
+    np.testing.assert_allclose(np.exp(logits), (counts + 1 / 3) / (frames.shape[1] + 1), rtol=1e-5)
+    trained, _ = net.apply(variables, inputs("snn", 5), train=True)
+    np.testing.assert_allclose(trained, frames.mean(1), atol=1e-6)
+
+
+def test_a_majority_can_differ_from_the_mean():
+    frames = jnp.array([[[9.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])
+    majority, mean = pooling.frame_vote(frames, "majority"), pooling.frame_vote(frames, "mean")
+    assert majority.argmax(1).tolist() == [1, 0] and mean.argmax(1).tolist() == [0, 0]
+    np.testing.assert_allclose(np.exp(majority).sum(1), 1, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- pooling, Schindler, Choi

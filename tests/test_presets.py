@@ -42,7 +42,7 @@ def small(config, tones):
     for key, value in MODEL.get(config.model.name, {}).items():
         configs.override(config, f"model.{key}", value)
     samples = 6_400 if config.model.name.startswith(("schindler", "burrows_conv2d")) else 2_000
-    config.data.update(name="tones", data_dir=str(tones), sample_rate=8_000, samples=samples, reader="threads")
+    config.data.update(name="tones", data_dir=str(tones), sample_rate=8_000, samples=samples, reader="threads", conditioning=[])
     config.data.update(train="train", validation=config.data.validation and "validation", test="test", margin=0, segment_hop=0)
     config.augment.noise.data_set = ""
     config.augment.vocoder_fft = 256

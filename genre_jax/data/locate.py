@@ -110,6 +110,12 @@ def find(config: ConfigDict) -> Path:
         stated = read_passport(folder)["sample_rate"]
         if stated != data.sample_rate:
             raise UserError(f"{folder} holds a data set of {stated} Hz and not of {data.sample_rate} Hz: {REMEDY}")
+        has = read_passport(folder).get("conditioning", [])
+        if has != list(data.conditioning):
+            raise UserError(
+                f"data set {data.name!r} was prepared with conditioning {has}, and the config asks for "
+                f"{list(data.conditioning)}: set --config.data.conditioning, or choose another data set"
+            )
         left_out = sum(map(len, read_exclude(folder).values()))
         if left_out:
             console.say(f"exclude.csv leaves out {left_out} clips of data set {data.name!r}")

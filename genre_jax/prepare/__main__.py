@@ -9,6 +9,7 @@ Worker processes import this module again. Therefore it imports no decoder and n
 
 import collections
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -177,6 +178,8 @@ def _next_command(passport: dict, data_dir: str) -> str:
     """Returns the command that trains on the data set, or a sentence on what training still needs."""
     options = {"name": passport["name"], "data_dir": data_dir, "sample_rate": passport["sample_rate"]}
     keys = " ".join(f"--config.data.{key}={value}" for key, value in options.items())
+    if passport["conditioning"]:
+        keys += f" --config.data.conditioning='{json.dumps(passport['conditioning'])}'"
     splits = passport["splits"]
     if passport["dataset"] == "audioset_music":
         return f"python -m genre_jax.main --config=configs/bytenet.py {keys}"
