@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genre_jax.atomic import read_json
-from genre_jax.console import Terminated, UserError, complain, say
+from genre_jax.console import UserError, complain, say
 from genre_jax.logbook import read_lines
 
 MAIN = (sys.executable, "-m", "genre_jax.main")
@@ -41,15 +41,16 @@ def run(arguments: list[str], name: str, at_line: Callable[[subprocess.Popen], N
         [*MAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="backslashreplace",
         env=os.environ | {"PYTHONUNBUFFERED": "1"}, process_group=0,
     )  # fmt: skip
-    try:
-        for line in _lines(process):
-            say(f"[{name}] {line}")
-            if at_line:
-                at_line(process)
-        return process.wait()
-    except BaseException as error:
-        _end(process, name, signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-        raise
+    with process:  # closes the pipe
+        try:
+            for line in _lines(process):
+                say(f"[{name}] {line}")
+                if at_line:
+                    at_line(process)
+            return process.wait()
+        except BaseException as error:
+            _end(process, name, signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            raise
 
 
 def _lines(process: subprocess.Popen) -> Iterator[str]:

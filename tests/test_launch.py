@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, finish, tone_clip
 
+from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.data import locate
 from genre_jax.prepare import passport, tfrecord
@@ -25,6 +27,14 @@ import repeat
 import space
 
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="Optuna is not installed")
+
+
+@pytest.fixture
+def foreground():
+    """Let child processes receive SIGINT, as those of a shell do: pytest in the background ignores it, and they inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # ---------------------------------------------------------------- folds and seeds
@@ -106,6 +116,74 @@ def test_scores_of_results(tmp_path):
         "loss": 2.0, "raw/accuracy": 0.5, "clip/majority/accuracy": None, "clip/majority/macro_f1": 1,
         "train/loss": 1.0, "train/raw/accuracy": 0.9,
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------- child processes
+
+FAKE_MAIN = """
+import json, pathlib, signal, sys, time
+given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+seed, folder = int(given["config.seed"]), pathlib.Path(given["workdir"])
+def stop(number, frame):
+    print("saved", signal.Signals(number).name)
+    sys.exit(128 + number)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, stop)
+print("seed", seed, "\\x1b")
+if seed == 3:
+    sys.exit("no room")
+if seed == 4:
+    time.sleep(60)
+folder.mkdir()
+(folder / "results.json").write_text(json.dumps({"loss": seed / 4, "raw": {"accuracy": 0.5}, "task": "single"}))
+"""
+
+
+@pytest.fixture
+def fake_main(monkeypatch):
+    """A command that takes no second in place of `genre_jax.main`. It fails with seed 3, and waits for a signal with seed 4."""
+    monkeypatch.setattr(child, "MAIN", (sys.executable, "-c", FAKE_MAIN))
+
+
+def test_repeat_does_the_runs_and_summarises_them(tmp_path, fake_main, capsys):
+    runs = {"a": {"seed": "1"}, "b": {"seed": "2"}}
+    assert repeat.work("x.py:y", {"data.name": "z"}, runs, tmp_path) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("[a] seed 1 \\x1b\n[b] seed 2 \\x1b\n")
+    assert "loss          0.3750 ± 0.1768  0.2500  0.5000\nraw/accuracy  0.5000 ± 0.0000  0.5000  0.5000\n" in out
+    assert out.endswith(f"report: {tmp_path / 'report' / 'index.html'}\n")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["config"] == "x.py:y" and summary["overrides"] == ["data.name=z"] and summary["runs"] == runs
+    assert summary["scores"]["loss"] == {"mean": 0.375, "sd": pytest.approx(2**0.5 / 8), "values": [0.25, 0.5]}
+
+
+def test_a_run_that_fails_ends_the_command_with_its_code(tmp_path, fake_main, capsys):
+    assert repeat.work("x.py", {}, {"a": {"seed": "3"}, "b": {"seed": "1"}}, tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert out == "[a] seed 3 \\x1b\n[a] no room\n" and not (tmp_path / "b").exists()
+    assert err == "error: run a ended with exit code 1 (its lines above say why): the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    "error, name", [(KeyboardInterrupt(), "SIGINT"), (console.Terminated(), "SIGTERM"), (UserError("x"), "SIGTERM")]
+)
+def test_a_child_saves_its_state_when_the_launcher_ends(tmp_path, fake_main, foreground, capsys, error, name):
+    def at_line(process):
+        if process.poll() is None and not seen:
+            seen.append(process)
+            raise error
+
+    seen: list[subprocess.Popen] = []
+    with pytest.raises(type(error)):
+        child.run(child.command("x.py", {"seed": "4"}, tmp_path / "x"), "a", at_line)
+    assert seen[0].returncode == {"SIGINT": 130, "SIGTERM": 143}[name]
+    assert capsys.readouterr().out.splitlines() == ["[a] seed 4 \\x1b", f"[a] saved {name}"]
+
+
+def test_a_child_that_is_killed(tmp_path, fake_main):
+    code = child.run(child.command("x.py", {"seed": "4"}, tmp_path / "x"), "a", lambda process: process.kill())
+    assert code == -9
+    assert child.exit_sentence("a", code) == "run a was killed by signal 9 (its lines above say why)"
 
 
 # ---------------------------------------------------------------- the space of a sweep
@@ -318,13 +396,6 @@ def test_two_seeds(tones, tmp_path):
     assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in out
 
 
-def test_a_run_that_fails_ends_the_command_with_its_code(tones, tmp_path):
-    wrong = ("--config.data.train=trian", f"--config.data.data_dir={tones}")
-    out, err = finish(launch("repeat", f"--workdir={tmp_path / 'x'}", "--seeds=2", *wrong, **hiding(tmp_path)), code=1)
-    assert "[seed_0] error: data set 'tones' has no split 'trian'" in out and "seed_1" not in out
-    assert err == "error: run seed_0 ended with exit code 1 (its lines above say why): the same command goes on from here\n"
-
-
 def wait_for(process: subprocess.Popen, path: Path) -> None:
     end = time.monotonic() + 200
     while not path.exists() and process.poll() is None:
@@ -335,10 +406,15 @@ def wait_for(process: subprocess.Popen, path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
-def test_an_interrupted_cross_validation_goes_on(tmp_path, number, code, word):
+def test_an_interrupted_cross_validation_goes_on(tmp_path, foreground, number, code, word):
     write_folds(tmp_path / "data", 3)
     arguments = (f"--workdir={tmp_path / 'cv'}", "--folds=3", f"--config.data.data_dir={tmp_path / 'data'}")
-    long = ("--config.train.duration=300 steps", "--config.train.log_every=1 steps", "--config.train.evaluate_every=100 steps")
+    long = (
+        "--config.train.duration=300 steps",
+        "--config.train.log_every=1 steps",
+        "--config.train.evaluate_every=100 steps",
+        "--config.train.checkpoint_every=100 steps",
+    )
     process = launch("repeat", *arguments, *long)
     wait_for(process, tmp_path / "cv" / "fold_1" / "metrics.jsonl")
     process.send_signal(number)
@@ -379,18 +455,36 @@ def test_a_sweep_of_real_runs(tones, tmp_path):
 
 
 ERRORS = {
-    ("repeat", "--folds=3"): "--config and --workdir are needed: python launch/repeat.py --config=FILE --workdir=DIR --folds=5",
-    ("repeat", "--workdir={}", "--seeds=2", "--config.seed=1"): "--config.seed is set by --folds or --seeds: leave it out",
-    ("sweep", "--workdir={}"): "--space is missing: give one or more of KEY=log:LOW:HIGH",
-    ("sweep", "--workdir={}", "--space=model.hiden=int:1:2"): "unknown config key 'model.hiden' (did you mean 'model.hidden'?)",
-    ("sweep", "--workdir={}", "--space=seed=int:1:2", "--config.data.validation="): "a sweep needs a validation split",
-    ("sweep", "--workdir={}", "--method=grid"): "unknown --method 'grid': choose one of random, tpe",
+    (
+        "repeat",
+        "seeds=2",
+        "workdir=",
+    ): "--config and --workdir are needed: python launch/repeat.py --config=FILE --workdir=DIR --folds=5",
+    ("repeat", "seeds=2", "--config.seed=1"): "--config.seed is set by --folds or --seeds: leave it out",
+    (
+        "repeat",
+        "folds=3",
+    ): "--folds=3 needs the splits fold0 to fold2, and data set 'tones' has test, train, validation: prepare it",
+    ("sweep",): "--space is missing: give one or more of KEY=log:LOW:HIGH",
+    ("sweep", "space=model.hiden=int:1:2"): "unknown config key 'model.hiden' (did you mean 'model.hidden'?)",
+    ("sweep", "space=seed=int:1:2", "--config.data.validation="): "a sweep needs a validation split",
+    ("sweep", "method=grid"): "unknown --method 'grid': choose one of random, tpe",
 }
 
 
+@needs_optuna
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_are_one_sentence(tmp_path, tones, case):
+def test_errors_before_the_first_run(tmp_path, tones, monkeypatch, case):
     script, *arguments = case
-    _, err = finish(launch(script, *(a.format(tmp_path / "x") for a in arguments), f"--config.data.data_dir={tones}"), code=1)
-    assert err.startswith(f"error: {ERRORS[case]}") and err.count("\n") == 1
+    given = dict(argument.split("=", 1) for argument in arguments if not argument.startswith("--"))
+    defaults = {"folds": 0, "seeds": 0, "validation": True, "method": "tpe", "space": []}
+    values = {"config": f"{ROOT}/tests/small_run.py:snn", "workdir": str(tmp_path / "x")} | defaults | given
+    values |= {key: int(values[key]) for key in ("folds", "seeds")} | {"workdir": values["workdir"] or None}
+    values["space"] = [values["space"]] if values["space"] else []
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module.flags, "FLAGS", SimpleNamespace(**values))
+    keys = [argument for argument in arguments if argument.startswith("--config.")]
+    with pytest.raises(UserError) as error:
+        module.main([script, *keys, f"--config.data.data_dir={tones}"])
+    assert str(error.value).startswith(ERRORS[case])
     assert not (tmp_path / "x").exists()
