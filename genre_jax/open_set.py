@@ -149,7 +149,7 @@ def draw(path: Path, known: Mapping[str, np.ndarray], unknown: Mapping[str, np.n
             shares = np.full(len(values), 1 / len(values))
             axes.hist(values, edges, weights=shares, histtype=style, label=label, alpha=0.6 if style == "stepfilled" else 1)
         axes.set(title=f"{name}: AUROC {result[name]['auroc']:.3f}", ylabel="share of tracks")
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.savefig(path, dpi=120)
 
 

@@ -206,7 +206,7 @@ class Sweep:
             for _, value in complete:
                 best.append(choose([*best[-1:], value]))
             axes.step([number for number, _ in complete], best, where="post", label="best so far")
-            axes.legend(loc="best")
+            figure.legend(loc="outside upper center", ncols=3)
         axes.set(xlabel="trial", ylabel=f"validation {self.metric}")
         figure.savefig(self.folder / "history.png", dpi=120)
 
