@@ -37,10 +37,11 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
+        "sweep": ["optuna"],  # launch/sweep.py
         "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],
     },
 )

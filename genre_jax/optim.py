@@ -181,9 +181,9 @@ def cosine_restarts(
     and each cycle takes `growth` times as long as the one before. Equal to `torch.optim.lr_scheduler.
     CosineAnnealingWarmRestarts(T_0=period, T_mult=growth, eta_min=final · learning_rate)` that is stepped after each step.
 
-    Document 003 says "cosine annealing with warm restarts". The code of its author has learning_rate=5e-4, final=0.02 (1e-5),
-    one epoch and growth 2; but it sets the rate once an epoch and ends each cycle with an additional epoch at the lowest rate,
-    so that its cycles take 2, 3, 5, 9, 17, … epochs and not 1, 2, 4, 8, 16, …. That is not reproduced here.
+    Document 003 says "cosine annealing with warm restarts". The code of its author has learning_rate=5e-4, final=0.02 (1e-5), a
+    first cycle of one epoch, and growth 2. Its cycles are one epoch longer than that (2, 3, 5, 9, 17, 33 epochs and not 1, 2,
+    4, 8, 16, 32), which is not reproduced here.
     """
     if growth < 1:
         raise UserError(f"config key 'schedule.growth' must be at least 1, and was given {growth}")

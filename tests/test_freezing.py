@@ -204,6 +204,7 @@ def test_the_last_pattern_that_matches_decides(patterns, frozen):
         ({"freeze__patterns": ["layr1*"]}, "config key 'freeze.patterns': 'layr1.*' matches no parameter of the network, whose modules are bn1, conv1, fc, layer1_0"),
         ({"freeze__patterns": ["*", "!fd/*"]}, "'!fd/.*' matches no parameter"),
         ({"learning_rates": ["nothing=2"]}, "config key 'learning_rates': 'nothing' matches no parameter"),
+        ({"optimizer__name": "sgd", "optimizer__kernel_l2_patterns": ["cnv*"]}, "config key 'optimizer.kernel_l2_patterns': 'cnv.*' matches no parameter"),
         ({"learning_rates": ["fc/*"]}, r"'learning_rates' holds pattern=factor, as in 'layer1\*=0.1', and was given 'fc/\*'"),
         ({"learning_rates": ["fc/*=-1"]}, r"and was given 'fc/\*=-1'"),
         ({"freeze__until": "soon"}, "'freeze.until' must be a number and one of steps, epochs, examples"),
