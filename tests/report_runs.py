@@ -58,7 +58,7 @@ def write_run(workdir: Path, folder: Path, task: str = "single", right: int = 20
     results = {"schema": 1, "run": workdir.name, "step": 40, "split": "exam", "data_set": "toy", "task": task}
     results |= {"sample_rate": RATE, "directory": str(folder), "windows": 48, "clips": 24, "tracks": len(index.tracks)}
     results |= {"parameters": 8_041_219, "train_seconds": 75.0, "clips_per_second": 10.0}
-    results |= metrics.summarise(*(table[key] for key in ("logits", "labels", "loss", "clip", "track")), task)
+    results |= metrics.summarise(table, task)
     write(workdir / "results.json", results)
     config = {"name": workdir.name, "seed": right, "data": {"train": "learn", "samples": WINDOW}}
     write(workdir / "config.json", config | ({"made_by": made_by} if made_by else {}))
@@ -97,4 +97,4 @@ class Page(html.parser.HTMLParser):
         self.files += [value for key, value in attrs if key in ("src", "srcset", "href") and not value.startswith("#")]
 
     def check_files(self):
-        assert self.files and all((self.folder / name).is_file() for name in self.files)
+        assert self.files and all((self.folder / name.partition("#")[0]).is_file() for name in self.files)

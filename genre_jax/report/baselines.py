@@ -38,7 +38,7 @@ def score(train: Index, test: Index) -> dict[str, float]:
     if len(np.unique(targets)) < 2:
         raise UserError(f"split {train.split!r} of {train.data_set!r} has clips of a single class")
     tracks = test.track[test_rows]
-    truth = metrics.group_targets(test.labels[test_rows], tracks)
+    truth = metrics.group_targets(np.argmax(test.labels[test_rows], axis=1), tracks)
     fitted, scored = _features(train, train_rows), _features(test, test_rows)
     return {name: metrics.accuracy(truth, _answers(fitted[name], targets, scored[name], tracks)) for name in fitted}
 

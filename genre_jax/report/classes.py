@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genre_jax import metrics
-from genre_jax.report import formats, predictions
+from genre_jax import calibration, metrics
+from genre_jax.report import formats
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import Column, Table
 
@@ -27,9 +27,8 @@ def class_scores(run: Run, folder: Path) -> dict:
         scores = {"average precision": metrics.average_precision(labels, probabilities), "ROC area": area}
         columns, support = scores | {"d′": metrics.d_prime(area)}, labels.sum(axis=0, dtype=np.int64)
     else:
-        targets, answers = predictions.true_classes(table, table["clip"]), np.argmax(probabilities, axis=1)
-        known = targets >= 0
-        matrix = metrics.confusion_matrix(targets[known], answers[known], len(classes))
+        targets, answers = metrics.group_targets(table["target"], table["clip"]), np.argmax(probabilities, axis=1)
+        matrix = metrics.confusion_matrix(targets, answers, len(classes))
         scores = metrics.precision_recall_f1(matrix)
         support = scores.pop("support")
         scores = columns = {"F1": scores["f1"], "precision": scores["precision"], "recall": scores["recall"]}
@@ -72,3 +71,56 @@ def _matrix_table(matrix: np.ndarray, classes: list[str]) -> Table:
     columns = (Column("True"), *(Column(name, formats.number) for name in classes))
     rows = [(name, *map(int, row)) for name, row in zip(classes, matrix, strict=True)]
     return Table("confusion", "Confusion matrix in clips: rows are true classes, columns predicted classes", columns, rows)
+
+
+def calibrated(run: Run, folder: Path) -> dict:
+    """Draw the reliability diagram of the clips and tabulate its bins; for task "multi" also tabulate thresholds."""
+    from genre_jax.report import charts, figures
+
+    table = run.predictions
+    empty: dict = {"reliability": None, "calibration": None, "error": None, "thresholds": None}
+    if not table or not len(table["clip"]):
+        return empty
+    probabilities = metrics.group_probabilities(table["logits"], table["clip"], run.task)
+    if run.task == "multi":
+        confidence, right = calibration.pairs(metrics.group_labels(table["labels"], table["clip"]), probabilities)
+    else:
+        confidence, right = calibration.confidences(metrics.group_targets(table["target"], table["clip"]), probabilities)
+    curve = calibration.reliability(confidence, right)
+    edges = np.linspace(0, 1, len(curve.centre) + 1)
+    columns = (
+        *(Column("From", formats.percent), Column("To", formats.percent), Column("Examples", formats.number)),
+        *(Column("Mean confidence", formats.percent), Column("Share that is right", formats.percent)),
+    )
+    values = zip(edges[:-1], edges[1:], curve.examples, curve.confidence, curve.accuracy, strict=True)
+    rows = [(float(low), float(high), int(n), float(mean), float(share)) for low, high, n, mean, share in values if n]
+    if not rows:
+        return empty
+    draw = charts.reliability(curve.confidence, curve.accuracy, curve.examples)
+    return empty | {
+        "reliability": figures.save(folder / "reliability.png", draw, narrow=True),
+        "calibration": Table("calibration", "Calibration", columns, rows),
+        "error": calibration.expected_calibration_error(curve),
+        "thresholds": _thresholds(run) if run.task == "multi" else None,
+    }
+
+
+def _thresholds(run: Run) -> Table | None:
+    """The threshold of each class with the best F1 on the training clips, and what it scores on the evaluated clips.
+
+    None if the run has no predictions of the training split with the same classes.
+    """
+    test, train = run.predictions, run.trained
+    if not test or not train or not len(train["clip"]) or not np.array_equal(test["classes"], train["classes"]):
+        return None
+    (chosen_on, scored_on) = (
+        (
+            metrics.group_labels(table["labels"], table["clip"]),
+            metrics.group_probabilities(table["logits"], table["clip"], "multi"),
+        )
+        for table in (train, test)
+    )
+    found = calibration.apply_thresholds(*scored_on, calibration.thresholds(*chosen_on).threshold)
+    columns = (Column("Class"), *(Column(title, formats.decimal) for title in ("Threshold", "Precision", "Recall", "F1")))
+    rows = [(str(name), *map(float, row)) for name, row in zip(test["classes"], np.transpose(found), strict=True)]
+    return Table("thresholds", "Thresholds of the classes", columns, rows)

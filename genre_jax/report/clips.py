@@ -9,7 +9,7 @@ import numpy as np
 from genre_jax import metrics
 from genre_jax.console import UserError
 from genre_jax.data import shards
-from genre_jax.report import predictions
+from genre_jax.report import formats
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import Column, Table
 
@@ -109,7 +109,7 @@ def worst_clips(table: Columns, task: str, only_wrong: bool = True, most: int = 
         badness = metrics.group_sums(table["loss"], groups)[1] / windows
         chosen = np.arange(len(numbers))
     else:
-        truth = predictions.true_classes(table, groups)
+        truth = metrics.group_targets(table["target"], groups)
         labels = truth[:, None] == np.arange(probabilities.shape[1])
         badness = -np.log(np.maximum((probabilities * labels).sum(axis=1), 1e-300))
         wrong = truth != probabilities.argmax(axis=1)
@@ -137,7 +137,6 @@ def worst_clips(table: Columns, task: str, only_wrong: bool = True, most: int = 
 
 def as_table(name: str, title: str, clips: list[dict]) -> Table:
     """The table of some clips of `worst_clips`; the badness is a loss in nats."""
-    from genre_jax.report import formats
 
     def names(pairs: list[tuple[str, float]]) -> str:
         return ", ".join(f"{name} ({formats.percent(probability)})" for name, probability in pairs) or "no label"

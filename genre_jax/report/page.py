@@ -40,7 +40,7 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path, show_publis
     several = comparison.compare(runs, links, output) if len(runs) > 1 else None
     printed = published.section(runs, show_published)
     pictures, label_table = comparison.labels(runs, output)
-    sections = [section(run, output, prefix) for run, prefix in zip(runs, prefixes, strict=True)]
+    sections = [section(run, output, prefix, len(runs)) for run, prefix in zip(runs, prefixes, strict=True)]
     cost = comparison.cost_table(runs, links)
     parts = [cost, label_table, (printed or {}).get("table"), *((several or {}).get(key) for key in ("scores", "differing"))]
     tables.write([table for table in parts if table] + [table for _, own in sections for table in own], output / "tables")

@@ -6,12 +6,10 @@ allocated, and a column of Python objects, which NumPy would unpickle, is refuse
 
 import math
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from genre_jax import metrics
 from genre_jax.console import printable
 
 MOST_BYTES = 1 << 30  # of all columns together
@@ -53,16 +51,6 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise Damaged("it is cut off or damaged") from error
     _check(columns)
     return columns
-
-
-def true_classes(columns: Mapping[str, np.ndarray], groups: np.ndarray) -> np.ndarray:
-    """The most frequent `target` among the windows of each group, int `(groups,)`; -1 for a group without labels.
-
-    `groups` `(windows,)` is the column clip or track. The groups are in ascending order of number.
-    """
-    classes = np.arange(len(columns["classes"]))
-    sums = metrics.group_sums(columns["target"][:, None] == classes, groups)[1]
-    return np.where(sums.any(axis=1), np.argmax(sums, axis=1), -1)
 
 
 def _column(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -14,12 +14,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from genre_jax import metrics
 from genre_jax.console import UserError
 from genre_jax.data.locate import read_passport
-from genre_jax.report import formats
+from genre_jax.report import bounds, formats
 from genre_jax.report.comparison import flatten
-from genre_jax.report.runs import LEVELS, Run, finite
+from genre_jax.report.runs import Run
 from genre_jax.report.tables import INTERVAL, Column, Table
 
 FILE = Path(__file__).parents[2] / "third_party" / "published_results.csv"
@@ -99,7 +98,7 @@ class Ours:
         return f"{formats.percent(self.mean)} ± {formats.percent(self.deviation)} ({len(self.seeds)} seeds)"
 
 
-def read(path: Path = FILE) -> list[Row]:
+def read(path: Path) -> list[Row]:
     """Read the file of printed scores. Raises `UserError` if it is missing or damaged."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -152,43 +151,20 @@ def _ends_with(file: PurePosixPath, end: PurePosixPath) -> bool:
 
 def _ours(row: Row, chosen: list[int], runs: Sequence[Run]) -> Ours:
     last = runs[chosen[-1]]
-    values = [lookup(runs[number].results or {}, row.ours) for number in chosen]
+    values = [bounds.lookup(runs[number].results or {}, row.ours) for number in chosen]
     same = _protocol_of(last.config)
     seeds = [value for number, value in zip(chosen, values, strict=True) if _protocol_of(runs[number].config) == same]
     return Ours(
         tuple(chosen),
         tuple(values),
         tuple(value for value in seeds if math.isfinite(value)),
-        interval(last, row.ours),
+        bounds.interval(last, row.ours),
         tuple(protocol(last, row)),
     )
 
 
 def _protocol_of(config: dict) -> dict:
     return {key: value for key, value in flatten(config | {"made_by": None}).items() if key not in NOT_THE_PROTOCOL}
-
-
-def lookup(values: dict, path: Sequence[str]) -> float:
-    """The number at a path of keys in results.json; NaN if there is none. A key may itself contain a slash."""
-    for end in range(1, len(path) + 1):
-        inner = values.get("/".join(path[:end]))
-        if end == len(path):
-            return finite(inner)
-        if isinstance(inner, dict) and math.isfinite(found := lookup(inner, path[end:])):
-            return found
-    return math.nan
-
-
-def interval(run: Run, path: Sequence[str]) -> tuple[float, float] | None:
-    """The 95 % interval (Wilson) of an accuracy at a path of results.json, as shares; None for other metrics."""
-    results = run.results or {}
-    if path[0] == "train":
-        results, path = results.get("train", {}), path[1:]
-    level = LEVELS.get(path[0]) if path else None
-    value, count = lookup(results, path), finite(results.get(level))
-    if path[-1:] != ("accuracy",) or not 0 <= value <= 1 or not count >= 1:
-        return None
-    return metrics.wilson_interval(value, int(count))
 
 
 def protocol(run: Run, row: Row) -> list[str]:
@@ -225,7 +201,7 @@ def expected_clips(run: Run) -> int | None:
 def section(runs: Sequence[Run], always: bool) -> dict | None:
     """The printed scores beside ours, by document, and their table; None if no run repeats a row and `always` is false."""
     try:
-        rows = read()
+        rows = read(FILE)
     except UserError as error:
         if always:
             raise

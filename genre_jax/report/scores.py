@@ -1,12 +1,11 @@
 """The scores of a run: accuracies with intervals and baselines, and every other metric that results.json holds."""
 
 import contextlib
-import math
 
 import numpy as np
 
 from genre_jax import metrics
-from genre_jax.report import baselines, formats, predictions
+from genre_jax.report import baselines, bounds, formats
 from genre_jax.report.runs import LEVELS, Run, finite
 from genre_jax.report.tables import INTERVAL, Column, Table
 from genre_jax.report.tracks import VOTES
@@ -30,16 +29,16 @@ BASELINES = {
 }
 
 
-def levels(results: dict) -> list[tuple[str, int | None, dict]]:
-    """(title, examples, metric → value) of each level and voting rule that results.json has, tracks first."""
-    rows: list[tuple[str, int | None, dict]] = []
+def levels(results: dict) -> list[tuple[str, int | None, tuple[str, ...], dict]]:
+    """(title, examples, path, metric → value) of each level and voting rule that results.json has, tracks first."""
+    rows: list[tuple[str, int | None, tuple[str, ...], dict]] = []
     for key, level in reversed(LEVELS.items()):
         entry, count = results.get(key, {}), results.get(level)
         title = f"Per {level[:-1]}"
         rules = [(rule, entry[rule]) for rule in ("max_probability", "max_logit", "majority") if _is_dict(entry.get(rule))]
-        rows += [(f"{title}, {VOTES[rule]}", count, values) for rule, values in rules]
+        rows += [(f"{title}, {VOTES[rule]}", count, (key, rule), values) for rule, values in rules]
         if not rules and entry:
-            rows.append((title, count, entry))
+            rows.append((title, count, (key,), entry))
     return rows
 
 
@@ -54,32 +53,35 @@ def accuracy_table(run: Run) -> tuple[Table | None, list[str], str]:
     """
     if not run.results or run.task != "single":
         return None, [], ""
-    rows = [(title, values.get("accuracy"), count, "run") for title, count, values in levels(run.results)]
-    baseline_rows, reason = _baseline_rows(run)
-    lines, kinds = [], []
-    for name, value, count, kind in rows + baseline_rows:
+    lines: list[tuple] = []
+    for title, count, path, values in levels(run.results):
+        value = values.get("accuracy")
         share = value if 0 <= finite(value) <= 1 else None
-        interval = metrics.wilson_interval(finite(share), count or 0)
-        lines.append((name, share, None if math.isnan(interval[0]) else interval, count))
-        kinds.append(kind)
+        interval = bounds.interval(run, (*path, "accuracy")) if share is not None else None
+        lines.append((title, share, interval, count))
+    kinds = ["run"] * len(lines)
+    baseline_rows, reason = _baseline_rows(run)
+    for name, value, count in baseline_rows:
+        lines.append((name, value, bounds.wilson(finite(value), finite(count)), count))
+        kinds.append("baseline")
     columns = (Column(""), Column("Accuracy", formats.percent), INTERVAL, Column("Examples", formats.number))
     return Table("accuracy", "Accuracy", columns, lines), kinds, reason
 
 
-def _baseline_rows(run: Run) -> tuple[list[tuple[str, float | None, int | None, str]], str]:
+def _baseline_rows(run: Run) -> tuple[list[tuple[str, float | None, int | None]], str]:
     """Return the baseline rows of a single-label run, and the reason if some are missing."""
     tracks = (run.results or {}).get("tracks", 0)
     scores, reason = None, "the data set is no longer there"
     with contextlib.suppress(OSError, ValueError, KeyError):
         if run.folder and run.results:
             scores, reason = baselines.cached_score(run.folder, run.train_split, run.results["split"])
-    rows: list = [(BASELINES[name], value, tracks, "baseline") for name, value in (scores or {}).items()]
+    rows: list = [(BASELINES[name], value, tracks) for name, value in (scores or {}).items()]
     if run.predictions:
-        truth = predictions.true_classes(run.predictions, run.predictions["track"])
+        truth = metrics.group_targets(run.predictions["target"], run.predictions["track"])
         truth = truth[truth >= 0]
         if len(truth):
             share = metrics.accuracy(truth, np.full_like(truth, np.argmax(np.bincount(truth))))
-            rows.append(("Always the most frequent class", share, tracks, "baseline"))
+            rows.append(("Always the most frequent class", share, tracks))
     return rows, reason
 
 
@@ -93,8 +95,9 @@ def metric_table(run: Run) -> Table | None:
     trained = run.results.get("train")
     rows = levels(run.results)
     if isinstance(trained, dict):
-        rows += [(f"Training split: {title[0].lower()}{title[1:]}", count, values) for title, count, values in levels(trained)]
-    numbers = [key for _, _, values in rows for key, value in values.items() if not _is_dict(value)]
+        for title, count, path, values in levels(trained):
+            rows.append((f"Training split: {title[0].lower()}{title[1:]}", count, path, values))
+    numbers = [key for *_, values in rows for key, value in values.items() if not _is_dict(value)]
     keys = [key for key in METRICS if key in numbers] + sorted(set(numbers) - METRICS.keys())
     if run.task == "single" and not trained and "accuracy" in keys:
         keys.remove("accuracy")
@@ -105,7 +108,7 @@ def metric_table(run: Run) -> Table | None:
         Column("Examples", formats.number),
         *(Column(*METRICS.get(key, (key, formats.significant))) for key in keys),
     )
-    lines = [(title, count, *(values.get(key) for key in keys)) for title, count, values in rows]
+    lines = [(title, count, *(values.get(key) for key in keys)) for title, count, _, values in rows]
     return Table("scores", "Scores", columns, lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from genre_jax.report import clips, formats, scores, tracks
-from genre_jax.report.classes import class_scores
+from genre_jax.report.classes import calibrated, class_scores
 from genre_jax.report.comparison import CURVES, median
 from genre_jax.report.runs import Run, finite
 from genre_jax.report.tables import Column, Table
@@ -16,10 +16,11 @@ from genre_jax.report.tables import Column, Table
 OPTIMISER = {"learning_rate": "Learning rate", "gradient_norm": "Gradient norm"}
 
 
-def section(run: Run, output: Path, prefix: str) -> tuple[dict, list[Table]]:
+def section(run: Run, output: Path, prefix: str, runs: int) -> tuple[dict, list[Table]]:
     """Return the template's values for one run, and its tables; write its figures and audio to `output/prefix`.
 
-    The names of the tables begin with the prefix, which is "" or "run-NUMBER/".
+    The names of the tables begin with the prefix, which is "" or "run-NUMBER/". The more `runs` the page has, the fewer clips
+    and tracks of each are shown.
     """
     folder = output / prefix
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,8 +41,8 @@ def section(run: Run, output: Path, prefix: str) -> tuple[dict, list[Table]]:
         "without_audio": audio.missing,
         "config": _printable_json(run.config),
     }
-    values |= _worst(run, audio, folder)
-    values["tracks"] = tracks.pages(run, audio, folder / "tracks")
+    values |= _worst(run, audio, folder, runs)
+    values["tracks"] = tracks.pages(run, audio, folder / "tracks", _share(tracks.MOST, runs))
     tables = {
         "accuracy": accuracy,
         "scores": scores.metric_table(run),
@@ -49,7 +50,7 @@ def section(run: Run, output: Path, prefix: str) -> tuple[dict, list[Table]]:
         "environment": _environment(run),
     }
     tables |= {f"{key}_table": _clip_table(key, values[key]) for key in ("mistakes", "trained")}
-    values |= class_scores(run, folder)
+    values |= class_scores(run, folder) | calibrated(run, folder)
     return _collect(values | tables, prefix)
 
 
@@ -67,15 +68,20 @@ def _collect(values: dict, prefix: str) -> tuple[dict, list[Table]]:
     return values | named, list(named.values())
 
 
-def _worst(run: Run, audio: clips.Audio, folder: Path) -> dict:
+def _share(most: int, runs: int) -> int:
+    """How many of at most `most` clips or tracks a page of several runs shows of each: drawing them takes minutes."""
+    return min(most, max(4, 2 * most // runs))
+
+
+def _worst(run: Run, audio: clips.Audio, folder: Path, runs: int) -> dict:
     """The worst test clips, and the training clips with the highest loss, with their files."""
     found: dict = {"mistakes": [], "trained": [], "without_training_audio": ""}
     if run.predictions:
-        found["mistakes"] = clips.worst_clips(run.predictions, run.task)
+        found["mistakes"] = clips.worst_clips(run.predictions, run.task, most=_share(clips.WORST, runs))
     clips.with_players(found["mistakes"], audio, folder / "mistakes")
     if run.trained:
         learnt = clips.Audio(run, run.train_split)
-        found["trained"] = clips.worst_clips(run.trained, run.task, only_wrong=False, most=clips.WORST_TRAINING)
+        found["trained"] = clips.worst_clips(run.trained, run.task, only_wrong=False, most=_share(clips.WORST_TRAINING, runs))
         found["without_training_audio"] = learnt.missing
         audio = learnt
     clips.with_players(found["trained"], audio, folder / "training")

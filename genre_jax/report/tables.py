@@ -29,18 +29,8 @@ _LATEX = {
 # The name of every table; with several runs, those of a run begin with "run-NUMBER-".
 NAMES = (
     *("published", "runs", "cost", "differences", "labels"),
-    *(
-        "accuracy",
-        "scores",
-        "confusion",
-        "confusions",
-        "classes",
-        "calibration",
-        "thresholds",
-        "worst-clips",
-        "worst-training-clips",
-    ),
-    *("tracks", "environment"),
+    *("accuracy", "scores", "confusion", "confusions", "classes", "calibration", "thresholds"),
+    *("worst-clips", "worst-training-clips", "tracks", "environment"),
 )
 _FORMULA = "=+-@＝＋－＠"  # first characters that a spreadsheet takes for a formula; the last four are full-width
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from genre_jax import metrics
-from genre_jax.report import charts, formats, predictions
+from genre_jax.report import charts, formats
 from genre_jax.report.clips import Audio, fresh, write_wave
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import Column, Table
@@ -52,7 +52,7 @@ def rank(table: dict[str, np.ndarray], task: str, most: int = MOST) -> Ranking:
         loss = metrics.group_sums(table["loss"], groups)[1] / windows
         order = np.argsort(-loss, kind="stable")[:most]
         return Ranking(numbers, metrics.group_labels(table["labels"], groups), probabilities, {}, order)
-    target = predictions.true_classes(table, groups)
+    target = metrics.group_targets(table["target"], groups)
     truth = target[:, None] == np.arange(probabilities.shape[1])
     votes = {rule: scores / windows[:, None] for rule, scores in metrics.vote_scores(table["logits"], groups).items()}
     answers = np.stack([scores.argmax(axis=1) for scores in votes.values()])
@@ -62,13 +62,13 @@ def rank(table: dict[str, np.ndarray], task: str, most: int = MOST) -> Ranking:
     return Ranking(numbers, truth, probabilities, votes, order[(disagree | wrong)[order] & (target >= 0)[order]][:most])
 
 
-def pages(run: Run, audio: Audio, folder: Path) -> list[dict]:
+def pages(run: Run, audio: Audio, folder: Path, most: int = MOST) -> list[dict]:
     """Write the figures and players of the chosen tracks to `folder`, and return the values of their pages."""
     fresh(folder, ("[0-9][0-9].html", "[0-9][0-9]-*.png", "[0-9][0-9]-*.wav"))
     table = run.predictions
     if not table or not len(table["track"]):
         return []
-    ranking = rank(table, run.task)
+    ranking = rank(table, run.task, most)
     return [_page(table, ranking, run.task, row, audio, folder / f"{i:02d}") for i, row in enumerate(ranking.order, 1)]
 
 
