@@ -59,7 +59,7 @@ def reliability(confidence: np.ndarray, share: np.ndarray, count: np.ndarray) ->
         figure = Figure(figsize=(NARROW if theme.narrow else 5.25, 4.2 if theme.narrow else 4.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], "--", color=theme.colours[5], linewidth=1, label="calibrated")
-        above.plot(confidence[used], share[used], "o-", color=theme.colours[0], markersize=5, label="this run")
+        above.plot(confidence[used], share[used], "o-", color=theme.colours[0], markersize=5, clip_on=False, label="this run")
         above.vlines(confidence[used], confidence[used], share[used], color=theme.colours[1], linewidth=1.5, label="gap")
         above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
         above.legend(loc="upper left")
@@ -83,7 +83,7 @@ def spectrogram(path: Path, audio: np.ndarray, sr: int) -> None:
     """Write a mel spectrogram of `audio` (float, `(samples,)`) as a PNG."""
     with matplotlib.rc_context(GREY):
         figure = Figure(figsize=(3.5, 1.45))
-        _show_mel(figure.add_axes((0.11, 0.13, 0.865, 0.84)), _mel(audio, sr), len(audio), sr, 0.0)
+        _show_mel(figure.add_axes((0.135, 0.13, 0.825, 0.84)), _mel(audio, sr), len(audio), sr, 0.0)
         figure.savefig(path, dpi=figures.DPI, transparent=True)
 
 

@@ -172,8 +172,9 @@ def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
         several = len(runs) > 1
         columns = 1 if theme.narrow else min(len(keys), 3)
         rows = -(-len(keys) // columns)
-        per_row = _legend_columns(runs, theme) if several else 3
-        legend = 0.2 * -(-len(runs) // per_row) if several else 0.2
+        names = list(runs) if several else ["training, raw", "training, smoothed", "validation"]
+        per_row = _legend_columns(names, theme)
+        legend = 0.2 * -(-len(names) // per_row)
         width, height = (NARROW, 2.5) if theme.narrow else (11, 3.9 if several else 3.4)
         figure = Figure(figsize=(width, height * rows + legend), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -197,9 +198,9 @@ def curves(runs: Mapping[str, Metrics], keys: Mapping[str, str]) -> Draw:
     return draw
 
 
-def _legend_columns(runs: Mapping[str, Metrics], theme: Theme) -> int:
-    """How many names of runs fit beside each other in the legend."""
-    longest = max(min(len(name), LEGEND) for name in runs)
+def _legend_columns(names: Sequence[str], theme: Theme) -> int:
+    """How many names fit beside each other in the legend."""
+    longest = max(min(len(name), LEGEND) for name in names)
     return max(1, int((NARROW if theme.narrow else 10.5) / (0.75 + 0.075 * longest)))
 
 
@@ -323,7 +324,7 @@ def per_class(scores: Mapping[str, np.ndarray], classes: Sequence[str], support:
             axes.set_yticks(place, [f"{shorten(classes[i], 16 if theme.narrow else 30)}  ({support[i]})" for i in part])
             axes.set(xlim=(-0.02, 1.02), ylim=(rows - 0.4, -0.6))
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            axes.xaxis.set_major_locator(MaxNLocator(3 if theme.narrow else 6))
+            axes.set_xticks(np.linspace(0, 1, 3 if theme.narrow else 6))
             axes.grid(axis="x")
             axes.spines["left"].set_visible(False)
         handles, labels = axes.get_legend_handles_labels()
