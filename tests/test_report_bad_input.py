@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, Page, make_data_set, predictions_of, write, write_run
+from report_runs import CLASSES, Page, make_data_set, predictions_of, quick_save, write, write_run
 
 from genre_jax.data import shards
 from genre_jax.report import __main__ as command
@@ -29,7 +29,8 @@ NAMES = (
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 20)  # the drawing is under test, and not the compression of its pixels
+    monkeypatch.setattr(figures, "save", quick_save)
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,7 @@ def hostile(tmp_path_factory):
     write(workdir / "config.json", config)
     write(workdir / "environment.json", {NAMES[0]: NAMES[2]})
     other = write_run(folder / "other", make_data_set(folder / "more"))
-    figures.DPI, before = 20, figures.DPI
     page.write_report([workdir, other], folder / "report", show_published=True)
-    figures.DPI = before
     return folder / "report"
 
 

@@ -5,16 +5,22 @@ import json
 
 import numpy as np
 import pytest
-from report_runs import Page, make_data_set, write, write_run
+from report_runs import Page, make_data_set, quick_save, write, write_run
 
 from genre_jax import intervals
 from genre_jax.console import UserError
-from genre_jax.report import bounds, page, published, runs
+from genre_jax.report import bounds, figures, page, published, runs
 
 for package in page.NEEDED:
     pytest.importorskip(package)
 
 SHALLOW, EXP = "configs/net.py:shallow", "configs/net.py:exp,shallow"
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    monkeypatch.setattr(figures, "save", quick_save)
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 @pytest.fixture(scope="module")

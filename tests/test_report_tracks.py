@@ -5,7 +5,7 @@ import wave
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, EVIL, RATE, WINDOW, Page, make_data_set, predictions_of, write_run
+from report_runs import CLASSES, EVIL, RATE, WINDOW, Page, make_data_set, predictions_of, quick_save, write_run
 
 from genre_jax import metrics
 from genre_jax.data import shards
@@ -13,6 +13,12 @@ from genre_jax.report import charts, clips, comparison, figures, formats, page, 
 
 for package in page.NEEDED:
     pytest.importorskip(package)
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    monkeypatch.setattr(figures, "save", quick_save)
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 @pytest.fixture(scope="module")
