@@ -264,10 +264,10 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], rates: bool) -> Draw:
     count = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     values = shares if rates else matrix
-    names = [shorten(name) for name in classes]
-    margin = 0.5 + 0.075 * max(map(len, names), default=0)
 
     def draw(theme: Theme) -> Figure:
+        names = [shorten(name, 14 if theme.narrow else 26) for name in classes]
+        margin = 0.5 + 0.075 * max(map(len, names), default=0)
         space = NARROW - 0.1 if theme.narrow else max(10.7 if count > 12 else 5.25, 0.15 * count + margin)
         cell = min(40.0, space - margin) / max(count, 1)
         letters = min(8.5, 60 * cell)
@@ -277,7 +277,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], rates: bool) -> Draw:
         axes = figure.add_subplot()
         largest = max(float(values.max(initial=0)), 1e-9)
         axes.imshow(values, cmap=theme.ramp, vmin=0, vmax=1 if rates else largest)
-        axes.set(title="Share of each true class (%)" if rates else "Clips", xlabel="predicted", ylabel="true")
+        title = ("Share in %" if theme.narrow else "Share of each true class (%)") if rates else "Clips"
+        axes.set(title=title, xlabel="predicted", ylabel="true")
         axes.set_xticks(range(count), names, rotation=90, fontsize=letters)
         axes.set_yticks(range(count), names, fontsize=letters)
         axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
