@@ -35,10 +35,11 @@ def distribution(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> Dr
         for axes in panels[len(counts) :]:
             axes.set_visible(False)
         for axes, (split, values) in zip(panels, counts.items(), strict=False):
+            title = f"{shorten(split, 16 if theme.narrow else 26)}: {int(values.sum()):,}{'' if theme.narrow else ' labels'}"
             bars = axes.barh(np.arange(len(classes)), values[order], color=theme.colours[0], height=0.72)
             axes.bar_label(bars, [f"{value:,}" for value in values[order]], padding=3, fontsize=7)
             axes.set_yticks(np.arange(len(classes)), names, fontsize=7.5 if len(classes) > 12 else 8.5)
-            axes.set(ylim=(len(classes) - 0.4, -0.6), title=f"{shorten(split)}: {int(values.sum()):,} labels")
+            axes.set(ylim=(len(classes) - 0.4, -0.6), title=title)
             axes.margins(x=0.18)
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
             axes.grid(axis="x")

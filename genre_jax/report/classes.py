@@ -34,7 +34,11 @@ def class_scores(run: Run, folder: Path) -> dict:
         scores = columns = {"F1": scores["f1"], "precision": scores["precision"], "recall": scores["recall"]}
         confusions = {
             "confusions": [
-                figures.save(folder / f"confusion-{kind}.png", figures.confusion(matrix, classes, kind == "rates"), narrow=True)
+                figures.save(
+                    folder / f"confusion-{kind}.png",
+                    figures.confusion(matrix, classes, kind == "rates"),
+                    narrow=len(classes) <= figures.LEGIBLE,
+                )
                 for kind in ("rates", "counts")
             ],
             "pairs": _frequent_confusions(matrix, classes),

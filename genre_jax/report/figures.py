@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from genre_jax.report.runs import finite
 
+LEGIBLE = 16  # classes of a confusion matrix on a phone; a larger one scrolls
 NARROW = 3.4  # width in inches of a figure on a phone
 DPI = 160  # of the files; the page shows 100 pixels per inch, and the figures therefore stay sharp on dense screens
 

@@ -11,7 +11,7 @@ from genre_jax.report.clips import Audio, fresh, write_wave
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import Column, Table
 
-MOST = 20  # tracks
+MOST = 12  # tracks of a run
 CLIPS = 4  # with a spectrogram, of each track
 SHOWN = 12  # classes of the heat map and of the confidence vector
 WINDOWS = 400  # of a clip in the heat map
