@@ -205,9 +205,8 @@ def main(argv: list[str]) -> None:
     table = table_of(members[0], combine(members, weights))
     summary = metrics.summarise(table, members[0].task)
     write(output, members, weights, table, summary)
-    alone = {
-        run: metrics.summarise(table_of(member, member.probabilities), member.task) for run, member in zip(runs, members, strict=True)
-    }
+    tables = {run: table_of(member, member.probabilities) for run, member in zip(runs, members, strict=True)}
+    alone = {run: metrics.summarise(table, members[0].task) for run, table in tables.items()}
     for name, scores in (*alone.items(), (str(output), summary)):
         shown = headline(scores, members[0].task)
         say(f"{name}: " + "  ".join(f"{key} {'–' if value is None else f'{value:.4f}'}" for key, value in shown.items()))

@@ -249,12 +249,6 @@ def votes(logits: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
     return {rule: np.argmax(_vote(rule, logits, groups), axis=1) for rule in VOTES}
 
 
-def first_labels(labels: np.ndarray) -> np.ndarray:
-    """Return the lowest class number among the labels of each example, -1 without label, int `(examples,)`."""
-    labels = np.asarray(labels) != 0
-    return np.where(labels.any(axis=1), np.argmax(labels, axis=1), -1)
-
-
 def group_targets(target: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return the most frequent target among the windows of each group, int64 `(groups,)`, by ascending group number.
 

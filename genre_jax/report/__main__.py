@@ -6,14 +6,15 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.report.page import write_report
 
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the page, its figures and its audio files.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the page, its figures, its tables and its audio files.")
+PUBLISHED = flags.DEFINE_bool("published", False, "Show the printed scores also if no run repeats one of them.")
 
 
 def main(argv: list[str]) -> None:
     """Write one page for all runs."""
     if OUTPUT.value is None:
         raise UserError("--output is missing: name the directory for the page, as in --output=report")
-    console.say(f"report: {write_report(argv[1:], OUTPUT.value)}")
+    console.say(f"report: {write_report(argv[1:], OUTPUT.value, PUBLISHED.value)}")
 
 
 if __name__ == "__main__":

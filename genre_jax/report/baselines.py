@@ -16,7 +16,7 @@ import numpy as np
 from genre_jax import metrics
 from genre_jax.atomic import write_json
 from genre_jax.console import UserError
-from genre_jax.data import shards
+from genre_jax.data import select
 from genre_jax.data.shards import Index
 
 MAX_CLIPS = 4_000  # per split, evenly spaced in the order of names; more clips cost minutes and hardly change the accuracy
@@ -49,7 +49,7 @@ def cached_score(folder: Path, train_split: str, test_split: str) -> tuple[dict[
     The scores are cached in `baselines.json` in the folder of the shards, if that file can be written.
     """
     try:
-        train, test = (shards.load_index(folder, split) for split in (train_split, test_split))
+        train, test = (select.load(folder, split) for split in (train_split, test_split))
         key = f"{train_split} {len(train)} > {test_split} {len(test)}"
         cache = folder / "baselines.json"
         known = _read(cache)

@@ -1,4 +1,4 @@
-"""Read predictions.npz for the report. A damaged or hostile file is one sentence, and takes little memory.
+"""Read predictions.npz and predictions-train.npz. A damaged or hostile file is one sentence, and takes little memory.
 
 The header of each column states its type and shape. Both are compared with the size of the column before any memory is
 allocated, and a column of Python objects, which NumPy would unpickle, is refused.
@@ -18,6 +18,7 @@ MOST_CLASSES = 600  # the figures of more classes would take gigabytes; AudioSet
 COLUMNS = {  # name → legal kinds of its type (NumPy's dtype.kind), number of dimensions
     "logits": ("f", 2),
     "labels": ("iub", 2),
+    "target": ("i", 1),
     "loss": ("f", 1),
     "clip": ("iu", 1),
     "track": ("iu", 1),
@@ -79,7 +80,7 @@ def _check(columns: dict[str, np.ndarray]) -> None:
     if not 1 <= classes <= MOST_CLASSES:
         raise Damaged(f"it has {classes} classes, and the report shows 1 to {MOST_CLASSES}")
     expected = {"labels": (windows, classes), "classes": (classes,)} | dict.fromkeys(
-        ("loss", "clip", "track", "start"), (windows,)
+        ("target", "loss", "clip", "track", "start"), (windows,)
     )
     for name, shape in expected.items():
         if columns[name].shape != shape:
@@ -93,6 +94,8 @@ def _check(columns: dict[str, np.ndarray]) -> None:
             raise Damaged(f"its column {name} contains numbers that are not finite, or {LARGEST:g} and more")
     if columns["labels"].max(initial=0) > 1 or columns["labels"].min(initial=0) < 0:
         raise Damaged("its column labels contains other numbers than 0 and 1")
+    if columns["target"].min(initial=0) < -1 or columns["target"].max(initial=0) >= classes:
+        raise Damaged(f"its column target contains numbers outside -1 to {classes - 1}")
     for name in ("start", "sample_rate", "samples"):
         if columns[name].min(initial=0) < 0 or columns[name].max(initial=0) >= 2**31:
             raise Damaged(f"its column {name} contains numbers outside 0 to 2147483647")

@@ -1,5 +1,6 @@
 """The files of a run, read from its workdir for the report. What is damaged is left out, with a sentence that says so."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -15,8 +16,14 @@ LARGEST = 1e100  # a larger number in a log is a fault, and no axis can show it
 LATEST = 2**53  # steps and counts are whole numbers in float64
 DEEPEST = 30  # levels of a JSON file
 TEXTS = ("run", "split", "data_set", "task", "directory")  # entries of results.json
-NUMBERS = ("step", "sample_rate", "windows", "clips", "tracks", "parameters", "train_seconds", "clips_per_second", "loss")
+NUMBERS = (
+    *("step", "sample_rate", "windows", "clips", "tracks", "parameters", "train_seconds", "clips_per_second", "loss"),
+    *("flops_per_clip", "peak_memory_bytes"),
+)
+# Names of splits, or parts of them: "fold1+fold2", "train[0:100]", "train[:-100@7]".
+SPLIT = re.compile(r"[\w.-]+(\[-?\d*:-?\d*(@\d+)?\])?(\+[\w.-]+(\[-?\d*:-?\d*(@\d+)?\])?)*")
 LEVELS = {"raw": "windows", "clip": "clips", "track": "tracks"}  # entries with scores → their examples
+SCORES = (*LEVELS, "train", "classes")  # entries of scores, nested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +37,9 @@ class Run:
       environment: contents of environment.json.
       metrics: lines of metrics.jsonl that have a step.
       timings: lines of timings.jsonl.
-      results: contents of results.json, with the entries of `TEXTS`, `NUMBERS` and `LEVELS`.
+      results: contents of results.json, with the entries of `TEXTS`, `NUMBERS` and `SCORES`.
       predictions: columns of predictions.npz.
+      trained: columns of predictions-train.npz, which scores the training split.
       faults: a sentence for each file that is damaged.
     """
 
@@ -43,12 +51,29 @@ class Run:
     timings: list[dict]
     results: dict | None
     predictions: dict[str, np.ndarray] | None
+    trained: dict[str, np.ndarray] | None = None
     faults: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
         """Task of the run, "single" or "multi"."""
         return (self.results or {}).get("task", "single")
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the prepared data set, or None if it is not known or no longer there."""
+        directory = (self.results or {}).get("directory")
+        with contextlib.suppress(OSError, ValueError):  # a name that is too long, or contains a zero
+            if directory and (Path(directory) / "passport.json").exists():
+                return Path(directory)
+        return None
+
+    @property
+    def train_split(self) -> str:
+        """Name of the training split; its default if the config does not say it."""
+        data = self.config.get("data")
+        split = data.get("train") if isinstance(data, dict) else None
+        return split if isinstance(split, str) and SPLIT.fullmatch(split) else "train"
 
 
 def read_run(workdir: Path) -> Run:
@@ -72,6 +97,7 @@ def read_run(workdir: Path) -> Run:
         timings=_read_lines(workdir / "timings.jsonl", faults),
         results=results,
         predictions=_read_predictions(workdir / "predictions.npz", faults),
+        trained=_read_predictions(workdir / "predictions-train.npz", faults),
         faults=tuple(faults),
     )
 
@@ -107,7 +133,7 @@ def _depth_is_legal(value: object, left: int = DEEPEST) -> bool:
 def _legal_results(results: dict, faults: list[str]) -> dict:
     """Returns the entries of results.json that have the types that the page expects; a sentence names the others."""
     legal: dict[str, Any] = {}
-    for key in (*TEXTS, *NUMBERS, *LEVELS):
+    for key in (*TEXTS, *NUMBERS, *SCORES):
         if key in results:
             value = results[key]
             if _is_legal(key, value):
@@ -118,21 +144,25 @@ def _legal_results(results: dict, faults: list[str]) -> dict:
 
 
 def _is_legal(key: str, value: object) -> bool:
-    """Whether an entry of results.json has its type: scores are numbers, or voting rule → numbers; None: undefined."""
+    """Whether an entry of results.json has its type."""
     if key == "task":
         return value in ("single", "multi")
     if key == "split":
-        return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
+        return isinstance(value, str) and SPLIT.fullmatch(value) is not None
     if key in TEXTS:
         return isinstance(value, str)
     if key in LEVELS.values():
         return isinstance(value, int) and 0 <= value < LATEST
     if key in NUMBERS:
         return value is None or isinstance(value, int | float)
-    if not isinstance(value, dict):
-        return False
-    scores = [score for entry in value.values() for score in (entry.values() if isinstance(entry, dict) else [entry])]
-    return all(score is None or isinstance(score, int | float) for score in scores)
+    return isinstance(value, dict) and _are_scores(value)
+
+
+def _are_scores(value: object) -> bool:
+    """Whether a value is a number, None, or a map from names to such values."""
+    if isinstance(value, dict):
+        return all(_are_scores(inner) for inner in value.values())
+    return value is None or isinstance(value, int | float)
 
 
 def _read_lines(path: Path, faults: list[str]) -> list[dict]:
