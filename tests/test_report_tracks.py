@@ -5,11 +5,11 @@ import wave
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, EVIL, RATE, WINDOW, Page, make_data_set, predictions_of, quick_save, write_run
+from report_runs import CLASSES, EVIL, RATE, WINDOW, Page, make_data_set, predictions_of, quick_save, write, write_run
 
 from genre_jax import metrics
 from genre_jax.data import shards
-from genre_jax.report import charts, clips, comparison, figures, formats, page, runs, tracks
+from genre_jax.report import bounds, charts, clips, comparison, figures, formats, page, runs, tracks
 
 for package in page.NEEDED:
     pytest.importorskip(package)
@@ -120,11 +120,17 @@ def test_the_player_of_a_track_has_the_evaluated_samples(data_set, tmp_path):
 def test_training_clips_with_the_highest_loss(data_set, tmp_path):
     workdir = write_run(tmp_path / "run", data_set)
     index = shards.load_index(data_set, "learn")
-    np.savez(workdir / "predictions-train.npz", **predictions_of(index, right=14))
+    table = predictions_of(index, right=14)
+    np.savez(workdir / "predictions-train.npz", **table)
+    results = json.loads((workdir / "results.json").read_text())
+    write(workdir / "results.json", results | {"train": metrics.summarise(table, "single")})
     output = tmp_path / "report"
     shown = Page(page.write_report([workdir], output))
     shown.check_files()
     assert "Training clips with the highest loss" in shown.text
+    assert "Training split: per clip, sum of probabilities 16 87.5 %" in shown.text
+    run = runs.read_run(workdir)
+    assert bounds.interval(run, ("train", "track", "majority", "accuracy")) is not None
     worst = clips.worst_clips(runs.read_run(workdir).trained, "single", only_wrong=False, most=clips.WORST_TRAINING)
     assert len(worst) == 12 and {index.names.index(clip["clip"]) for clip in worst[:2]} == {0, 1}
     assert worst == sorted(worst, key=lambda clip: -clip["score"])

@@ -87,6 +87,9 @@ def read_run(workdir: Path) -> Run:
         found = f" ({'; '.join(faults)})" if faults else ""
         raise UserError(f"no run in {str(workdir)!r}: a workdir holds config.json, metrics.jsonl or results.json{found}")
     results = None if results is None else _legal_results(results, faults)
+    trained = _read_predictions(workdir / "predictions-train.npz", faults)
+    if results and trained and "train" in results:
+        results["train"] = _counts(trained) | results["train"]
     name = str((results or {}).get("run") or (config or {}).get("name") or workdir.resolve().name)
     return Run(
         workdir=workdir,
@@ -97,7 +100,7 @@ def read_run(workdir: Path) -> Run:
         timings=_read_lines(workdir / "timings.jsonl", faults),
         results=results,
         predictions=_read_predictions(workdir / "predictions.npz", faults),
-        trained=_read_predictions(workdir / "predictions-train.npz", faults),
+        trained=trained,
         faults=tuple(faults),
     )
 
@@ -196,6 +199,11 @@ def _read_predictions(path: Path, faults: list[str]) -> dict[str, np.ndarray] | 
     except predictions.Damaged as error:
         faults.append(f"{path.name} is left out: {error}")
         return None
+
+
+def _counts(table: dict[str, np.ndarray]) -> dict[str, int]:
+    """How many windows, clips and tracks a table has, by the names of results.json."""
+    return {"windows": len(table["clip"])} | {f"{level}s": len(np.unique(table[level])) for level in ("clip", "track")}
 
 
 def distinct(runs: list[Run]) -> list[Run]:
