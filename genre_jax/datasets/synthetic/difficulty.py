@@ -6,7 +6,7 @@ heard (`scene.py`).
 
 import dataclasses
 
-from genre_jax.datasets.synthetic.recipes import BELL, CHIP, ORGAN, PLUCK, REED, SITAR, SYNTH, Recipe, Timbre
+from genre_jax.datasets.synthetic.recipes import CHIP, ORGAN, PLUCK, REED, SYNTH, Recipe, Timbre
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Difficulty:
 PLAIN = Difficulty()
 HARD = Difficulty(
     tempo=(88.0, 152.0),
-    timbres=(SYNTH, REED, ORGAN, PLUCK, BELL, SITAR, CHIP),
+    timbres=(SYNTH, REED, ORGAN, PLUCK, CHIP),
     level_db=6.0,
     tilt_db=8.0,
     drift=0.05,
