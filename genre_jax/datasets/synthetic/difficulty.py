@@ -15,7 +15,8 @@ class Difficulty:
 
     Attributes:
       tempo: range in beats per minute that all genres share; None: each genre has the range of its recipe.
-      timbres: each pitched instrument of a track draws from these; empty: it has the timbre of its genre.
+      timbres: the timbres that all genres share.
+      shared: probability that a pitched instrument of a track has one of `timbres`, and not the timbre of its genre.
       level_db: largest deviation of the level of an instrument from the recipe, in dB.
       tilt_db: largest spectral tilt in dB.
       drift: largest relative deviation of the tempo within a track.
@@ -28,6 +29,7 @@ class Difficulty:
 
     tempo: tuple[float, float] | None = None
     timbres: tuple[Timbre, ...] = ()
+    shared: float = 0.0
     level_db: float = 4.0
     tilt_db: float = 5.0
     drift: float = 0.0
@@ -46,12 +48,13 @@ PLAIN = Difficulty()
 HARD = Difficulty(
     tempo=(88.0, 152.0),
     timbres=(SYNTH, REED, ORGAN, PLUCK, BELL, SITAR, CHIP),
-    level_db=6.0,
-    tilt_db=8.0,
+    shared=0.5,
+    level_db=5.0,
+    tilt_db=6.0,
     drift=0.05,
     room=(0.2, 1.0),
-    room_db=(-18.0, -3.0),
-    noise_db=(-24.0, -6.0),
+    room_db=(-20.0, -4.0),
+    noise_db=(-26.0, -8.0),
     noise_tilt_db=8.0,
     wrong=0.04,
 )

@@ -28,10 +28,9 @@ class Scene:
     @classmethod
     def draw(cls, difficulty: Difficulty, recipe: Recipe, rng: np.random.Generator, sample_rate: int) -> "Scene":
         """Draw the scene of a track."""
-        pool = difficulty.timbres or (recipe.timbre,)
         room = difficulty.room and _room(rng.uniform(*difficulty.room), rng.spawn(1)[0], sample_rate)
         return cls(
-            timbres={instrument: pool[rng.integers(len(pool))] for instrument in PITCHED},
+            timbres={instrument: _timbre(difficulty, recipe, rng) for instrument in PITCHED},
             drift=difficulty.drift * rng.uniform(),
             drift_seconds=rng.uniform(*DRIFT_SECONDS),
             drift_phase=rng.uniform(0.0, 2 * np.pi),
@@ -59,6 +58,12 @@ class Scene:
             amplitude = level * self.noise * np.sqrt(sample_rate / ROOM_RATE) / _amplitude(max(self.noise_tilt_db, 0.0))
             audio = audio + amplitude * tilt(rng.standard_normal(len(audio)), self.noise_tilt_db, sample_rate)
         return audio
+
+
+def _timbre(difficulty: Difficulty, recipe: Recipe, rng: np.random.Generator) -> Timbre:
+    if rng.uniform() >= difficulty.shared:
+        return recipe.timbre
+    return difficulty.timbres[rng.integers(len(difficulty.timbres))]
 
 
 def tilt(audio: np.ndarray, decibels: float, sample_rate: int, pivot: float = 500.0) -> np.ndarray:
