@@ -10,7 +10,7 @@ from conftest import ROOT
 from genre_jax import config as configs
 from genre_jax import evaluate, models
 from genre_jax.parallel import Devices
-from genre_jax.planning.memory import CLASSES
+from genre_jax.planning.memory import count_classes
 from genre_jax.run import Program
 
 with open(ROOT / "third_party" / "published_results.csv", encoding="utf-8", newline="") as file:
@@ -23,10 +23,6 @@ PARAMETERS = {  # as the documents, their code or the papers have them (docs/net
     "folmer_cnn": 12_851_370, "burrows_mlp": 88_584, "burrows_conv1d": 255_656, "burrows_conv2d": 2_796_648,
     "swishnet_slim": 5_466, "swishnet_wide": 18_234, "mobilenet_v1": 217_218, "schindler_shallow": 2_060_610, "schindler_deep": 1_279_522,
 }  # fmt: skip
-
-
-def kind(config) -> str:
-    return max((name for name in CLASSES if config.data.name.startswith(name)), key=len)
 
 
 def test_the_file_holds_the_94_scores_of_the_five_documents():
@@ -50,7 +46,7 @@ def test_no_two_systems_of_a_table_share_a_config():
 def test_every_config_builds_at_full_size(spec):
     config = configs.load(str(ROOT / spec))
     config.devices = 1
-    classes = CLASSES[kind(config)]
+    classes = count_classes(config)
     clips = CLIPS.get(config.data.name, CLIPS.get(config.data.train))
     program = Program(config, Devices(1), classes, clips)
     state = jax.eval_shape(lambda: program.state_of(program.init()))

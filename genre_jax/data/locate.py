@@ -90,11 +90,11 @@ def check_name(name: str, data_dir: str) -> None:
     from genre_jax.datasets import DATASETS  # imports decoders, which training does not need
 
     legal = {*DATASETS, *there} - {"folder"}  # "folder" is a way to make a data set
-    if name not in legal and _kind(name) == "folder":
+    if name not in legal and kind_of(name) == "folder":
         raise console.unknown("data set", name, legal)
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
     """The kind of data set that `prepare` makes under this name: with a protocol the name goes on, as in gtzan_random."""
     from genre_jax.datasets import DATASETS
 
@@ -126,7 +126,7 @@ def find(config: ConfigDict) -> Path:
         return _prepare_embedded(data.name, data.data_dir, data.sample_rate)
     rates = prepared(data.data_dir).get(data.name)
     command = (
-        f"python -m genre_jax.prepare --dataset={_kind(data.name)} "
+        f"python -m genre_jax.prepare --dataset={kind_of(data.name)} "
         f"--source=DIR --name={data.name} --data_dir={data.data_dir} --sample_rate={data.sample_rate}"
     )
     if rates:

@@ -95,17 +95,20 @@ def device_memory() -> int:
 
 
 def count_classes(config: ConfigDict) -> int:
-    """Return the number of classes of the config's data set, from its passport or from `CLASSES`.
+    """Return the number of classes of the config, from `data.classes`, the passport of its data set, or `CLASSES`.
 
     Raise `UserError` if the data set is in neither of them.
     """
     data = config.data
+    if data.classes:
+        return len(data.classes)
     folder = locate.directory(data.data_dir, data.name, data.sample_rate)
     if (folder / "passport.json").exists():
         return len(locate.read_passport(folder)["labels"])
-    if data.name not in CLASSES:
+    kind = locate.kind_of(data.name)
+    if kind not in CLASSES:
         raise UserError(f"data set {data.name!r} is not in {data.data_dir!r}: give its number of classes, as in --classes=10")
-    return CLASSES[data.name]
+    return CLASSES[kind]
 
 
 def largest(size: Callable[[int], float], limit: float, start: int = 2) -> int:
