@@ -238,14 +238,22 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def peak_memory() -> int:
     """The largest memory in bytes of a device up to now; on CPUs, which do not count it, of this process."""
-    import resource
-
     import jax
 
     known = [device.memory_stats() for device in jax.local_devices()]
     peaks = [stats["peak_bytes_in_use"] for stats in known if stats and "peak_bytes_in_use" in stats]
+    return max(peaks) if peaks else peak_resident()
+
+
+def peak_resident() -> int:
+    """The largest resident memory of this process up to now, in bytes."""
+    import resource
+
+    status = Path("/proc/self/status")  # on Linux ru_maxrss may be that of the parent process
+    if status.exists():
+        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
     unit = 1 if sys.platform == "darwin" else 1024
-    return max(peaks) if peaks else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def environment(**chosen: str) -> dict[str, str]:

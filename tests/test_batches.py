@@ -94,8 +94,10 @@ def test_windows_cover_the_clip_and_end_flush(length, hop, expected):
     assert window_starts(length, 100, hop).tolist() == expected
 
 
-def test_centre_window():
-    assert window_starts(250, 100, windows="centre").tolist() == [75]
+def test_centre_window(tones, index):
+    rows = EvalBatches(index, small_config(tones, data__samples=100, evaluate__windows="centre"))
+    assert rows.clip.tolist() == list(range(len(index)))
+    np.testing.assert_array_equal(rows.start, (index.length - 100) // 2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8])

@@ -173,9 +173,9 @@ def test_errors_for_unknown_names_come_before_any_compilation():
     assert err.startswith("error: unknown model.remat 'leen' (did you mean 'lean'?): choose one of ") and not out
 
 
-def test_the_step_has_the_settings_of_the_bytenet_config():
+def test_the_step_has_the_settings_of_the_published_bytenet():
     """The same network, loss, optimiser, schedule and augmentation."""
-    expected = configs.flat(configs.load(os.path.join(ROOT, "configs", "bytenet.py")))
+    expected = configs.flat(configs.load(os.path.join(ROOT, "configs", "bytenet.py:thesis")))
     ours = configs.flat(dilation_point.config_of(POINT | {"seconds": 3.584, "dry_run": False, "max_dilation": 16}))
     same = (
         "optimizer",

@@ -20,7 +20,7 @@ SMALL = f"--config={ROOT}/tests/small_run.py:snn"
          "or try --config=configs/bytenet.py:demo, which needs no data\n"),
         ([SMALL, "--config.train.batchsize=3"], "error: unknown config key 'train.batchsize' (did you mean 'train.batch_size'?): "
          "choose one of train.accumulate, train.batch_size, train.checkpoint_every, train.duration, train.evaluate_every, "
-         "train.keep, train.log_every, train.skip_nonfinite\n"),
+         "train.keep, train.log_every, train.patience, train.skip_nonfinite\n"),
         ([SMALL, "-config.seed"], "error: unknown argument '-config.seed': config keys are set as --config.KEY=VALUE\n"),
     ],
     ids=["no config", "no data", "typo", "malformed"],

@@ -347,11 +347,12 @@ def test_snn_keeps_mean_and_variance_through_its_layers():
 def test_snn_votes():
     """In evaluation the class of a clip is that of most frames, the first of equals; in training the frames are averaged."""
     net, variables = small("snn")
-    logits, kept = jax.jit(net.apply)(variables, inputs("snn", 5))
+    x = inputs("snn", 5)
+    logits, kept = jax.jit(net.apply)(variables, x)
     frames = np.asarray(kept["frame_logits"])
     counts = np.stack([(frames.argmax(-1) == c).sum(1) for c in range(3)], 1)
     np.testing.assert_allclose(np.exp(logits), (counts + 1 / 3) / (frames.shape[1] + 1), rtol=1e-5)
-    trained, _ = net.apply(variables, inputs("snn", 5), train=True)
+    trained, _ = net.apply(variables, x, train=True)
     np.testing.assert_allclose(trained, frames.mean(1), atol=1e-6)
 
 

@@ -17,7 +17,7 @@ LABELS = np.eye(5)[[3, 1, 4]]
 STEPS, RATE, MOMENTUM = 5, 0.05, 0.9
 SMALL = {
     "gru_attention": ((3, 9, 5), {"hidden": 6, "features": 4}),
-    "snn": ((3, 7, 6), {"hidden": (12, 8)}),
+    "snn": ((3, 7, 6), {"hidden": (12, 8), "vote": "mean"}),
     "schindler_shallow": ((3, 1, 41, 43), {"width": 2, "hidden": 7}),
     "schindler_deep": ((3, 1, 41, 43), {"width": 2, "hidden": 7}),
 }
@@ -120,7 +120,7 @@ def test_network_equals_torch(name, dtype, tolerance):
 )
 def test_published_size_equals_torch(name):
     shape, classes = FULL[name]
-    net = models.build(name, num_classes=classes)
+    net = models.build(name, num_classes=classes, **({"vote": "mean"} if name == "snn" else {}))
     x = features(f"{name} full input", shape)
     params = deterministic_params(net, x.shape[1:], jnp.float32)
     logits, _ = jax.jit(net.apply)({"params": params}, jnp.asarray(x, jnp.float32))

@@ -235,7 +235,7 @@ def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypat
 
         monkeypatch.setattr(runs, name, counted)
     train_and_evaluate(small_config(tones, "snn", schedule__name="multistep"), tmp_path)
-    assert traces == {"train_step": 1, "eval_step": 1}
+    assert traces == {"train_step": 2, "eval_step": 1}  # the second trace counts the operations, and compiles nothing
 
 
 SMALL = {"n_fft": 256, "hop_length": 128, "n_mels": 16, "height": 16, "width": 16, "n_mfcc": 12, "n_bins": 24}
@@ -377,9 +377,8 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_finishes(tones, tmp_pat
     summary = train_and_evaluate(config, tmp_path)
     (tmp_path / "results.json").unlink()
     again = train_and_evaluate(config, tmp_path)
-    assert {key: value for key, value in again.items() if "second" not in key} == {
-        key: value for key, value in summary.items() if "second" not in key
-    }
+    timed = ("train_seconds", "clips_per_second", "peak_memory_bytes")
+    assert {key: again[key] for key in again if key not in timed} == {key: summary[key] for key in summary if key not in timed}
 
 
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
@@ -470,7 +469,9 @@ def test_softmax_refuses_several_labels_a_clip(tmp_path):
             old.unlink()
         tfrecord.write_shards(folder, "both", split, clips)
     passport.write(folder, locate.read_passport(folder))
-    with pytest.raises(UserError, match="loss 'softmax' needs one label per clip, and 'c1' has 2: set data.labels to 'first'"):
+    with pytest.raises(
+        UserError, match="loss 'softmax' trains on one label per clip, and 'c1' has 2: set data.labels to 'first'"
+    ):
         Run(small_config(tmp_path, data__name="both"))
     for options in ({"data__labels": "first"}, {"loss__name": "sigmoid"}):
         run = Run(small_config(tmp_path, data__name="both", **options))

@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {"width": 4, "strides": [16], "decoder_sets": 1}
 
 
 def config_of(point: dict[str, Any]) -> ConfigDict:
-    """Return the config of a point, with the loss, optimiser, schedule and augmentation of configs/bytenet.py."""
+    """Return the config of a point, with the loss, optimiser, schedule and augmentation of configs/bytenet.py:thesis."""
     config = configs.base("dilation")
     config.dtype, config.devices = point["dtype"], point["time_shards"]
     config.data.update(sample_rate=SAMPLE_RATE, samples=round(point["seconds"] * SAMPLE_RATE), labels="first")
@@ -42,7 +42,7 @@ def config_of(point: dict[str, Any]) -> ConfigDict:
     network |= TINY if point["dry_run"] else {"width": point["width"]}
     configs.choose(config, "model", "bytenet", **network)
     configs.choose(config, "optimizer", "amsgrad")
-    configs.choose(config, "schedule", "multistep", learning_rate=1e-4, boundaries=["20 epochs"], gamma=0.4)
+    configs.choose(config, "schedule", "multistep", learning_rate=1e-4, boundaries=["70 epochs"], gamma=0.4)
     configs.validate(config)
     return config
 

@@ -4,14 +4,12 @@ The table is random: float32 logits, two labels a clip. Each row is `metrics.sum
 clips and tracks. "memory" is the peak of the whole process so far, in GB (10^9 bytes), with the table itself and Python.
 """
 
-import resource
-import sys
 import time
 
 import numpy as np
 from absl import flags
 
-from genre_jax import metrics
+from genre_jax import logbook, metrics
 from genre_jax.bench.record import machine, write_record
 from genre_jax.console import say
 
@@ -33,8 +31,8 @@ def main(argv: list[str]) -> None:
         started, busy = time.perf_counter(), time.process_time()
         metrics.summarise(table, task)
         clock, busy = time.perf_counter() - started, time.process_time() - busy
-        rows.append({"task": task, "clock_seconds": clock, "processor_seconds": busy, "peak_bytes": peak_bytes()})
-        say(f"{task:<10}{clock:>10.2f}{busy:>10.2f}{peak_bytes() / 1e9:>12.2f}")
+        rows.append({"task": task, "clock_seconds": clock, "processor_seconds": busy, "peak_bytes": logbook.peak_resident()})
+        say(f"{task:<10}{clock:>10.2f}{busy:>10.2f}{logbook.peak_resident() / 1e9:>12.2f}")
     settings = {"clips_per_track": TRACK.value} | size
     write_record({"benchmark": "metrics", "environment": machine(), "settings": settings, "rows": rows})
 
@@ -50,9 +48,3 @@ def make_table(clips: int, classes: int, windows_per_clip: int, clips_per_track:
     logits = rng.standard_normal((len(clip), classes), dtype=np.float32)
     loss, track = np.ones(len(clip), np.float32), clip // clips_per_track
     return {"logits": logits, "labels": labels, "target": drawn[clip, 0], "loss": loss, "clip": clip, "track": track}
-
-
-def peak_bytes() -> int:
-    """Return the largest resident memory of this process so far; macOS counts bytes, Linux kilobytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from genre_jax import metrics
-from genre_jax.report import charts, formats
+from genre_jax.report import formats
 from genre_jax.report.clips import Audio, fresh, write_wave
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import Column, Table
@@ -147,6 +147,8 @@ def _clip(table: dict[str, np.ndarray], rows: np.ndarray, shown: np.ndarray, tas
         write_wave(stem.with_suffix(".wav"), *sound)
         player = f"{stem.name}.wav"
     places = {c: i for i, c in enumerate(shown)}
+    from genre_jax.report import charts
+
     picture = charts.scores_over_time(
         stem.with_suffix(".png"),
         probabilities[:, shown],
