@@ -52,6 +52,7 @@ def _score_table(runs: list[Run], links: list[str]) -> Table:
 
 
 def _differing(runs: list[Run]) -> Table | None:
+    runs = [run for run in runs if "ensemble" not in run.config]  # an ensemble has no config of its own
     flat = [flatten(run.config) for run in runs]
     keys = sorted({key for config in flat for key in config} - {"name"})
     columns = (Column("Key"), *(Column(run.name) for run in runs))
