@@ -10,15 +10,19 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from conftest import small_config
 
+import genre_jax
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.datasets import DATASETS
 from genre_jax.frontends import conditioning
+from genre_jax.loop import train_and_evaluate
 from genre_jax.prepare import audio, build, condition, parts, silence, workers
 from genre_jax.prepare.__main__ import summary
 from genre_jax.prepare.audio import AudioError
 from genre_jax.prepare.workers import Limits
+from genre_jax.run import Run
 
 RATE = 8000
 
@@ -173,3 +177,32 @@ def test_every_order_of_steps_is_another_data_set(tmp_path):
     assert (
         build.default_name("folder", tmp_path / "My Music", {"split": "folds:5"}, ("log_mmse",)) == "my_music_folds_5_log_mmse"
     )
+
+
+def test_tag_conditions_a_file_as_prepare_did(tmp_path):
+    """A run on conditioned data states the steps, refuses other data, and its tags are those of the conditioned file."""
+    steps = ["remove_silence", "equalise_loudness"]
+    for label, pitch in (("low", 200), ("high", 900)):
+        for split in ("train", "validation", "test"):
+            path = tmp_path / "songs" / label / f"{split}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sound = np.sin(2 * np.pi * pitch * np.arange(18_000) / RATE) * np.repeat([0.5, 0, 0.01], 6000)
+            soundfile.write(path, sound, RATE, subtype="PCM_16")
+    table = tmp_path / "songs.csv"
+    rows = [
+        f"songs/{label}/{split}.wav,{label},{split}" for label in ("low", "high") for split in ("train", "validation", "test")
+    ]
+    table.write_text("\n".join(["path,labels,split", *rows]))
+    build.prepare("folder", tmp_path, RATE, table, "songs", condition=steps, workers=1)
+    config = small_config(tmp_path, "snn", data__name="songs", data__conditioning=steps, train__duration="2 steps")
+    train_and_evaluate(config, tmp_path / "run")
+    tagger = genre_jax.load(tmp_path / "run")
+    file = tmp_path / "songs" / "high" / "test.wav"
+    tags = tagger.tags(file)
+    conditioned = condition.apply(steps, audio.load(file, RATE).samples, RATE)
+    assert tags.seconds == len(conditioned) / RATE < 18_000 / RATE
+    tagger.config.data.conditioning = []
+    np.testing.assert_allclose(tags.probabilities, tagger.tags(conditioned, RATE).probabilities, atol=1e-6)
+    assert np.abs(tags.probabilities.mean(0) - tagger.tags(file).probabilities.mean(0)).max() > 1e-4
+    with pytest.raises(UserError, match="was prepared with conditioning .*equalise_loudness.*, and the config asks for"):
+        Run(small_config(tmp_path, "snn", data__name="songs"))
