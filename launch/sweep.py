@@ -64,6 +64,7 @@ class Sweep:
         run: Callable[..., int] = child.run,
     ):  # fmt: skip
         import optuna
+        from sqlalchemy.pool import NullPool
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.config, self.dimensions, self.fixed, self.metric = folder, config, dimensions, fixed, metric
@@ -72,7 +73,9 @@ class Sweep:
         self.falling = metric in FALLING
         what = {"config": config, "fixed": fixed, "space": [repr(d) for d in dimensions], "metric": metric, "method": method}
         what |= {"seed": seed, "prune": prune, "startup": startup}
-        storage = optuna.storages.RDBStorage(f"sqlite:///{(folder / 'study.db').resolve()}")
+        place = f"sqlite:///{(folder / 'study.db').resolve()}"
+        # Without a pool every connection is closed after its use, and none is left open at the end.
+        storage = optuna.storages.RDBStorage(place, engine_kwargs={"poolclass": NullPool})
         options: Any = {"storage": storage, "study_name": "sweep", "pruner": pruner, "load_if_exists": True}
         options["direction"] = "minimize" if self.falling else "maximize"
         self.study = optuna.create_study(**options)

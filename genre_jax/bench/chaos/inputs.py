@@ -29,7 +29,7 @@ from genre_jax.console import UserError
 
 OUTCOMES = ("whole", "refused in a sentence", "traceback", "crash", "hang", "memory")
 WHOLE, REFUSED, TRACEBACK, CRASH, HANG, MEMORY_FAULT = OUTCOMES
-SECONDS, MEMORY = 10.0, 2 << 30
+SECONDS, MEMORY = 30.0, 2 << 30
 RATE = 16_000  # Hz
 UNEXPECTED = "the decoder failed with an unexpected error"  # a sentence around an exception that should not occur
 _SHOWN = 20  # faults that a tally lists
