@@ -18,6 +18,9 @@ from genre_jax.prepare import passport, tfrecord
 from genre_jax.run import Run
 
 RATE = 8000
+IMPATIENT = {  # nothing improves, and the fourth evaluation is the last
+    "schedule__learning_rate": 0.0, "train__duration": "50 steps", "train__evaluate_every": "2 steps", "train__patience": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +192,7 @@ def test_an_unknown_score_is_a_sentence(tones, select_, sentence):
 
 def test_a_run_ends_when_its_score_no_longer_improves(tones, tmp_path, capsys):
     """With a learning rate of 0 no evaluation is better than the first."""
-    changes = {
-        "schedule__learning_rate": 0.0,
-        "train__duration": "50 steps",
-        "train__evaluate_every": "2 steps",
-        "train__patience": 3,
-    }
-    config = small_config(tones, "snn", evaluate__train=True, **changes)
+    config = small_config(tones, "snn", evaluate__train=True, **IMPATIENT)
     results = train_and_evaluate(config, tmp_path)
     lines = [line["step"] for line in read_lines(tmp_path / "metrics.jsonl") if line["split"] == "validation"]
     assert lines == [2, 4, 6, 8] and results["step"] == 8
@@ -205,13 +202,7 @@ def test_a_run_ends_when_its_score_no_longer_improves(tones, tmp_path, capsys):
 
 
 def test_a_resumed_run_remembers_how_long_it_has_not_improved(tones, tmp_path, monkeypatch):
-    changes = {
-        "schedule__learning_rate": 0.0,
-        "train__duration": "50 steps",
-        "train__evaluate_every": "2 steps",
-        "train__patience": 3,
-    }
-    config = small_config(tones, "snn", train__checkpoint_every="50 steps", **changes)
+    config = small_config(tones, "snn", train__checkpoint_every="50 steps", **IMPATIENT)
     from genre_jax import loop
 
     whole = loop._validate
