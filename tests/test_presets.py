@@ -83,7 +83,12 @@ def test_presets_are_found():
     assert len(programs()) >= 40
 
 
-@pytest.mark.parametrize("preset", programs())
+def slow_combinations() -> list:
+    """`programs`; combinations of presets, whose parts are tested alone, are slow tests."""
+    return [pytest.param(spec, marks=[pytest.mark.slow] if "," in spec else []) for spec in programs()]
+
+
+@pytest.mark.parametrize("preset", slow_combinations())
 def test_one_step_of_every_preset(tones, preset):
     name, _, argument = preset.partition(":")
     config = small(configs.load(f"{ROOT}/configs/{name}.py:{argument}"), tones)
