@@ -1,6 +1,23 @@
 """Package set-up; `make venv` installs it under constraints.txt."""
 
+import shutil
+from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithFolders(build_py):
+    """Copies the folders that the package reads into a wheel. An editable install reads those of the checkout."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for folder in ("configs", "third_party"):  # genre_jax/shipped.py looks for them
+                target = Path(self.build_lib, "genre_jax", folder)
+                shutil.rmtree(target, ignore_errors=True)  # an earlier build may have left files there
+                shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+
 
 setup(
     name="genre_jax",
@@ -10,6 +27,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["genre_jax", "genre_jax.*"]),
     package_data={"genre_jax": ["report/*.j2"]},
+    cmdclass={"build_py": BuildWithFolders},
+    entry_points={"console_scripts": ["genre-jax=genre_jax.__main__:main"]},
     install_requires=[
         "absl-py",
         "av",
@@ -37,7 +56,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "setuptools>=70.1"],  # setuptools: tests/test_install.py
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
