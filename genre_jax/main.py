@@ -8,7 +8,9 @@ from absl import flags
 
 from genre_jax import console
 
-CONFIG = flags.DEFINE_string("config", None, "Config file or name of a shipped config, with presets and key=value after a colon.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Config file or name of a shipped config, with presets and key=value after a colon."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/CONFIG-NAME.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, reach, memory, steps per epoch and ETA, then stop.")
 OVERFIT = flags.DEFINE_bool("overfit_one_batch", False, "Train on the first batch alone: a check of model and loss.")
