@@ -20,5 +20,5 @@ def configs() -> dict[str, Path]:
 
 
 def is_name(config: str) -> bool:
-    """Whether a text is the name of a shipped config, such as "bytenet", and not the path of a config file."""
+    """Whether a text stands for a shipped config by its name, such as "bytenet", and not for a file by its path."""
     return bool(config) and "/" not in config and not config.endswith(".py")
