@@ -1,23 +1,8 @@
 """Package set-up; `make venv` installs it under constraints.txt."""
 
-import shutil
-from pathlib import Path
-
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
-
-class BuildWithFolders(build_py):
-    """Copies the folders that the package reads into a wheel. An editable install reads those of the checkout."""
-
-    def run(self):
-        super().run()
-        if not self.editable_mode:
-            for folder in ("configs", "third_party"):  # genre_jax/shipped.py looks for them
-                target = Path(self.build_lib, "genre_jax", folder)
-                shutil.rmtree(target, ignore_errors=True)  # an earlier build may have left files there
-                shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
-
+BESIDE = {"genre_jax.configs": "configs", "genre_jax.third_party": "third_party"}  # a wheel has these folders in the package
 
 setup(
     name="genre_jax",
@@ -25,9 +10,9 @@ setup(
     description="JAX/Flax research code for musical genre recognition on raw audio",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["genre_jax", "genre_jax.*"]),
-    package_data={"genre_jax": ["report/*.j2"]},
-    cmdclass={"build_py": BuildWithFolders},
+    packages=[*find_packages(include=["genre_jax", "genre_jax.*"]), *BESIDE],
+    package_dir=BESIDE,
+    package_data={"genre_jax": ["report/*.j2"], "genre_jax.third_party": ["*"]},
     entry_points={"console_scripts": ["genre-jax=genre_jax.__main__:main"]},
     install_requires=[
         "absl-py",

@@ -1,6 +1,6 @@
 """The folders that come with the package, and are not modules of it: the configs, and the facts taken from others.
 
-A checkout has them beside the package. An installed package has them inside it: setup.py copies them.
+A checkout has them beside the package. An installed package has them inside it (`package_dir` in setup.py).
 """
 
 from pathlib import Path

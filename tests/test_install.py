@@ -15,7 +15,7 @@ from conftest import ROOT
 from genre_jax import __version__
 from genre_jax.__main__ import COMMANDS
 
-BUILT = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "genre_jax", "configs", "third_party")
+BUILT = ("setup.py", "pyproject.toml", "LICENSE", "genre_jax", "configs", "third_party")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
