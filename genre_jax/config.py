@@ -19,7 +19,7 @@ from genre_jax.console import UserError
 from genre_jax.data.locate import check_name
 from genre_jax.weights import files
 
-VERSION = 3  # schema version: it changes when a key is added, removed or renamed
+VERSION = 4  # schema version: it changes when a key is added, removed or renamed
 COMPONENTS: dict[str, dict[str, Callable]] = {
     "frontend": frontends.FRONTENDS,
     "model": models.MODELS,
@@ -59,14 +59,23 @@ def base(name: str) -> ConfigDict:
                 "config": "",  # the value of --config, such as schindler:shallow,exp
                 "overrides": [],  # such as ["data.name=gtzan"]
             },
-            # Initial weights: the workdir of a run, a file of save_pretrained, or a published ResNet, DenseNet or MobileNet
-            # (.safetensors, .pth, .pt, .h5 or .keras), as a path or as hf://owner/name[@revision][/file]; "" = random weights.
+            # Initial weights: a published tagger (musicnn, musicnn-mtt, musicnn-vgg, musicnn-vgg-mtt), the workdir of a run, a
+            # file of save_pretrained, or a published ResNet, DenseNet or MobileNet (.safetensors, .pth, .pt, .h5 or .keras), as
+            # a path or as hf://owner/name[@revision][/file]; "" = random weights.
             # The ending #sha256=… checks the file. The classifier starts from random weights if the classes differ.
             "init_from": "",
+            "head": {
+                # How the classifier starts. random: with random weights, or those of init_from if they fit; logistic: as a
+                # logistic regression on the embeddings of the training split (probe.py), which is evaluated at step 0.
+                "start": "random",
+                "c": 0.1,  # inverse strength of the L2 penalty of the logistic regression, above 0
+            },
             "data": _data(),
             "augment": _augment(),
             "loss": {
-                "name": "softmax",  # softmax: each clip has one label; sigmoid: each clip has any number of labels
+                # softmax: each clip has one label; sigmoid: each clip has any number of labels; auto: softmax if each clip of
+                # the run has one label, else sigmoid.
+                "name": "softmax",
                 "class_weights": "none",  # none, or balanced: inversely proportional to the class frequency in training
                 # In [0, 1]: share of each label that is spread evenly over the classes (softmax) or set to 1/2 (sigmoid).
                 "label_smoothing": 0.0,

@@ -23,7 +23,8 @@ CHOICES = {
     "data.verify": ("first", "always", "never"),
     "data.on_corrupt": ("stop", "skip"),
     "augment.mixup.of": ("waveform", "features"),
-    "loss.name": tuple(losses.LOSSES),
+    "head.start": ("random", "logistic"),
+    "loss.name": ("auto", *losses.LOSSES),
     "loss.class_weights": ("none", "balanced"),
     "freeze.optimizer_from": ("release", "start"),
     "evaluate.windows": order.WINDOWS,
@@ -56,6 +57,8 @@ def check_values(config: ConfigDict) -> None:
                 "data.copies.segments"):  # fmt: skip
         if values[key] < 0:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
+    if not config.head.c > 0:
+        raise UserError(f"config key 'head.c' must be above 0, and was given {config.head.c}")
     if config.train.patience and not config.data.validation:
         raise UserError("config key 'train.patience' needs a validation split, and data.validation is ''")
     evaluate.check_select(config)

@@ -72,8 +72,10 @@ def check_select(config: ConfigDict) -> None:
             "config key 'evaluate.select' must be auto, or max or min and a score, as in 'min loss', and was given "
             f"{config.evaluate.select!r}"
         )
-    if path and path not in selectable(task(config)):
-        raise console.unknown("score in evaluate.select", path, selectable(task(config)))
+    tasks = ("single", "multi") if config.loss.name == "auto" else (task(config),)
+    legal = {score: None for task in tasks for score in selectable(task)}
+    if path and path not in legal:
+        raise console.unknown("score in evaluate.select", path, legal)
 
 
 def at(summary: Mapping[str, Any], path: str) -> float | None:

@@ -60,6 +60,14 @@ class Freeze(NamedTuple):
 
         return jax.tree_util.tree_map_with_path(choose, still, moving)
 
+    def detached(self, params: Any) -> Any:
+        """The parameters, without gradients for those that are frozen throughout: XLA then leaves their backward pass out."""
+
+        def detach(path, leaf):
+            return jax.lax.stop_gradient(leaf) if self.until is None and matches(self.patterns, name_of(path)) else leaf
+
+        return jax.tree_util.tree_map_with_path(detach, params)
+
     @contextlib.contextmanager
     def statistics(self, step: jax.Array) -> Iterator[None]:
         """Within this context, frozen batch norms behave at `step` as `batch_stats` states."""

@@ -21,7 +21,7 @@ from genre_jax.interrupt import Interrupt
 from genre_jax.logbook import Logbook, Meter, NotFinite, environment, peak_memory
 from genre_jax.models.bytenet.network import resolve_backend
 from genre_jax.planning import backends
-from genre_jax.run import Run
+from genre_jax.run import Run, resolved
 from genre_jax.train import TrainState
 
 # The progress at the start of a run.
@@ -48,6 +48,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
 def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool) -> dict[str, Any]:
     results = workdir / "results.json"
+    config = resolved(config)
     _check_workdir(workdir, config)
     if results.exists():
         say(
@@ -64,7 +65,7 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     _describe(run, workdir, clips)
     abstract = run.program.abstract_state()
     state, start, progress = checkpoints.resume(abstract) or (run.initial_state(), 0, None)
-    progress = progress or FRESH
+    progress = progress or FRESH | {"due": config.head.start == "logistic"}
     if start:
         say(f"resuming {workdir} from its checkpoint at step {start}")
     parameters = models.count(state.params)
@@ -149,8 +150,8 @@ class Loop:
     """The training loop: take a batch, take a step, and when they are due, record, evaluate and save.
 
     The progress in a checkpoint has these entries: "rows", the metrics of the steps since the last record; "due", true if the
-    run was interrupted in an evaluation, in which case the resumed run first does what is due at this step; "damaged", the
-    training clips that are left out; "best" and "stale", the best validation score, and the number of evaluations since.
+    run was interrupted in an evaluation, or starts with a fitted classifier: it first does what is due at this step; "damaged",
+    the training clips that are left out; "best" and "stale", the best validation score, and the number of evaluations since.
     """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path):

@@ -55,11 +55,12 @@ def work(config) -> None:
     """Do what the flags say: a dry run, a check, or a whole run."""
     import jax
 
-    from genre_jax import dry_run, loop
+    from genre_jax import dry_run, loop, run
     from genre_jax.planning import backends
 
     if DRY_RUN.value or OVERFIT.value:
-        config = backends.choose(config, None)
+        config = backends.choose(run.resolved(config), None).copy_and_resolve_references()
+        config.head.start = "random"  # a fitted classifier changes nothing that is checked here
         dry_run.dry_run(config) if DRY_RUN.value else dry_run.overfit_one_batch(config)
         return
     workdir = Path(WORKDIR.value or Path("runs") / config.name)

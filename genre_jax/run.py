@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import durations, evaluate, forward, freezing, optim, parallel
+from genre_jax import durations, evaluate, forward, freezing, optim, parallel, probe
 from genre_jax.augment import noise, validate
 from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say
@@ -161,6 +161,9 @@ class Run:
             variables = pretrained.transplant(self.config.init_from, variables, network.model, labels)
         if network.frontend.scale == "standardise":
             variables["frontend"] = self._fitted_scaler()
+        if self.config.head.start == "logistic":
+            fc = probe.fit(self.splits["train"], variables, network, self.program.devices, self.config)
+            variables["params"] = variables["params"] | {"fc": fc}
         return self.program.devices.replicate(self.program.state_of(variables))
 
     def _fitted_scaler(self) -> dict[str, np.ndarray]:
@@ -191,6 +194,19 @@ class Run:
     def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
         """The table of predictions for a part ("train", "validation" or "test")."""
         return self.over_windows(self.program.eval_step, state.variables(), self.constants, part)
+
+
+def resolved(config: ConfigDict) -> ConfigDict:
+    """The config with `loss.name` "auto" replaced by the loss that fits the labels of all its clips."""
+    if config.loss.name != "auto":
+        return config
+    folder, splits = locate.find(config), {config.data[part] for part in ("train", "validation", "test")} - {""}
+    indices = [select.load(folder, split, config.data.classes) for split in splits]
+    single = all((label_matrix(index, config.data.labels).sum(1) == 1).all() for index in indices)
+    config = config.copy_and_resolve_references()
+    config.loss.name = "softmax" if single else "sigmoid"
+    say(f"loss: {config.loss.name}, because {'each clip has one label' if single else 'clips have any number of labels'}")
+    return config
 
 
 def _load_split(folder: Path, split: str, config: ConfigDict) -> shards.Index:

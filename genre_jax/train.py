@@ -85,6 +85,7 @@ def train_step(
     total_weight, count = (jnp.maximum(x, jnp.finfo(x.dtype).tiny) for x in (total_weight, count))  # 0 if all are masked
 
     def loss_of(params, batch_stats, part):
+        params = freeze.detached(params) if freeze else params
         keys = augment.example_keys(constants["dropout_key"], part["visit"], part["clip"], part["variant"])
         logits, _, batch_stats = network.logits(
             {"params": params, "batch_stats": batch_stats}, part["features"], train=True, mask=part["mask"], keys=keys

@@ -304,6 +304,23 @@ def test_clips_of_a_track_share_a_split_and_every_class_has_its_share():
         np.testing.assert_allclose(shares, [0.7, 0.1, 0.2], atol=0.05)  # 4 standard deviations
 
 
+@pytest.mark.parametrize("songs", [1, 2, 3, 5])
+def test_a_small_class_is_in_each_split(songs):
+    """A class of three songs is in each split, and a smaller class in training."""
+    given = [Item(f"{genre}/{n}", f"{genre}/{n}", (genre,)) for genre in map(str, range(60)) for n in range(songs)]
+    splits = build.assign_splits(given, 0.1, 0.1)
+    for split, least in (("train", 1), ("test", 3), ("validation", 3)):
+        assert len({item.labels for item in splits[split]}) == 60 * (songs >= least), split
+
+
+def test_all_songs_of_an_artist_share_a_split():
+    given = [Item(f"{n}", f"{n}", (f"g{n % 3}",), artist=f"artist{n % 10}") for n in range(60)]
+    splits = build.assign_splits(given, 0.2, 0.2)
+    artists = [{item.artist for item in members} for members in splits.values()]
+    assert all(artists)
+    assert sum(map(len, artists)) == 10
+
+
 def test_a_given_split_holds_for_the_whole_track():
     given = [Item("x@0", "x", ("a",), "test"), Item("x@1", "x", ("b",)), Item("y", "y", ("a",), "train")]
     assert where(build.assign_splits(given, 0.1, 0.1)) == {"x@0": "test", "x@1": "test", "y": "train"}
@@ -317,7 +334,7 @@ def test_splits_that_chance_left_empty_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     source = dataclasses.replace(hostile.source(), kind="folder")
     with monkeypatch.context() as patch:
-        patch.setattr(build, "split_of", lambda track, validation, test: "test" if track == "x/a" else "train")
+        patch.setattr(build, "hashed", lambda groups, shares: {name: "test" if name == "x/a" else "train" for name in groups})
         folder = build.build(source, tmp_path, "small", 8000, limits=LIMITS, **OPTIONS)
     text = summary(locate.read_passport(folder), folder)
     assert "warning: split 'validation' is empty because there are few tracks: assign tracks with the split column" in text
@@ -378,9 +395,12 @@ def test_csv_with_cuts_labels_and_splits(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ((), "songs.csv has no column 'path' in its first row '': expected path,labels[,track,split,start,duration]"),
+        ((), "songs.csv has no column 'path' in its first row '': expected path,labels[,track,artist,split,start,duration]"),
         (("path,label", "a.wav,x"), "has no column 'labels' in its first row 'path,label': expected path,labels[,track"),
-        (("path,labels,genre", "a.wav,x,y"), "songs.csv has the unknown column 'genre': expected path,labels[,track,split"),
+        (
+            ("path,labels,genre", "a.wav,x,y"),
+            "songs.csv has the unknown column 'genre': expected path,labels[,track,artist,split",
+        ),
         (("path,labels,path", "a.wav,x,y"), "songs.csv has the repeated column 'path': expected "),
         (("path,labels",), "songs.csv has a header, but no rows"),
         (

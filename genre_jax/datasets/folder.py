@@ -1,4 +1,4 @@
-"""The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,split,start,duration]`.
+"""The user's own music: a folder with one sub-folder per class, or a CSV `path,labels[,track,artist,split,start,duration]`.
 
 With the split protocol `hash`, `prepare/build.py` splits the tracks for which the CSV gives no split.
 """
@@ -18,7 +18,7 @@ from genre_jax.prepare import splits
 from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 REQUIRED = ("path", "labels")
-OPTIONAL = ("track", "split", "start", "duration")
+OPTIONAL = ("track", "artist", "split", "start", "duration")
 SPLITS = ("train", "validation", "test")
 PROTOCOLS = {"hash": "", "folds": ":K[:SEED]"}
 
@@ -36,9 +36,9 @@ def folder(source: Path | None, *, split: str = "hash") -> Source:
         raise UserError(f"{source} gives split {stated.split!r} to {stated.name}: remove its column split, or --split={split}")
     labels: dict[str, list[str]] = {}
     for item in found.items:
-        labels.setdefault(item.track, []).extend(item.labels)
+        labels.setdefault(item.artist or item.track, []).extend(item.labels)
     placed = splits.folds(labels, *numbers)
-    items = tuple(dataclasses.replace(item, split=placed[item.track]) for item in found.items)
+    items = tuple(dataclasses.replace(item, split=placed[item.artist or item.track]) for item in found.items)
     return dataclasses.replace(found, items=items, protocol=split)
 
 
@@ -194,6 +194,7 @@ def _parse_row(base: Path, row: dict[str, str]) -> Item:
         path=str(base / path),
         start=start or 0.0,
         duration=duration,
+        artist=row.get("artist", ""),
     )
 
 

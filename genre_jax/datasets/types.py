@@ -16,7 +16,8 @@ class Item:
       name: unique name in the data set: the path below the source, with the start if the clip is cut from a longer file.
       track: name of the recording; all clips of one track are in the same split.
       labels: names of the classes.
-      split: name of the split; None: chosen by a hash of the track.
+      artist: all tracks of an artist are in the same split of a data set whose splits `prepare` makes; "" if it is unknown.
+      split: name of the split; None: chosen by a hash of the artist, or of the track if the artist is unknown.
       path: the audio file, or the container that holds it; None if the clip is missing or is synthesised.
       start: start of the clip in the file, in seconds.
       duration: length of the clip in seconds; None: to the end of the file.
@@ -32,6 +33,7 @@ class Item:
     start: float = 0.0
     duration: float | None = None
     member: tuple[int, int] | None = None
+    artist: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

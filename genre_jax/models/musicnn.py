@@ -20,6 +20,7 @@ from genre_jax.models.pooling import max_pool
 TIMBRAL_BANDS = (0.4, 0.7)  # heights of the timbral filters, as shares of all mel bands
 TIMBRAL_FRAMES = 7
 TEMPORAL_FRAMES = (128, 64, 32)
+HEADS = ("hidden", "pools")
 
 
 class _Tagger(Network):
@@ -51,6 +52,8 @@ class Musicnn(_Tagger):
       middle: maps of the layers along time.
       hidden: units of the dense layer.
       dropout: rate before and after the dense layer, 0 to 1.
+      head: what the classifier reads: "hidden", the dense layer, as published; or "pools", the normalised pools, without the
+        dense layer. Pools carry over to other music better (docs/weights.md).
     """
 
     timbral: int = 204
@@ -58,13 +61,17 @@ class Musicnn(_Tagger):
     middle: int = 64
     hidden: int = 200
     dropout: float = 0.5
+    head: str = "hidden"
+
+    choices = (("head", HEADS),)
+    replaceable = ("hidden", "hidden_bn")
 
     def forward(self, x, call):
         """Over log-mels `(batch, frames, mels)`.
 
         "timbral" (batch, frames, 2 · timbral) and "temporal" (batch, frames, 3 · temporal) are the filters' largest outputs
         over the mel bands, "cnn1" to "cnn3" (batch, frames, middle) the layers along time, "max_pool" and "mean_pool" (batch,
-        features) the pools over time, and "embedding" (batch, hidden) is the dense layer (the package's "penultimate").
+        features) the pools over time, and "embedding" is what the classifier reads (the package's "penultimate").
         """
         x = self.norm(x[..., None].astype(self.dtype), call, "input_bn")
         padded = jnp.pad(x, ((0, 0), (TIMBRAL_FRAMES // 2,) * 2, (0, 0), (0, 0)))
@@ -81,9 +88,10 @@ class Musicnn(_Tagger):
         stacked = jnp.concatenate(layers, -1)
         largest, mean = stacked.max(1), stacked.mean(1)
         # The two pools of each feature are neighbours, as in the package.
-        pools = self.norm(jnp.stack([largest, mean], -1).reshape(len(x), -1), call, "pools_bn")
-        hidden = Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)(Dropout(self.dropout)(pools, call.keys))
-        embedding = self.norm(nn.relu(hidden), call, "hidden_bn")
+        embedding = self.norm(jnp.stack([largest, mean], -1).reshape(len(x), -1), call, "pools_bn")
+        if self.head == "hidden":
+            hidden = Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)
+            embedding = self.norm(nn.relu(hidden(Dropout(self.dropout)(embedding, call.keys))), call, "hidden_bn")
         fc = Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)
         logits = fc(Dropout(self.dropout)(embedding, call.keys))
         kept = {"timbral": jnp.concatenate(timbral, -1), "temporal": jnp.concatenate(temporal, -1)}

@@ -36,6 +36,7 @@ class Network(nn.Module):
       param_dtype: type of the parameters and of the batch statistics.
       choices: pairs of an option and its legal values.
       input_shape: shape of an example for which the network is described.
+      replaceable: modules near the classifier that the weights of another run may have and this network may lack.
     """
 
     num_classes: int
@@ -45,6 +46,7 @@ class Network(nn.Module):
 
     choices: ClassVar[tuple[tuple[str, Collection[str]], ...]] = ()
     input_shape: ClassVar[tuple[int, ...]]
+    replaceable: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         for key, legal in self.choices:

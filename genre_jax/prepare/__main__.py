@@ -34,7 +34,7 @@ def define_flags() -> None:
         "source",
         None,
         "Path of the source files. For the kind folder: a folder with one sub-folder per class, or a CSV file with the "
-        "columns path,labels[,track,split,start,duration].",
+        "columns path,labels[,track,artist,split,start,duration].",
     )
     flags.DEFINE_string(
         "name",

@@ -26,6 +26,7 @@ from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import audio, parts
 from genre_jax.prepare import condition as conditions
 from genre_jax.prepare import passport as passports
+from genre_jax.prepare.splits import hashed
 from genre_jax.prepare.workers import Facts, Limits, Renderer, cores, renderer
 
 SPLITS = ("train", "validation", "test")
@@ -167,24 +168,12 @@ def _check(
 # ---------------------------------------------------------------- splits
 
 
-def split_of(track: str, validation: float, test: float) -> str:
-    """Returns the split of a track from the hash of its name alone, so that other tracks do not change its split.
-
-    Therefore every class gets the shares `validation` and `test` only on average. Exact shares would move tracks to
-    another split whenever a track is added.
-    """
-    position = int.from_bytes(hashlib.sha256(track.encode()).digest()[:8], "big") / 2**64
-    if position < test:
-        return "test"
-    return "validation" if position < test + validation else "train"
-
-
 def assign_splits(items: Iterable[Item], validation: float, test: float, more: Iterable[str] = ()) -> dict[str, list[Item]]:
     """Returns {split: items}, with the splits in the order train, validation, test, others. A split may be empty by chance.
 
     `more` names splits that are made even if they have no clip. A split that the source gives for one clip of a track applies
-    to all clips of the track. `split_of` decides for the other tracks. Raises `UserError` if the clips of one track have two
-    splits, or if two clips have the same name.
+    to all clips of the track. `hashed` decides for the other tracks, and for all tracks of an artist at once. Raises
+    `UserError` if the clips of one track have two splits, or if two clips have the same name.
     """
     items = list(items)
     names: set[str] = set()
@@ -199,14 +188,19 @@ def assign_splits(items: Iterable[Item], validation: float, test: float, more: I
                 "all clips of one track must be in one split"
             )
     some_open = any(item.track not in track_splits for item in items)
-    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
-    splits: dict[str, list[Item]] = {split: [] for split in SPLITS if some_open and shares[split]}
+    shares = {"train": 1 - validation - test, "test": test, "validation": validation}
+    groups: dict[str, list[str]] = {}
     for item in items:
-        split = track_splits.get(item.track) or split_of(item.track, validation, test)
-        splits.setdefault(split, []).append(item)
+        if item.track not in track_splits:
+            groups.setdefault(item.artist or item.track, []).extend(item.labels)
+    placed = hashed(groups, {split: share for split, share in shares.items() if share})
+    members: dict[str, list[Item]] = {split: [] for split in SPLITS if some_open and shares[split]}
+    for item in items:
+        split = track_splits.get(item.track) or placed[item.artist or item.track]
+        members.setdefault(split, []).append(item)
     for split in more:
-        splits.setdefault(split, [])
-    return {split: splits[split] for split in sorted(splits, key=_position)}
+        members.setdefault(split, [])
+    return {split: members[split] for split in sorted(members, key=_position)}
 
 
 def _position(split: str) -> tuple[int, int]:

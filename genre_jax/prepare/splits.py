@@ -58,6 +58,41 @@ def drawn(names: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[
     return stratified(dict.fromkeys(names, ""), shares, seed)
 
 
+def hashed(groups: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -> dict[str, str]:
+    """Returns {group: split} from the hash of each group's name, with `shares` on average.
+
+    The hash alone keeps groups where they are when others are added. Exact shares would not. In a small data set the hash
+    leaves some splits without a class. Therefore each class with a group for each split gets at least one in each split, and
+    one in the first split in any case.
+
+    Args:
+      groups: {name of a group: labels of all its clips}; a group is a track, or all tracks of an artist.
+      shares: {split: share above 0}, the training split first; the shares sum to 1.
+    """
+    positions = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in groups}
+    first, *others = shares
+    order = [*others, first]  # the training split has the largest hashes
+    limits = [sum(shares[split] for split in order[: n + 1]) for n in range(len(order) - 1)]
+    placed = {name: order[sum(position >= limit for limit in limits)] for name, position in positions.items()}
+    of_class: dict[str, list[str]] = {}
+    for name in sorted(groups, key=positions.__getitem__):
+        for label in set(groups[name]):
+            of_class.setdefault(label, []).append(name)
+
+    def spare(name: str) -> bool:
+        """Whether every class of a group has another group in its split."""
+        return all(any(placed[it] == placed[name] for it in of_class[label] if it != name) for label in set(groups[name]))
+
+    for label in sorted(of_class, key=lambda label: (len(of_class[label]), label)):
+        for split in shares:
+            if any(placed[name] == split for name in of_class[label]):
+                continue
+            spares = [name for name in of_class[label] if spare(name)]
+            if spares or split == first:
+                placed[(spares or of_class[label])[0]] = split
+    return placed
+
+
 def folds(groups: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, str]:
     """Returns {group: fold} of a cross-validation with the splits fold0 to fold(`count` - 1), each with a part of every class.
 

@@ -163,11 +163,11 @@ def nested(arrays: files.Arrays) -> dict[str, Any]:
 
 def _donor(source: str, model: nn.Module, ours: list[str]) -> layouts.Donor:
     if Path(source).is_dir():
-        return _run_donor(_of_workdir(Path(source)), ours, "")
+        return _run_donor(_of_workdir(Path(source)), model, ours, "")
     path, digest = files.fetch(source)
     arrays, metadata = files.read(path)
     if "genre_jax" in metadata:
-        return _run_donor(_of_file(source, arrays, metadata), ours, f" (sha256 {digest})")
+        return _run_donor(_of_file(source, arrays, metadata), model, ours, f" (sha256 {digest})")
     try:
         donor = layouts.convert(model, arrays, ours)
     except UserError as error:
@@ -175,18 +175,21 @@ def _donor(source: str, model: nn.Module, ours: list[str]) -> layouts.Donor:
     return donor._replace(origin=f" (layout of {donor.origin}, sha256 {digest})")
 
 
-def _run_donor(run: Trained, ours: list[str], origin: str) -> layouts.Donor:
+def _run_donor(run: Trained, model: nn.Module, ours: list[str], origin: str) -> layouts.Donor:
     arrays = {name: leaf for name, leaf in _flat(run.variables).items() if not name.startswith(FITTED)}
     unknown = sorted(arrays.keys() - set(ours))
-    return layouts.Donor(arrays, {name: name for name in ours}, unknown, [], origin, run.labels)
+    unused = [name for name in unknown if name.split("/")[1] in getattr(model, "replaceable", ())]
+    unknown = [name for name in unknown if name not in unused]
+    return layouts.Donor(arrays, {name: name for name in ours}, unknown, unused, origin, run.labels)
 
 
 def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str, ...]) -> Any:
     """Return fresh variables in which the weights of `source` replace the leaves that they fit.
 
-    Some leaves stay fresh: the classifier ("fc") if the number of classes differs, or if the labels of the source are known
-    and differ; the layers that another library lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a
-    front end, which must come from the new training split. The console lists what was loaded, stays fresh and is unused.
+    Some leaves stay fresh: the classifier ("fc") if its shape differs, or if the labels of the source are known and differ; the
+    layers that another library lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a front end, which must
+    come from the new training split. Modules that the model lists as `replaceable` may be unused. The console lists what was
+    loaded, stays fresh and is unused.
 
     Args:
       source: the value of `config.init_from`: a workdir, a path or a name on the Hugging Face Hub.
@@ -208,7 +211,7 @@ def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str,
             continue
         if array is None:
             missing.append(donor.names[name])
-        elif head and array.shape[:-1] == leaf.shape[:-1] and (new_head or array.shape != leaf.shape):
+        elif head and (new_head or array.shape != leaf.shape):
             donor.heads.append(donor.names[name])
         elif array.shape != leaf.shape:
             misshapen.append(f"{donor.names[name]} {array.shape} for {name} {leaf.shape}")

@@ -1,0 +1,55 @@
+"""Your own genres from a few songs: a linear probe of musicnn, then its upper layers at a lower rate.
+
+    genre-jax prepare --source=MUSIC --name=my_music
+    genre-jax main    --config=own_music
+    genre-jax tag     --workdir=runs/own_music SONG.mp3
+
+Source: weights of musicnn (Pons & Serra 2019, arXiv 1909.06654), which docs/weights.md describes. The classifier reads the
+pooled features. It starts as a logistic regression (arXiv 2202.10054); then classifier and layers along time are trained on
+augmented cuts, as long as the loss of the validation split falls. The probe alone is kept if training does not improve it.
+Data: 10 to 10,000 songs, 2 to 200 classes, one label or several labels a song, three songs a class at least.
+Hardware, time, score: two CPU cores, minutes; docs/benchmarks/real_audio.md has the scores on real songs.
+"""
+
+from genre_jax.config import base, choose, with_argument
+
+WINDOW, HOP = 188 * 256, 187 * 256  # 187 frames, and windows side by side
+
+
+def get_config(argument: str = ""):
+    config = base("own_music")
+    config.init_from = "musicnn"
+    config.head.start = "logistic"
+    config.data.update(name="my_music", samples=WINDOW, sampling="balanced")
+    config.loss.name = "auto"
+    config.freeze.update(patterns=["*", "!middle*", "!fc/*"], batch_stats=True)
+    config.learning_rates = ["middle*=0.1"]
+    config.augment.update(gain_db=6.0, equalise_db=6.0, polarity=0.5)
+    config.train.update(duration="300 steps", evaluate_every="50 steps", checkpoint_every="50 steps", patience=3, batch_size=16)
+    config.evaluate.update(select="min loss", windows="fixed", hop=HOP)
+    choose(config, "frontend", "musicnn_log_mel")
+    choose(config, "model", "musicnn", head="pools")
+    choose(config, "optimizer", "adam")
+    choose(config, "schedule", "cosine", learning_rate=1e-4)
+    return with_argument(config, argument, frozen=frozen, scratch=scratch)
+
+
+def frozen(config):
+    """The linear probe alone: only the classifier is trained, and hardly."""
+    config.freeze.patterns = ["*", "!fc/*"]
+    config.learning_rates = []
+    config.train.update(duration="1 steps", evaluate_every="1 steps", checkpoint_every="1 steps")
+
+
+def scratch(config):
+    """A small ResNet34 that starts from random weights."""
+    config.init_from = ""
+    config.head.start = "random"
+    config.data.samples = 48_000
+    config.freeze.update(patterns=[], batch_stats=False)
+    config.learning_rates = []
+    config.train.update(duration="30 epochs", evaluate_every="1 epochs", checkpoint_every="1 epochs", patience=0, batch_size=16)
+    choose(config, "frontend", "log_mel_image", height=64, width=128)
+    choose(config, "model", "resnet34", width=32)
+    choose(config, "optimizer", "amsgrad")
+    choose(config, "schedule", "cosine", learning_rate=1e-3, warmup="1 epochs")
