@@ -90,6 +90,25 @@ def tones(tmp_path_factory) -> Path:
     return data_dir
 
 
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory) -> Path:
+    """Return the folder of the data set of `report_runs`."""
+    from report_runs import make_data_set
+
+    return make_data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def small_pictures(monkeypatch):
+    """Let the report draw small pictures of one theme."""
+    from report_runs import quick_save
+
+    from genre_jax.report import figures
+
+    monkeypatch.setattr(figures, "save", quick_save)
+    monkeypatch.setattr(figures, "DPI", 20)
+
+
 def small_config(data_dir: Path, model: str = "bytenet", **changes):
     """Return the config of `small_run.py` on the tones in `data_dir`. `changes` are config keys with `__` for each dot."""
     config = small_run.get_config(model)

@@ -27,11 +27,6 @@ for package in (*report.NEEDED, "sklearn"):
 
 
 @pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def finished(data_set, tmp_path_factory):
     """The workdir of a single-label run, and its page."""
     workdir = write_run(tmp_path_factory.mktemp("runs") / "one", data_set)
