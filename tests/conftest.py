@@ -99,14 +99,11 @@ def data_set(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def small_pictures(monkeypatch):
-    """Let the report draw small pictures of one theme."""
-    from report_runs import quick_save
+def nothing_rendered(monkeypatch):
+    """Let the report compose its figures and write empty files in their place: most of its time is Matplotlib's text layout."""
+    from matplotlib.figure import Figure
 
-    from genre_jax.report import figures
-
-    monkeypatch.setattr(figures, "save", quick_save)
-    monkeypatch.setattr(figures, "DPI", 20)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b""))
 
 
 def small_config(data_dir: Path, model: str = "bytenet", **changes):

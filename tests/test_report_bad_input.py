@@ -18,7 +18,7 @@ from genre_jax.report import formats, page, runs
 for package in page.NEEDED:
     pytest.importorskip(package)
 
-pytestmark = pytest.mark.usefixtures("small_pictures")
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = (

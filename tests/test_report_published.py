@@ -14,7 +14,7 @@ from genre_jax.report import bounds, page, published, runs
 for package in page.NEEDED:
     pytest.importorskip(package)
 
-pytestmark = pytest.mark.usefixtures("small_pictures")
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
 
 SHALLOW, EXP = "configs/net.py:shallow", "configs/net.py:exp,shallow"
 

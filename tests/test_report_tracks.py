@@ -14,7 +14,7 @@ from genre_jax.report import bounds, charts, clips, comparison, figures, formats
 for package in page.NEEDED:
     pytest.importorskip(package)
 
-pytestmark = pytest.mark.usefixtures("small_pictures")
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
 
 
 def table_of(windows: list[tuple[int, list[float]]], target: list[int]) -> dict:

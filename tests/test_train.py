@@ -508,7 +508,7 @@ def test_collectives_under_vmap_equal_pmap(tones):
     assert gap < 1e-5
 
 
-def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
+def test_a_multi_label_run_ends_with_precision_and_a_report(nothing_rendered, tmp_path):
     data_dir = tmp_path / "data"
     folder = write_tones(data_dir, "both")
     for split in ("train", "validation", "test"):
