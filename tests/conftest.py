@@ -27,7 +27,7 @@ def compiled() -> Path:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled()))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 
@@ -99,6 +99,22 @@ def tones(tmp_path_factory) -> Path:
     data_dir = tmp_path_factory.mktemp("data")
     write_tones(data_dir)
     return data_dir
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory) -> Path:
+    """Return the folder of the data set of `report_runs`."""
+    from report_runs import make_data_set
+
+    return make_data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def nothing_rendered(monkeypatch):
+    """Let the report compose its figures and write empty files in their place: most of its time is Matplotlib's text layout."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b""))
 
 
 def small_config(data_dir: Path, model: str = "bytenet", **changes):

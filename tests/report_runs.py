@@ -4,13 +4,11 @@ import html.parser
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from genre_jax import metrics
 from genre_jax.data import locate, shards
 from genre_jax.prepare import passport, tfrecord
-from genre_jax.report import figures
 
 RATE, WINDOW = 8_000, 2_000
 EVIL = "<script>alert(1)</script>.wav"
@@ -100,11 +98,3 @@ class Page(html.parser.HTMLParser):
 
     def check_files(self):
         assert self.files and all((self.folder / name.partition("#")[0]).is_file() for name in self.files)
-
-
-def quick_save(path: Path, draw: figures.Draw, narrow: bool = False) -> dict:
-    """Takes the place of `figures.save` where the drawing is not under test: a small picture of one theme and one width."""
-    with matplotlib.rc_context(figures.LIGHT.settings), figures.without_font_messages():
-        draw(figures.LIGHT).savefig(path, dpi=20)
-    picture = {"light": path.name, "dark": path.name, "width": 100, "height": 100}
-    return picture | ({"narrow": picture} if narrow else {})

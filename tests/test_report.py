@@ -27,11 +27,6 @@ for package in (*report.NEEDED, "sklearn"):
 
 
 @pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def finished(data_set, tmp_path_factory):
     """The workdir of a single-label run, and its page."""
     workdir = write_run(tmp_path_factory.mktemp("runs") / "one", data_set)
@@ -97,7 +92,7 @@ def test_worst_first():
     assert multi[2]["span"] == (0, 20)
 
 
-def test_the_page_of_a_multi_label_run(data_set, tmp_path):
+def test_the_page_of_a_multi_label_run(data_set, nothing_rendered, tmp_path):
     page = Page(report.write_report([write_run(tmp_path / "run", data_set, task="multi")], tmp_path / "report"))
     page.check_files()
     for text in ("Mean average precision", "Top-k accuracy", "d′", "Clips with the highest loss"):
@@ -105,7 +100,7 @@ def test_the_page_of_a_multi_label_run(data_set, tmp_path):
     assert "Confusion matrix" not in page.text
 
 
-def test_several_runs_are_compared(data_set, tmp_path):
+def test_several_runs_are_compared(data_set, nothing_rendered, tmp_path):
     runs = [write_run(tmp_path / name, data_set, right=right) for name, right in (("a/net", 20), ("b/net", 24))]
     output = tmp_path / "report"
     page = Page(report.write_report(runs, output))
@@ -126,7 +121,7 @@ def test_several_runs_are_compared(data_set, tmp_path):
         (("metrics.jsonl", "predictions.npz"), "There is no audio: the run has no results yet."),
     ],
 )
-def test_partial_runs(data_set, tmp_path, left, text):
+def test_partial_runs(data_set, nothing_rendered, tmp_path, left, text):
     workdir = write_run(tmp_path / "run", data_set)
     for path in workdir.iterdir():
         if path.name not in left:
@@ -216,7 +211,7 @@ def test_a_damaged_json_file_is_left_out_with_a_reason(data_set, tmp_path, name,
     assert [fault.startswith(f"{name} is damaged") for fault in runs.read_run(workdir).faults] == [True]
 
 
-def test_values_of_the_wrong_type_are_left_out_with_a_reason(data_set, tmp_path):
+def test_values_of_the_wrong_type_are_left_out_with_a_reason(data_set, nothing_rendered, tmp_path):
     workdir = write_run(tmp_path / "run", data_set)
     results = json.loads((workdir / "results.json").read_text())
     wrong = {"task": "both", "split": "../*", "tracks": "many", "windows": -1, "raw": [1], "clip": {"accuracy": {"a": []}}}
@@ -252,7 +247,7 @@ def test_one_line_of_metrics_is_a_point(data_set, tmp_path):
     assert [line.get_marker() for line in axes.lines] == ["None", "o"]
 
 
-def test_a_moved_data_set_leaves_no_players(finished, tmp_path):
+def test_a_moved_data_set_leaves_no_players(finished, nothing_rendered, tmp_path):
     folder = make_data_set(tmp_path / "data")
     workdir = write_run(tmp_path / "run", folder)
     folder.rename(tmp_path / "elsewhere")

@@ -9,14 +9,16 @@ import shutil
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, Page, make_data_set, predictions_of, quick_save, write, write_run
+from report_runs import CLASSES, Page, make_data_set, predictions_of, write, write_run
 
 from genre_jax.data import shards
 from genre_jax.report import __main__ as command
-from genre_jax.report import figures, formats, page, runs
+from genre_jax.report import formats, page, runs
 
 for package in page.NEEDED:
     pytest.importorskip(package)
+
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = (
@@ -25,17 +27,6 @@ NAMES = (
     "🎵 👩‍🎤 음악 ‮evil‬\x1b[31m\n= | & \\ $x_1$ {{ 7*7 }} {% raw %}",  # 2
     "=cmd|' /C calc'!A0" + "x" * 300,  # 3
 )
-
-
-@pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
-    monkeypatch.setattr(figures, "save", quick_save)
-    monkeypatch.setattr(figures, "DPI", 20)
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

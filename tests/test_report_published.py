@@ -5,27 +5,18 @@ import json
 
 import numpy as np
 import pytest
-from report_runs import Page, make_data_set, quick_save, write, write_run
+from report_runs import Page, write, write_run
 
 from genre_jax import intervals
 from genre_jax.console import UserError
-from genre_jax.report import bounds, figures, page, published, runs
+from genre_jax.report import bounds, page, published, runs
 
 for package in page.NEEDED:
     pytest.importorskip(package)
 
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
+
 SHALLOW, EXP = "configs/net.py:shallow", "configs/net.py:exp,shallow"
-
-
-@pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
-    monkeypatch.setattr(figures, "save", quick_save)
-    monkeypatch.setattr(figures, "DPI", 20)
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import wave
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, EVIL, RATE, WINDOW, Page, make_data_set, predictions_of, quick_save, write, write_run
+from report_runs import CLASSES, EVIL, RATE, WINDOW, Page, predictions_of, write, write_run
 
 from genre_jax import metrics
 from genre_jax.data import shards
@@ -14,16 +14,7 @@ from genre_jax.report import bounds, charts, clips, comparison, figures, formats
 for package in page.NEEDED:
     pytest.importorskip(package)
 
-
-@pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
-    monkeypatch.setattr(figures, "save", quick_save)
-    monkeypatch.setattr(figures, "DPI", 20)
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
 
 
 def table_of(windows: list[tuple[int, list[float]]], target: list[int]) -> dict:

@@ -356,7 +356,8 @@ def test_moving_average_is_evaluated(tones):
 
 
 def test_a_run_leaves_what_it_promises_and_learns(tones, tmp_path):
-    config = small_config(tones, "resnet", train__duration="60 steps", train__evaluate_every="30 steps", devices=2)
+    often = {"train__evaluate_every": "30 steps", "train__checkpoint_every": "30 steps"}
+    config = small_config(tones, "resnet", train__duration="60 steps", devices=2, **often)
     summary = train_and_evaluate(config, tmp_path)
     assert summary["track"]["max_probability"]["accuracy"] >= 0.75
     assert {path.name for path in tmp_path.iterdir()} >= {
@@ -508,7 +509,7 @@ def test_collectives_under_vmap_equal_pmap(tones):
     assert gap < 1e-5
 
 
-def test_a_multi_label_run_ends_with_precision_and_a_report(tmp_path):
+def test_a_multi_label_run_ends_with_precision_and_a_report(nothing_rendered, tmp_path):
     data_dir = tmp_path / "data"
     folder = write_tones(data_dir, "both")
     for split in ("train", "validation", "test"):

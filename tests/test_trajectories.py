@@ -1,5 +1,6 @@
 """Fifty steps of every optimiser with every schedule equal PyTorch's, on a problem whose gradient changes at every step."""
 
+import functools
 import importlib.util
 
 import jax
@@ -14,6 +15,7 @@ LEAVES = [(part, leaf) for part in ("hidden", "fc") for leaf in ("kernel", "bias
 TOLERANCES = {"float64": 1e-9, "float32": 1e-6}
 
 
+@functools.cache
 def walks(optimizer_name: str, dtype: str) -> dict[str, np.ndarray]:
     """Return schedule → our parameters (steps, 26) after each step, updated as in the train step."""
     name, options, *_ = OPTIMIZERS[optimizer_name]
