@@ -18,21 +18,55 @@ from genre_jax.parallel import Devices
 Table = dict[str, np.ndarray]
 
 
+class TrackMeans:
+    """The mean of an output of the network over the windows of each track.
+
+    Args:
+      tracks: number of tracks of the split.
+    """
+
+    def __init__(self, tracks: int):
+        self._counts = np.zeros(tracks, np.int64)
+        self._sums: np.ndarray | None = None
+
+    def add(self, values: np.ndarray, track: np.ndarray) -> None:
+        """Add the outputs (windows, dimensions) of windows of the tracks (windows,)."""
+        if self._sums is None:
+            self._sums = np.zeros((len(self._counts), values.shape[1]))
+        np.add.at(self._sums, track, values)
+        np.add.at(self._counts, track, 1)
+
+    def means(self) -> np.ndarray:
+        """The means float32 (tracks, dimensions); NaN for tracks without a window."""
+        assert self._sums is not None, "a split has windows"
+        with np.errstate(invalid="ignore"):
+            return (self._sums / self._counts[:, None]).astype(np.float32)
+
+
 def predict(
-    eval_step: Any, variables: Any, constants: Any, batches: EvalBatches, devices: Devices, config: ConfigDict
+    eval_step: Any,
+    variables: Any,
+    constants: Any,
+    batches: EvalBatches,
+    devices: Devices,
+    config: ConfigDict,
+    embeddings: TrackMeans | None = None,
 ) -> Table:
     """Run `eval_step` on every window, and return its outputs in the order of (clip, start).
 
     With `train.eval_step` the table is {"logits" (rows, classes), "labels" (rows, classes), "target", "loss", "weight", "clip",
     "track", "start" (rows,)}. The labels are all labels of the clip, the target is the number of its first label (-1 without
     label). Rows that pad the last batch are dropped, therefore the table is the same for every batch size and number of
-    devices.
+    devices. The output "embedding" (rows, dimensions) is no column: it is added to `embeddings`.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in prefetch(batches, 0, len(batches), config.data.reader, config.data.prefetch):
         outputs = devices.gather(eval_step(variables, constants, devices.shard(batch)))
         rows = devices.gather({key: batch[key][None] for key in ("clip", "track", "start", "mask")})
         valid = rows.pop("mask") > 0
+        embedding = outputs.pop("embedding", None)
+        if embeddings and embedding is not None:
+            embeddings.add(embedding[valid], rows["track"][valid])
         for key, values in (outputs | rows).items():
             columns.setdefault(key, []).append(values[valid])
     table = {key: np.concatenate(values) for key, values in columns.items()}
@@ -108,8 +142,8 @@ def headline(summary: dict[str, Any], config: ConfigDict) -> dict[str, float]:
     return numbers | {"score": -numbers["score"] if direction == "min" else numbers["score"]}
 
 
-def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict) -> None:
-    """Write the table with the names of classes, clips and tracks as `predictions.npz`."""
+def save_predictions(path: Path, table: Table, embedding: np.ndarray, index: Index, config: ConfigDict) -> None:
+    """Write the table, the names of classes, clips and tracks, and the `embedding` of each track, as `predictions.npz`."""
     with write_whole(path) as file:
         np.savez_compressed(
             file,
@@ -118,6 +152,7 @@ def save_predictions(path: Path, table: Table, index: Index, config: ConfigDict)
             classes=np.array(index.classes),
             clip_names=np.array(index.names),
             track_names=np.array(index.tracks),
+            embedding=embedding,
             sample_rate=index.sample_rate,
             samples=config.data.samples,
         )

@@ -303,9 +303,11 @@ def _check_finite(run: Run, table: evaluate.Table, part: str, step: int) -> None
 
 def _predict(run: Run, state: TrainState, step: int, part: str, path: Path) -> evaluate.Table:
     """The table of predictions for a part, which is also written to `path`."""
-    table = run.evaluate(state, part)
+    index = run.splits[part]
+    embeddings = evaluate.TrackMeans(len(index.tracks))
+    table = run.evaluate(state, part, embeddings)
     _check_finite(run, table, part, step)
-    evaluate.save_predictions(path, table, run.splits[part], run.config)
+    evaluate.save_predictions(path, table, embeddings.means(), index, run.config)
     return table
 
 

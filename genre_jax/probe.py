@@ -30,32 +30,28 @@ def fit(index: Index, variables: Any, network: Forward, devices: Devices, config
     """
     windows = config.copy_and_resolve_references()
     windows.evaluate.windows = "fixed"
-    most = max(FEWEST, WINDOWS // len(np.unique(index.track)))
+    tracks, counts = metrics.group_sums(label_matrix(index, config.data.labels).astype(np.int64), index.track)
+    most = max(FEWEST, WINDOWS // len(tracks))
     windows.data.segments_per_track = min(config.data.segments_per_track, most)
     batches = EvalBatches(index, windows, jax.process_index(), jax.process_count())
-    say(f"fitting the classifier: embeddings of {len(batches.clip):,} windows of {len(np.unique(index.track)):,} tracks")
+    say(f"fitting the classifier: embeddings of {len(batches.clip):,} windows of {len(tracks):,} tracks")
 
     def embed(variables, constants, batch):
         del constants
         return {"embedding": network(variables, batch)[1]["embedding"]}
 
-    table = evaluate.predict(devices.eval_step(embed), variables, {}, batches, devices, windows)
-    tracks, sums = metrics.group_sums(table["embedding"].astype(np.float64), table["track"])
-    counts = np.unique(table["track"], return_counts=True)[1]
-    labels = metrics.group_sums(label_matrix(index, config.data.labels)[table["clip"]].astype(np.int64), table["track"])[1] > 0
+    means = evaluate.TrackMeans(len(index.tracks))
+    evaluate.predict(devices.eval_step(embed), variables, {}, batches, devices, windows, means)
+    features, labels = means.means()[tracks].astype(np.float64), counts > 0
+    whole = np.isfinite(features).all(1)  # a track whose clips are all damaged has no embedding
+    features, labels = features[whole], labels[whole]
     fc = variables["params"].get("fc", {})
-    kernel, bias = logistic(sums / counts[:, None], labels, evaluate.task(config), config.head.c)
+    kernel, bias = logistic(features, labels, evaluate.task(config), config.head.c)
     if "kernel" not in fc or fc["kernel"].shape != kernel.shape:
         raise UserError(
             f"head.start 'logistic' needs a classifier that reads the embedding, and {config.model.name!r} has none"
         )
-    hits = (((sums / counts[:, None]) @ kernel + bias).argmax(1) == labels.argmax(1)).mean()
-    fitted = (
-        f", which names the first label of {hits:.1%} of its {len(tracks):,} tracks"
-        if evaluate.task(config) == "single"
-        else ""
-    )
-    say(f"the classifier is a logistic regression on {kernel.shape[0]:,} features{fitted}")
+    say(f"the classifier is a logistic regression on {kernel.shape[0]:,} features")
     return {"kernel": kernel.astype(fc["kernel"].dtype), "bias": bias.astype(fc["bias"].dtype)}
 
 

@@ -187,13 +187,16 @@ class Run:
         """The number of windows of a part ("train", "validation" or "test")."""
         return len(self._windows(part).clip)
 
-    def over_windows(self, step: Callable, variables: Any, constants: Any, part: str) -> evaluate.Table:
-        """The outputs of a compiled evaluation step for every window of a part."""
-        return evaluate.predict(step, variables, constants, self._windows(part), self.program.devices, self.config)
+    def over_windows(
+        self, step: Callable, variables: Any, constants: Any, part: str, embeddings: evaluate.TrackMeans | None = None
+    ) -> evaluate.Table:
+        """The outputs of a compiled evaluation step for every window of a part; `embeddings` as in `evaluate.predict`."""
+        windows, devices = self._windows(part), self.program.devices
+        return evaluate.predict(step, variables, constants, windows, devices, self.config, embeddings)
 
-    def evaluate(self, state: TrainState, part: str) -> evaluate.Table:
-        """The table of predictions for a part ("train", "validation" or "test")."""
-        return self.over_windows(self.program.eval_step, state.variables(), self.constants, part)
+    def evaluate(self, state: TrainState, part: str, embeddings: evaluate.TrackMeans | None = None) -> evaluate.Table:
+        """The table of predictions for a part ("train", "validation" or "test"); `embeddings` as in `evaluate.predict`."""
+        return self.over_windows(self.program.eval_step, state.variables(), self.constants, part, embeddings)
 
 
 def resolved(config: ConfigDict) -> ConfigDict:

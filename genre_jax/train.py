@@ -193,8 +193,9 @@ def _accumulate(loss_of, state: TrainState, batch: Batch, parts: int):
 def eval_step(
     variables: Any, constants: dict[str, Any], batch: Batch, *, network: forward.Forward, config: ConfigDict
 ) -> dict[str, jax.Array]:
-    """Scores of each example: {"logits" (batch, classes), "loss", "weight" (batch,)}."""
-    logits, _ = network(variables, batch)
+    """Scores of each example: {"logits" (batch, classes), "loss", "weight" (batch,), "embedding" (batch, dimensions)}."""
+    logits, intermediates = network(variables, batch)
     loss, labels, class_weights = losses.LOSSES[config.loss.name], batch["labels"], constants["class_weights"]
     values = loss.values(logits, labels, class_weights)
-    return {"logits": logits, "loss": values, "weight": loss.weights(labels, class_weights)}
+    weights = loss.weights(labels, class_weights)
+    return {"logits": logits, "loss": values, "weight": weights, "embedding": intermediates["embedding"].astype(network.wide)}
