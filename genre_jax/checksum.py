@@ -1,11 +1,18 @@
-"""SHA-256 checksums of arrays and of JSON values, which tell a damaged file from a whole one."""
+"""SHA-256 checksums of files, arrays and JSON values, which tell a damaged file from a whole one."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+def of_file(path: str | Path) -> str:
+    """Returns the checksum of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_json(value: Any) -> str:

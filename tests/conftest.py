@@ -38,8 +38,10 @@ import pytest
 import small_run
 
 from genre_jax import config as configs
+from genre_jax.console import UserError
 from genre_jax.data import locate
 from genre_jax.prepare import passport, tfrecord
+from genre_jax.weights import musicnn
 
 CLASSES = ("low", "mid", "high", "noise")
 
@@ -80,6 +82,15 @@ def write_tones(data_dir: Path, name: str = "tones", counts=(("train", 6), ("val
     facts = {"name": name, "sample_rate": 8000, "labels": CLASSES, "splits": {split: {} for split, _ in counts}}
     passport.write(folder, facts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_weights() -> Path:
+    """Return the file of the published weights "musicnn"; skip the test if they are not in the cache and cannot be fetched."""
+    try:
+        return musicnn.path("musicnn")
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -359,6 +359,7 @@ def test_init_from_takes_the_weights_of_another_run(tones, tmp_path, capsys):
     ):
         Run(other).initial_state()
     with pytest.raises(
-        UserError, match="'/nowhere' is not a source of weights: give a run's workdir, a file, or hf://owner/name"
+        UserError,
+        match="'/nowhere' is not a source of weights: give a run's workdir, one of musicnn, musicnn-mtt, musicnn-vgg, musicnn-vgg-mtt, or a file or hf://owner/name",
     ):
         small_config(tones, init_from="/nowhere")

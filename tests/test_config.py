@@ -65,7 +65,7 @@ def test_published_counts():
         ({"model.dephts": "3"}, "unknown config key 'model.dephts': choose one of "),
         ({"optimizer.name": "adma"}, "unknown optimizer 'adma' .did you mean 'adam'..: choose one of adam, adamw, amsgrad, sgd"),
         ({"schedule.name": "cosin"}, "unknown schedule 'cosin' .did you mean 'cosine'..: choose one of constant, cosine"),
-        ({"frontend.name": "mel"}, "unknown frontend 'mel'.*: choose one of burrows_melgram, .*log_mel, log_mel_htk, and 12 more"),
+        ({"frontend.name": "mel"}, "unknown frontend 'mel'.*: choose one of burrows_melgram, .*log_mel, log_mel_htk, and 13 more"),
         ({"loss.name": "hinge"}, "unknown loss.name 'hinge': choose one of sigmoid, softmax"),
         ({"data.name": "synthetik"}, "unknown data set 'synthetik' .did you mean 'synthetic'..: choose one of audioset_music"),
         ({"dtype": "float16"}, "unknown dtype 'float16'.*: choose one of bfloat16, float32, float64"),

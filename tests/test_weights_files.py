@@ -114,7 +114,7 @@ def test_a_hub_file_is_downloaded_and_its_digest_checked(tmp_path, monkeypatch, 
     [
         (
             "nowhere.safetensors",
-            "'nowhere.safetensors' is not a source of weights: give a run's workdir, a file, or hf://owner/name",
+            "'nowhere.safetensors' is not a source of weights: give a run's workdir, one of musicnn, musicnn-mtt, musicnn-vgg, musicnn-vgg-mtt, or a file or hf://owner/name",
         ),
         ("hf://owner", "'hf://owner' is not a source of weights"),
         (

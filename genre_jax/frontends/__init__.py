@@ -125,6 +125,7 @@ FRONTENDS: dict[str, Callable[..., Frontend]] = {
     "burrows_mfcc_mean": published.BurrowsMfccMean,
     "burrows_melgram": published.BurrowsMelgram,
     "choi_stft": published.ChoiStft,
+    "musicnn_log_mel": published.MusicnnLogMel,
     "swishnet_mfcc": published.SwishNetMfcc,
     "swishnet_log_mel": published.SwishNetLogMel,
 }

@@ -11,7 +11,7 @@ from genre_jax.console import UserError
 from genre_jax.frontends.scaling import as_features
 from genre_jax.frontends.stft import at_least
 
-COMPRESSIONS = ("none", "db", "db_below_max", "ln", "pcen")
+COMPRESSIONS = ("none", "db", "db_below_max", "ln", "log10", "pcen")
 
 
 def compress(x: jax.Array, how: str, *, power: float, top_db: float | None, sr: float, hop_length: int) -> jax.Array:
@@ -20,7 +20,7 @@ def compress(x: jax.Array, how: str, *, power: float, top_db: float | None, sr: 
     Args:
       x: array (..., frames, bins), |STFT|^power.
       how: str. "none"; "db" (decibels relative to 1); "db_below_max" (decibels relative to the maximum of the clip);
-        "ln" (natural logarithm of x + 1e-6); "pcen".
+        "ln" (natural logarithm of x + 1e-6); "log10" (log10(1 + 10,000 x), as in musicnn); "pcen".
       power: float > 0, exponent of the magnitude in x.
       top_db: float ≥ 0, range of "db" and "db_below_max" below the maximum of the clip in dB. None means no limit.
       sr, hop_length: sample rate in Hz and samples from frame to frame, for "pcen".
@@ -32,6 +32,8 @@ def compress(x: jax.Array, how: str, *, power: float, top_db: float | None, sr: 
         return power_to_db(s, ref="max" if how == "db_below_max" else 1.0, top_db=top_db)
     if how == "ln":
         return log_offset(x)
+    if how == "log10":
+        return jnp.log10(1 + 10_000 * x)
     # librosa's PCEN expects waveforms in [-2³¹, 2³¹].
     return x if how == "none" else pcen(x * 2.0 ** (31 * power), sr=sr, hop_length=hop_length)
 

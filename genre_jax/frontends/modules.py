@@ -81,7 +81,7 @@ class Spectrogram(StftFrontend):
 
     Attributes:
       power: float > 0, exponent of the magnitude.
-      compression: str, "none", "db", "db_below_max", "ln" or "pcen"; see `compress`.
+      compression: str, "none", "db", "db_below_max", "ln", "log10" or "pcen"; see `compress`.
       top_db: float ≥ 0, range of "db" and "db_below_max" in dB. 0 means no limit.
     """
 
@@ -124,7 +124,7 @@ class LogMel(MelFrontend):
     `librosa.power_to_db(librosa.feature.melspectrogram(…), ref=np.max)`, transposed.
 
     Attributes:
-      compression: str, "none", "db", "db_below_max", "ln" or "pcen"; see `compress`.
+      compression: str, "none", "db", "db_below_max", "ln", "log10" or "pcen"; see `compress`.
       top_db: float ≥ 0, range of "db" and "db_below_max" in dB. 0 means no limit.
     """
 
@@ -266,7 +266,7 @@ class Vqt(Frontend):
       filter_scale: float > 0, factor of the filter lengths.
       window: str, a periodic window of `scipy.signal.get_window`.
       pad_mode: str, padding of both ends: "constant" (zeros), "reflect" or "edge".
-      compression: str, "none", "db", "db_below_max", "ln" or "pcen"; see `compress`.
+      compression: str, "none", "db", "db_below_max", "ln", "log10" or "pcen"; see `compress`.
       top_db: float ≥ 0, range of "db" and "db_below_max" in dB. 0 means no limit.
     """
 

@@ -114,3 +114,19 @@ class SwishNetLogMel(LogMelHtk):
     """The input of MobileNet, the teacher of SwishNet, at 16 kHz: 64 log mel energies; 32,240 samples → (200, 64)."""
 
     n_mels: int = 64
+
+
+class MusicnnLogMel(LogMel):
+    """musicnn (arXiv 1909.06654) at 16 kHz: 96 mels of the power STFT, 512 / 256, log10(1 + 10,000 x).
+
+    48,128 samples → (187, 96).
+
+    No padding: the package cuts its patches from the spectrogram of the whole song, and so do our windows of a song, whose
+    first frame is the package's second.
+    """
+
+    n_fft: int = 512
+    hop_length: int = 256
+    center: bool = False
+    n_mels: int = 96
+    compression: str = "log10"

@@ -19,6 +19,7 @@ from genre_jax.models.densenet import DenseNet
 from genre_jax.models.folmer import FolmerCnn, FolmerMlp
 from genre_jax.models.gru import GruAttention
 from genre_jax.models.mobilenet import MobileNet
+from genre_jax.models.musicnn import Musicnn, MusicnnVgg
 from genre_jax.models.network import Network
 from genre_jax.models.network import count as count
 from genre_jax.models.resnet import Bottleneck, ResNet
@@ -41,6 +42,8 @@ MODELS: dict[str, Callable[..., Network]] = {
     "gmm": Gmm,
     "gru_attention": GruAttention,
     "mobilenet_v1": MobileNet,
+    "musicnn": Musicnn,
+    "musicnn_vgg": MusicnnVgg,
     "resnet18": functools.partial(ResNet, stages=(2, 2, 2, 2)),
     "resnet34": functools.partial(ResNet, stages=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck),

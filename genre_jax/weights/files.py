@@ -1,10 +1,9 @@
-"""Read files of weights, on disk or on the Hugging Face Hub, as name → array. No code from a file is ever executed.
+"""Read files of weights, from a disk, the Hugging Face Hub or a package, as name → array. No code from a file is ever executed.
 
 `.safetensors` files are read with the package safetensors, Keras's `.h5` and `.keras` with h5py, and PyTorch's `.pth` and
 `.pt` with `torch.load(weights_only=True)`. A library is imported when a file needs it.
 """
 
-import hashlib
 import importlib
 import io
 import re
@@ -16,11 +15,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from genre_jax import checksum
 from genre_jax.console import UserError, say
+from genre_jax.weights import musicnn
 
 Arrays = dict[str, np.ndarray]
 HUB = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>.+))?")
-LEGAL = f"a run's workdir, a file, or hf://owner/name[@revision][/file]; either of these may end in {'#sha256=…'!r}"
+LEGAL = (
+    f"a run's workdir, one of {', '.join(musicnn.NAMES)}, or a file or hf://owner/name[@revision][/file], "
+    f"both of which may end in {'#sha256=…'!r}"
+)
 
 
 def _parse(source: str) -> tuple[str, str]:
@@ -34,6 +38,8 @@ def _parse(source: str) -> tuple[str, str]:
 def check(source: str) -> None:
     """Raise `UserError` if `source` cannot be a file of weights. The file is neither downloaded nor read."""
     place, _ = _parse(source)
+    if place in musicnn.NAMES:
+        return
     hub = HUB.fullmatch(place)
     if not hub and not Path(place).is_file():
         raise UserError(f"{source!r} is not a source of weights: give {LEGAL}")
@@ -43,20 +49,22 @@ def check(source: str) -> None:
 
 
 def fetch(source: str) -> tuple[Path, str]:
-    """Return (path, sha256) of the file that `source` names, and download it if it is on the Hugging Face Hub.
+    """Return (path, sha256) of the file that `source` names, and download it if it is not on disk.
 
     Args:
-      source: a path or `hf://owner/name[@revision][/file]`; the default file is `model.safetensors`. `#sha256=DIGEST` at
-        the end is compared with the digest of the file.
+      source: a key of `musicnn.NAMES`, a path or `hf://owner/name[@revision][/file]`; the default file is
+        `model.safetensors`. `#sha256=DIGEST` at the end is compared with the digest of the file.
 
     Raises `UserError` if the source is malformed, the file cannot be downloaded, or the digests differ.
     """
     check(source)
     place, required = _parse(source)
     hub = HUB.fullmatch(place)
-    path = _download(place, **hub.groupdict()) if hub else Path(place)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if place in musicnn.NAMES:
+        path = musicnn.path(place)
+    else:
+        path = _download(place, **hub.groupdict()) if hub else Path(place)
+    digest = checksum.of_file(path)
     if required and digest != required:
         raise UserError(f"{place} has sha256 {digest}, and {required} is required")
     return path, digest

@@ -20,7 +20,7 @@ from genre_jax import checksum, forward
 from genre_jax import config as configs
 from genre_jax.atomic import read_json, write_whole
 from genre_jax.checkpoint import Checkpoints
-from genre_jax.console import UserError, say
+from genre_jax.console import UserError, printable, say
 from genre_jax.weights import files, layouts
 from genre_jax.weights.files import listed
 
@@ -73,6 +73,8 @@ def _labels(names: Any, source: str) -> tuple[str, ...]:
     texts = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
     if not texts or not names or len(set(names)) < len(names):
         raise UserError(f"{source} must hold a list of distinct class names that are not empty, and holds {names!r:.80}")
+    if hidden := [name for name in names if printable(name) != name]:
+        raise UserError(f"{source} must hold class names without control characters, and holds {hidden[0]!r:.80}")
     return tuple(names)
 
 
@@ -95,8 +97,7 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
     expected, actual = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
     if wrong := sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)):
         raise UserError(f"the weights in {source} do not fit the config in it: {listed(wrong)} differ")
-    variables = {"batch_stats": {}, "frontend": {}} | flax.traverse_util.unflatten_dict(arrays, sep="/")
-    return Trained(config, labels, variables)
+    return Trained(config, labels, nested(arrays))
 
 
 def _checksum(arrays: files.Arrays, metadata: dict[str, str]) -> str:
@@ -121,14 +122,15 @@ def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
     return write(load_trained(workdir), path)
 
 
-def write(trained: Trained, path: Path) -> Path:
-    """Write a trained network to `path` in the format of `save_pretrained`; return `path`.
+def write(trained: Trained, path: Path, **notes: str) -> Path:
+    """Write a trained network to `path` in the format of `save_pretrained`, with `notes` as more metadata; return `path`.
 
     Raises `UserError` if an array or the config holds NaN or infinity.
     """
     from safetensors.numpy import save
 
     config, labels, variables = trained
+    _labels([*labels], "a trained network")
     configs.validate_values(config)
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
     if broken := files.not_finite(arrays):
@@ -141,7 +143,7 @@ def write(trained: Trained, path: Path) -> Path:
         "labels": labels,
         "sample_rate": config.data.sample_rate,
         "frontend": values["frontend"],
-    }
+    } | notes
     metadata = {key: json.dumps(value, allow_nan=False) for key, value in parts.items()}
     metadata["sha256"] = _checksum(arrays, metadata)
     with write_whole(path) as file:
@@ -152,6 +154,11 @@ def write(trained: Trained, path: Path) -> Path:
 def _flat(variables: Any) -> dict[str, Any]:
     """Return name → leaf, with names such as "params/conv1/kernel"."""
     return flax.traverse_util.flatten_dict(variables, sep="/")
+
+
+def nested(arrays: files.Arrays) -> dict[str, Any]:
+    """Return the variables of a network from the arrays with these names; the inverse of `_flat`."""
+    return {"batch_stats": {}, "frontend": {}} | flax.traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def _donor(source: str, model: nn.Module, ours: list[str]) -> layouts.Donor:
