@@ -37,11 +37,12 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "usearch"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
         "sweep": ["optuna"],  # launch/sweep.py
+        "similar": ["usearch"],  # genre_jax.similar query
         "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],
     },
 )

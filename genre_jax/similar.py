@@ -12,7 +12,7 @@ the exit status is then 1. `query` names copies of SONG apart from the similar s
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,16 +226,19 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> int:
     """Run the command that the first argument names. Returns the exit status."""
-    args, names, folder = flags.FLAGS, argv[2:], Path(flags.FLAGS.index)
-    commands = {
-        "build": lambda: build(names, folder, args.workdir, args.prune),
-        "query": lambda: query(names, folder, args.workdir, args.k, args.playlist, args.json),
-        "lookup": lambda: lookup(names, folder, args.json),
-        "info": lambda: info(names, folder),
-    }
     if len(argv) < 2:
-        raise UserError(f"a command is needed, one of {', '.join(commands)}: python -m genre_jax.similar COMMAND …")
-    return console.pick("command", argv[1], commands)()
+        raise UserError(f"a command is needed, one of {', '.join(COMMANDS)}: python -m genre_jax.similar COMMAND …")
+    return console.pick("command", argv[1], COMMANDS)(argv[2:], Path(flags.FLAGS.index))
+
+
+COMMANDS: dict[str, Callable[[list[str], Path], int]] = {
+    "build": lambda names, folder: build(names, folder, flags.FLAGS.workdir, flags.FLAGS.prune),
+    "query": lambda names, folder: query(
+        names, folder, flags.FLAGS.workdir, flags.FLAGS.k, flags.FLAGS.playlist, flags.FLAGS.json
+    ),
+    "lookup": lambda names, folder: lookup(names, folder, flags.FLAGS.json),
+    "info": info,
+}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ from genre_jax.console import UserError
 from genre_jax.recommend.segment import Segment, Song, join
 
 VERSION = 1
-SMALL, FEW = 1 << 25, 8  # segments with fewer hashes (two days of audio) are joined when there are more than `FEW` of them
+LARGE = (
+    1 << 25
+)  # most hashes of a segment that is joined from others: two days of audio, for which joining takes 1 GB of memory
+FEW = 8  # the smallest segments are joined when there are more than this number
 _PASSPORT = "index.json"
 
 
@@ -134,12 +137,19 @@ class Index:
             kept &= [song.path not in gone for song in segment.songs]
         if added:
             self._write([(segment, np.ones(len(segment.songs), bool)) for segment in added])
-        small = [number for number, segment in enumerate(self._segments) if len(segment.hashes) < SMALL]
-        if len(small) > FEW:
-            self._write([(self._segments[number], self._kept[number]) for number in small])
-            for number in reversed(small):
-                del self._names[number], self._segments[number], self._kept[number]
+        self._join_small()
         self._write_passport()
+
+    def _join_small(self) -> None:
+        """Join the smallest segments into one if there are many."""
+        sizes = np.array([len(segment.hashes) for segment in self._segments], np.int64)
+        by_size = np.argsort(sizes, kind="stable")
+        small = sorted(by_size[np.cumsum(sizes[by_size]) <= LARGE].tolist())
+        if len(small) <= FEW:
+            return
+        self._write([(self._segments[number], self._kept[number]) for number in small])
+        for number in reversed(small):
+            del self._names[number], self._segments[number], self._kept[number]
 
     def _write(self, parts: list[tuple[Segment, np.ndarray]]) -> None:
         """Join the parts into a new segment on the disk."""

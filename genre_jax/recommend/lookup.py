@@ -17,7 +17,7 @@ from genre_jax.recommend.index import Index
 
 RATE = 8000  # sample rate of the audio, in Hz, because the hashes end at 4 kHz
 PHASES = 4
-MEETINGS = 1 << 22  # most meetings of equal hashes in a look-up (300 MB); above it, the most common hashes are left out
+MEETINGS = 1 << 20  # most meetings of equal hashes in a look-up (100 MB); above it, the most common hashes are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,9 @@ def search(index: Index, heard: Print) -> list[Recording]:
     songs = index.songs()
     if not songs or not len(heard.hashes):
         return []
-    number, here, there = _meetings(index, heard)
+    number, here, there, used = _meetings(index, heard)
     number, offset, agreeing, following, rival = fingerprint.align(number, here, there, fingerprint.fewest(len(songs))).T
-    moments = np.unique(heard.times)
+    moments = np.unique(used)
     frames = np.array([songs[n].frames for n in number], np.int64)
     shared = np.searchsorted(moments, frames - offset) - np.searchsorted(moments, -offset)
     shared = np.maximum(1, shared)
@@ -84,8 +84,11 @@ def search(index: Index, heard: Print) -> list[Recording]:
     return sorted((one for one in found if one.expected <= fingerprint.EXPECTED), key=lambda one: one.expected)
 
 
-def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the meetings of equal hashes: number of the song, frame in the clip, frame in the song, each (meetings,)."""
+def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the meetings of equal hashes: number of the song, frame in the clip, frame in the song, each (meetings,).
+
+    The fourth array holds the frames of the hashes that were rare enough to be used.
+    """
     parts = index.parts()
     order = np.argsort(heard.hashes, kind="stable")  # in order, neighbouring hashes are read from the same pages of the disk
     hashes, times = heard.hashes[order], heard.times[order]
@@ -103,4 +106,4 @@ def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.nd
         stays = number >= 0
         columns.append((number[stays], np.repeat(times, count)[stays], segment.times[at][stays]))
     number, here, there = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return number, here, there
+    return number, here, there, times[rare]
