@@ -54,8 +54,7 @@ def build(names: list[str], folder: Path, workdir: str | None = None, prune: boo
     with lock.hold(folder / "lock", f"another process extends the index {folder}: wait until it ends"):
         index = Index.open(folder) if _exists(folder) else Index(folder, network)
         _check_same(index, network)
-        with console.silent_libraries():
-            done, unread = builder.extend(index, tagger, list(dict.fromkeys(files)))
+        done, unread = builder.extend(index, tagger, list(dict.fromkeys(files)))
         gone = builder.missing(index, [os.path.abspath(name) for name in names]) if prune else []
         if gone:
             index.commit(removed=gone)
@@ -87,7 +86,13 @@ def query(
     hidden = {own, *(copy.number for copy in copies)}
     pairs = zip(*neighbours.nearest(vector, k + len(hidden)), strict=True)
     nearest = [(int(number), float(cosine)) for number, cosine in pairs if number not in hidden][:k]
-    rows = [_similar(index, songs, neighbours, windows, *pair) for pair in nearest]
+    tags_of = index.tags()
+    rows = [
+        {"similarity": round(cosine, 4)}
+        | _song(songs[number], index.network.labels, tags_of[number])
+        | _passage(neighbours, windows, index.windows(number))
+        for number, cosine in nearest
+    ]
     if playlist:
         playlists.write(Path(playlist), [(songs[number].path, songs[number].seconds) for number, _ in nearest])
     if as_json:
@@ -173,27 +178,19 @@ def _only(names: list[str], command: str, what: str) -> str:
     return names[0]
 
 
-def _similar(
-    index: Index,
-    songs: Sequence[Song],
-    neighbours: Neighbours,
-    windows: tuple[np.ndarray, np.ndarray],
-    number: int,
-    cosine: float,
-) -> dict[str, Any]:
-    """Returns a similar song as values of JSON: "at" and "song_at" are where the two songs are most alike, in seconds."""
-    starts, embeddings = index.windows(number)
-    here, there = neighbours.passage(windows[1], embeddings)
-    mean = index.tags()[number]
+def _song(song: Song, labels: Sequence[str], mean: np.ndarray) -> dict[str, Any]:
+    """Returns a song with its strongest tags as values of JSON."""
     strongest = np.argsort(-mean, kind="stable")[:TAGS]
-    return {
-        "similarity": round(cosine, 4),
-        "file": songs[number].path,
-        "seconds": round(songs[number].seconds, 3),
-        "at": round(float(windows[0][here]), 3),
-        "song_at": round(float(starts[there]), 3),
-        "tags": {index.network.labels[label]: round(float(mean[label]), 4) for label in strongest},
-    }
+    tags = {labels[label]: round(float(mean[label]), 4) for label in strongest}
+    return {"file": song.path, "seconds": round(song.seconds, 3), "tags": tags}
+
+
+def _passage(
+    neighbours: Neighbours, first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    """Returns where two songs are most alike, in seconds, from the starts and the embeddings of their windows."""
+    at, song_at = neighbours.passage(first[1], second[1])
+    return {"at": round(float(first[0][at]), 3), "song_at": round(float(second[0][song_at]), 3)}
 
 
 def _recording(found: Recording, songs: Sequence[Song]) -> dict[str, Any]:
@@ -228,7 +225,9 @@ def main(argv: list[str]) -> int:
     """Run the command that the first argument names. Returns the exit status."""
     if len(argv) < 2:
         raise UserError(f"a command is needed, one of {', '.join(COMMANDS)}: python -m genre_jax.similar COMMAND …")
-    return console.pick("command", argv[1], COMMANDS)(argv[2:], Path(flags.FLAGS.index))
+    command = console.pick("command", argv[1], COMMANDS)
+    with console.silent_libraries():
+        return command(argv[2:], Path(flags.FLAGS.index))
 
 
 COMMANDS: dict[str, Callable[[list[str], Path], int]] = {
