@@ -188,6 +188,23 @@ def test_small_segments_are_joined_and_lose_removed_songs(songs, network, tmp_pa
             np.testing.assert_array_equal(getattr(segment, name)[one], getattr(expected, name)[other])
 
 
+def test_an_index_can_be_opened_while_segments_are_joined(songs, network, tmp_path, monkeypatch):
+    """The second read of index.json finds the new segments."""
+    folder = tmp_path / "index"
+    similar.build([str(songs)], folder)
+    former = (folder / "index.json").read_text()
+    monkeypatch.setattr(index, "FEW", 0)
+    Index.open(folder).commit()
+    read, reads = index.read_json, []
+
+    def late(path, kind):
+        reads.append(path)
+        return json.loads(former) if len(reads) == 1 else read(path, kind)
+
+    monkeypatch.setattr(index, "read_json", late)
+    assert len(Index.open(folder).songs()) == 9 and len(reads) == 2
+
+
 # ---------------------------------------------------------------- refusals
 
 

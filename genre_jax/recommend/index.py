@@ -74,6 +74,13 @@ class Index:
     @classmethod
     def open(cls, folder: Path) -> "Index":
         """Open an index. Raises `UserError` if there is none in the folder, or if it is damaged or of another version."""
+        try:
+            return cls._read(folder)
+        except UserError:  # another process may have joined segments while this one opened them
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> "Index":
         path = folder / _PASSPORT
         if not path.is_file():
             raise UserError(f"{folder} holds no index: make it by python -m genre_jax.similar build FOLDER --index={folder}")
