@@ -114,13 +114,13 @@ def lookup(names: list[str], folder: Path, as_json: bool = False) -> int:
     songs = index.songs()
     found = recordings.search(index, recordings.listen_to_clip(tag_inputs.content(name)))
     if as_json:
-        say(json.dumps({"file": name, "recordings": [_recording(one, songs) for one in found]}, allow_nan=False))
+        say(json.dumps({"file": name, "recordings": [_recording(recording, songs) for recording in found]}, allow_nan=False))
     elif not found:
         say(f"{console.printable(name)}: no recording in the index matches")
     else:
-        for one in found:
-            how_sure = f"{one.agreement:.0%} of the moments agree; by chance {one.expected:.1g} recordings would agree as well"
-            say(f"{console.printable(songs[one.number].path)}  at {clock(one.offset)}  ({how_sure})")
+        for recording in found:
+            sure = f"{recording.agreement:.0%} of the moments agree; {recording.expected:.1g} recordings would do so by chance"
+            say(f"{console.printable(songs[recording.number].path)}  at {clock(recording.offset)}  ({sure})")
     return 0
 
 

@@ -81,7 +81,7 @@ def search(index: Index, heard: Print) -> list[Recording]:
     seconds = (offset + following / np.maximum(agreeing + following, 1)) * HOP
     columns = [column.tolist() for column in (number, np.maximum(seconds, 0), together / shared, expected)]
     found = [Recording(*row) for row in zip(*columns, strict=True)]
-    return sorted((one for one in found if one.expected <= fingerprint.EXPECTED), key=lambda one: one.expected)
+    return sorted((r for r in found if r.expected <= fingerprint.EXPECTED), key=lambda r: (r.expected, -r.agreement))
 
 
 def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
