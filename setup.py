@@ -2,14 +2,18 @@
 
 from setuptools import find_packages, setup
 
+BESIDE = {"genre_jax.configs": "configs", "genre_jax.third_party": "third_party"}  # a wheel has these folders in the package
+
 setup(
     name="genre_jax",
     version="0.1.0",
     description="JAX/Flax research code for musical genre recognition on raw audio",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["genre_jax", "genre_jax.*"]),
-    package_data={"genre_jax": ["report/*.j2"]},
+    packages=[*find_packages(include=["genre_jax", "genre_jax.*"]), *BESIDE],
+    package_dir=BESIDE,
+    package_data={"genre_jax": ["report/*.j2"], "genre_jax.third_party": ["*"]},
+    entry_points={"console_scripts": ["genre-jax=genre_jax.__main__:main"]},
     install_requires=[
         "absl-py",
         "av",
@@ -37,7 +41,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "usearch"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "usearch", "setuptools>=70.1"],  # setuptools: tests/test_install.py
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md

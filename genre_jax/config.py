@@ -56,7 +56,7 @@ def base(name: str) -> ConfigDict:
             "devices": 0,  # number of accelerators; 0 = all
             # The command line that made the config, for the report: `load` sets it.
             "made_by": {
-                "config": "",  # FILE:presets, such as configs/schindler.py:shallow,exp
+                "config": "",  # the value of --config, such as schindler:shallow,exp
                 "overrides": [],  # such as ["data.name=gtzan"]
             },
             # Initial weights: the workdir of a run, a file of save_pretrained, or a published ResNet, DenseNet or MobileNet
@@ -306,15 +306,15 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     """Returns the validated config of a file.
 
     Args:
-      spec: `FILE[:argument]`, the value of --config.
+      spec: `FILE[:argument]` or `NAME[:argument]`, the value of --config. NAME is a shipped config, such as "bytenet".
       overrides: {dotted key: text} of the command line.
 
     Raises `UserError`; an error inside the file names its line.
     """
-    path, _, argument = spec.partition(":")
-    config = config_files.read(path, argument)
+    file, _, argument = spec.partition(":")
+    config = config_files.read(file, argument)
     if not isinstance(config, Section):
-        raise UserError(f"{path}: get_config must return the config that it got from base(NAME), and returned {config!r:.40}")
+        raise UserError(f"{file}: get_config must return the config that it got from base(NAME), and returned {config!r:.40}")
     for key, value in (overrides or {}).items():
         override(config, key, value)
     config.made_by.update(config=spec, overrides=[f"{key}={value}" for key, value in (overrides or {}).items()])

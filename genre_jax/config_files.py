@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from genre_jax import console
+from genre_jax import console, shipped
 from genre_jax.config_section import Section
 from genre_jax.console import UserError
 
@@ -14,11 +14,12 @@ class ArgumentError(UserError):
     """An error in the argument, the text after the colon of `--config=FILE:argument`. No line of the file is at fault."""
 
 
-def read(path: str, argument: str) -> Any:
-    """Run the config file `path` and return the value of its `get_config(argument)`. Raises `UserError`."""
-    if not Path(path).is_file():
-        neighbours = [str(neighbour) for neighbour in Path(path).parent.glob("*.py")]
-        raise console.unknown("config file", path, neighbours or ["configs/bytenet.py"])
+def read(config: str, argument: str) -> Any:
+    """Run a config file, which is a path or the name of a shipped config, and return the value of its `get_config(argument)`.
+
+    Raises `UserError`.
+    """
+    path = _path(config)
     spec = importlib.util.spec_from_file_location("genre_jax_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"a config file is a Python file, and {path!r} does not end in .py")
@@ -33,6 +34,20 @@ def read(path: str, argument: str) -> Any:
     except Exception as error:
         raise UserError(_sentence(path, spec.origin, error)) from error
     raise UserError(f"{path}: a config file must define get_config(argument), which returns the config")
+
+
+def _path(config: str) -> str:
+    """The path of the file that `config` means."""
+    known = shipped.configs()
+    if shipped.is_name(config):
+        return str(console.pick("config", config, known))
+    path = Path(config)
+    if path.is_file():
+        return config
+    neighbours = [str(neighbour) for neighbour in path.parent.glob("*.py")]
+    if path.stem in known and not neighbours:
+        raise UserError(f"config file {config!r} does not exist: the shipped config of this name is --config={path.stem}")
+    raise console.unknown("config file", config, neighbours or known)
 
 
 def _sentence(path: str, origin: str | None, error: Exception) -> str:

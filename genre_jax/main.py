@@ -8,7 +8,9 @@ from absl import flags
 
 from genre_jax import console
 
-CONFIG = flags.DEFINE_string("config", None, "Config file, with presets and key=value after a colon.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Config file or name of a shipped config, with presets and key=value after a colon."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/CONFIG-NAME.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, reach, memory, steps per epoch and ETA, then stop.")
 OVERFIT = flags.DEFINE_bool("overfit_one_batch", False, "Train on the first batch alone: a check of model and loss.")
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> None:
         replay.replay(Path(REPLAY.value))
         return
     if CONFIG.value is None:
-        raise console.UserError("--config is missing: give a config file, such as --config=configs/bytenet.py:demo")
+        raise console.UserError("--config is missing: give a config file, such as --config=bytenet:demo")
     if CACHE.value:  # it has no effect after the first compilation
         jax.config.update("jax_compilation_cache_dir", CACHE.value)
     config = configs.load(CONFIG.value, console.overrides(argv[1:]))

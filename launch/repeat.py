@@ -25,7 +25,7 @@ from genre_jax.console import UserError, say
 
 def define_flags() -> None:
     """Define the flags of this command. Not at import, because the tests import it beside other commands."""
-    flags.DEFINE_string("config", None, "Config file, with presets and key=value after a colon.")
+    flags.DEFINE_string("config", None, "Config file or name of a shipped config, with presets and key=value after a colon.")
     flags.DEFINE_string("workdir", None, "Folder of the runs and of summary.json.")
     flags.DEFINE_integer("folds", 0, "Number of folds of the data set; 0: no cross-validation.", lower_bound=0)
     flags.DEFINE_integer("seeds", 0, "Number of seeds; 0: the seed of the config.", lower_bound=0)

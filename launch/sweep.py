@@ -32,7 +32,7 @@ METHODS = ("tpe", "random")
 
 def define_flags() -> None:
     """Define the flags of this command. Not at import, because the tests import it beside other commands."""
-    flags.DEFINE_string("config", None, "Config file, with presets and key=value after a colon.")
+    flags.DEFINE_string("config", None, "Config file or name of a shipped config, with presets and key=value after a colon.")
     flags.DEFINE_string("workdir", None, "Folder of the trials and of the study.")
     flags.DEFINE_integer("trials", 20, "Number of trials of the study, those that ended early included.", lower_bound=1)
     flags.DEFINE_multi_string("space", [], f"A config key and its values: {space.FORMS}.")

@@ -180,6 +180,26 @@ def test_missing_config_file_names_its_neighbours():
         configs.load("configs/bytnet.py")
 
 
+def test_a_shipped_config_is_loaded_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = configs.load("schindler:code,cqt,seed=3")
+    assert named.made_by.config == "schindler:code,cqt,seed=3" and named.name == "schindler_cqt_code"
+    by_path = configs.load(f"{ROOT}/configs/schindler.py:code,cqt,seed=3")
+    by_path.made_by.config = named.made_by.config
+    assert named == by_path
+    (tmp_path / "bytenet.py").write_text("from genre_jax.config import base\n\ndef get_config(_):\n    return base('mine')\n")
+    assert (configs.load("bytenet.py").name, configs.load("bytenet:demo").name) == ("mine", "bytenet_demo")
+    for wrong, sentence in {
+        "bytnet:demo": "unknown config 'bytnet' (did you mean 'bytenet'?): choose one of burrows, bytenet, ",
+        "bytnet.py": "unknown config file 'bytnet.py' (did you mean 'bytenet.py'?): choose one of bytenet.py",
+        "configs/bytenet.py:demo": "config file 'configs/bytenet.py' does not exist: the shipped config of this name is --config=bytenet",
+        "elsewhere/bytnet.py": "unknown config file 'elsewhere/bytnet.py': choose one of burrows, bytenet, ",
+    }.items():
+        with pytest.raises(UserError) as error:
+            configs.load(wrong)
+        assert str(error.value).startswith(sentence)
+
+
 def test_argument_takes_presets_and_values():
     config = configs.load(f"{ROOT}/configs/bytenet.py:demo,train.batch_size=24,seed=3", {"seed": "7"})
     assert (config.name, config.train.batch_size, config.seed) == ("bytenet_demo", 24, 7)

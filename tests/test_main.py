@@ -14,10 +14,10 @@ SMALL = f"--config={ROOT}/tests/small_run.py:snn"
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "error: --config is missing: give a config file, such as --config=configs/bytenet.py:demo\n"),
-        (["--config=configs/bytenet.py"], "error: data set 'audioset_music' at 16000 Hz is not in 'data': make it with `python -m "
+        ([], "error: --config is missing: give a config file, such as --config=bytenet:demo\n"),
+        (["--config=bytenet"], "error: data set 'audioset_music' at 16000 Hz is not in 'data': make it with `python -m "
          "genre_jax.prepare --dataset=audioset_music --source=DIR --name=audioset_music --data_dir=data --sample_rate=16000`, "
-         "or try --config=configs/bytenet.py:demo, which needs no data\n"),
+         "or try --config=bytenet:demo, which needs no data\n"),
         ([SMALL, "--config.train.batchsize=3"], "error: unknown config key 'train.batchsize' (did you mean 'train.batch_size'?): "
          "choose one of train.accumulate, train.batch_size, train.checkpoint_every, train.duration, train.evaluate_every, "
          "train.keep, train.log_every, train.patience, train.skip_nonfinite\n"),

@@ -334,7 +334,7 @@ def test_plan_of_a_model_without_policies(tones, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "error: --config is missing: give a config file, such as --config=configs/bytenet.py\n"),
+        ([], "error: --config is missing: give a config file, such as --config=bytenet\n"),
         (["--config=configs/bytenet.py", "--memory=24"], "error: --memory must be a number above 0 with a unit "
          "(MB, MiB, GB, GiB), such as '24GiB', not '24'\n"),
     ],

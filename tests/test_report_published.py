@@ -56,10 +56,11 @@ def test_a_run_counts_for_the_rows_with_the_most_presets_that_it_has(data_set, t
         "d": "other/net.py:shallow",  # another file
         "e": "net.py:shallow",  # another file
         "f": "configs/net.py:shallow",
+        "g": "net:exp,shallow",  # exp and shallow, by the name of the config
     }
     found = [write_run(tmp_path / name, data_set, made_by={"config": spec, "overrides": []}) for name, spec in specs.items()]
     ours = published.matches(published.read(printed), read(found))
-    assert [match and match.runs for match in ours] == [(0, 5), (0, 5), (1,), None]
+    assert [match and match.runs for match in ours] == [(0, 5), (0, 5), (1, 6), None]
     assert ours[0].values == (pytest.approx(20 / 24), pytest.approx(20 / 24))
     assert np.isnan(ours[2].mean)  # the run was not evaluated on the training split
 
@@ -138,7 +139,7 @@ def test_the_section(data_set, tmp_path, printed):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        (None, "is missing, the file of the printed scores: run the report from a checkout"),
+        (None, "is missing, the file of the printed scores: install genre_jax again"),
         ("document,value\n1,2\n", "lacks the columns config, data"),
         ("", "lacks the columns config"),
         (",".join(published.TEXTS) + "\n" + "," * 8 + "high,,,\n", "line 2: the value 'high' is not a number"),

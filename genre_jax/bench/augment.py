@@ -26,7 +26,7 @@ from genre_jax.data import locate
 from genre_jax.logbook import environment
 from genre_jax.prepare import passport, tfrecord
 
-CONFIG = flags.DEFINE_string("config", "configs/resnet34_spectrogram.py:single", "Config whose front end and step are timed.")
+CONFIG = flags.DEFINE_string("config", "resnet34_spectrogram:single", "Config whose front end and step are timed.")
 BATCH = flags.DEFINE_integer("batch", 8, "Clips per step.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each program; the table shows medians.")
 NOISES = flags.DEFINE_integer("noises", 100, "Number of 5 s recordings in the noise bank.")

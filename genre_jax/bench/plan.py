@@ -15,7 +15,9 @@ from genre_jax.console import UserError, overrides, parse_flags, say
 from genre_jax.logbook import environment
 from genre_jax.planning import memory
 
-CONFIG = flags.DEFINE_string("config", None, "Config file, with presets and key=value after a colon.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Config file or name of a shipped config, with presets and key=value after a colon."
+)
 TARGET = flags.DEFINE_string("target", None, f"Compile for an absent card: {', '.join(targets.TARGETS)}.")
 MEMORY = flags.DEFINE_string("memory", None, "Memory of a device, such as 24GiB or 80GB; default: what a run may use.")
 CLASSES = flags.DEFINE_integer("classes", None, "Number of classes; default: from the data set.", lower_bound=1)
@@ -26,7 +28,7 @@ __all__ = ["main", "parse_flags"]
 def main(argv: list[str]) -> None:
     """Print a row for each policy, and the advice."""
     if CONFIG.value is None:
-        raise UserError("--config is missing: give a config file, such as --config=configs/bytenet.py")
+        raise UserError("--config is missing: give a config file, such as --config=bytenet")
     limit = memory.parse_bytes(MEMORY.value, "--memory") if MEMORY.value else None
     if TARGET.value:
         targets.leave_cards_alone()

@@ -137,7 +137,7 @@ def find(config: ConfigDict) -> Path:
         )
     raise UserError(
         f"data set {data.name!r} at {data.sample_rate} Hz is not in {data.data_dir!r}: make it with `{command}`, "
-        "or try --config=configs/bytenet.py:demo, which needs no data"
+        "or try --config=bytenet:demo, which needs no data"
     )
 
 

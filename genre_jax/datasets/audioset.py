@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from genre_jax import shipped
 from genre_jax.console import UserError, say
 from genre_jax.datasets import table
 from genre_jax.datasets.folder import printable, walk
@@ -30,7 +31,7 @@ LISTS = {  # split → official file
     "eval": "eval_segments.csv",
 }
 ONTOLOGY = "class_labels_indices.csv"  # all 527 classes; if the source has this file, the mids of the lists are checked
-LABEL_TABLE = Path(__file__).parents[2] / "third_party" / "audioset_music_labels.csv"
+LABEL_TABLE = shipped.THIRD_PARTY / "audioset_music_labels.csv"
 MID = re.compile(r"/[a-z]/[0-9a-z_]+")  # a machine id of a class, such as /m/064t9
 LOOKED_FOR = "ID.EXT, ID_START.EXT, ID_START_END.EXT (seconds or milliseconds; also YID…), *.tar and *.parquet"
 SLACK = 0.1, 0.05  # a file may be longer than its segment by these seconds plus this share, because codecs pad

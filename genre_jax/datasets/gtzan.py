@@ -9,6 +9,7 @@ repository has no list of the artists.
 import re
 from pathlib import Path
 
+from genre_jax import shipped
 from genre_jax.console import UserError
 from genre_jax.datasets import table
 from genre_jax.datasets.folder import cut_name, printable, walk
@@ -27,7 +28,6 @@ PROTOCOLS = {
     "folds": ":K[:SEED]",
 }
 TENTHS = {"train": 0.8, "validation": 0.1, "test": 0.1}
-LISTS = Path(__file__).parents[2] / "third_party"
 CLIP_SECONDS, CLIP_STARTS = 4.0, tuple(round(2.85 * number, 2) for number in range(10))  # ten clips in each track of 30 s
 REPLICAS = (
     "draws single tracks, therefore replicas, excerpts of one recording and works of one artist are in several splits "
@@ -117,7 +117,7 @@ def _placed(protocol: str, numbers: list[int]) -> dict[str, tuple[str, str]]:
 
 def fault_filtered(name: str) -> list[str]:
     """Returns the tracks in one of the lists of Kereliuk et al.: "train", "valid" or "test"."""
-    lines = table.lines(LISTS / f"gtzan_{name}_fault_filtered.txt")
+    lines = table.lines(shipped.THIRD_PARTY / f"gtzan_{name}_fault_filtered.txt")
     return [re.sub(r"^.*/|\.wav$", "", word) for line in lines for word in line.split()]
 
 

@@ -182,7 +182,7 @@ def _next_command(passport: dict, data_dir: str) -> str:
         keys += f" --config.data.conditioning='{json.dumps(passport['conditioning'])}'"
     splits = passport["splits"]
     if passport["dataset"] == "audioset_music":
-        return f"python -m genre_jax.main --config=configs/bytenet.py {keys}"
+        return f"python -m genre_jax.main --config=bytenet {keys}"
     if passport["dataset"] == "hunonspeech":
         return f"use it as a noise bank for other data with --config.augment.noise.data_set={passport['name']}"
     folds = [split for split in splits if re.fullmatch("fold[0-9]+", split)]
@@ -197,7 +197,7 @@ def _next_command(passport: dict, data_dir: str) -> str:
     elif "validation" not in splits:
         keys += " --config.data.validation="
     several = any(sum(split["classes"].values()) != split["clips"] for split in splits.values())
-    return f"python -m genre_jax.main --config=configs/resnet34_spectrogram.py:{'multi' if several else 'single'} {keys}"
+    return f"python -m genre_jax.main --config=resnet34_spectrogram:{'multi' if several else 'single'} {keys}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from genre_jax import shipped
 from genre_jax.console import UserError
 from genre_jax.data.locate import read_passport
 from genre_jax.report import bounds, formats
@@ -21,7 +22,7 @@ from genre_jax.report.comparison import flatten
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import INTERVAL, Column, Table
 
-FILE = Path(__file__).parents[2] / "third_party" / "published_results.csv"
+FILE = shipped.THIRD_PARTY / "published_results.csv"
 DOCUMENTS = {
     "000": "Pollack 2018",
     "001": "Folmer & Lung 2021",
@@ -104,7 +105,7 @@ def read(path: Path) -> list[Row]:
         with open(path, encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing, the file of the printed scores: run the report from a checkout") from error
+        raise UserError(f"{path} is missing, the file of the printed scores: install genre_jax again") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
     missing = sorted(set(TEXTS) - set(lines[0] if lines else ()))
@@ -123,8 +124,10 @@ def read(path: Path) -> list[Row]:
 
 
 def split_spec(spec: str) -> tuple[PurePosixPath, frozenset[str]]:
-    """Split the value of --config, FILE:preset,preset, into the file and its presets."""
+    """Split the value of --config, FILE:preset,preset or NAME:preset,preset, into the file and its presets."""
     file, _, argument = spec.partition(":")
+    if shipped.is_name(file):
+        file = f"configs/{file}.py"
     return PurePosixPath(file), frozenset(filter(None, argument.split(",")))
 
 

@@ -57,7 +57,7 @@ def command(data_dir: Path, workdir: Path, reader: str = "threads", **changes: o
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     values = [f"--config.{key}={value}" for key, value in settings.items()]
     return [
-        *(sys.executable, "-m", "genre_jax.main", f"--config={ROOT}/configs/bytenet.py:demo", f"--workdir={workdir}"),
+        *(sys.executable, "-m", "genre_jax.main", "--config=bytenet:demo", f"--workdir={workdir}"),
         *(f"--compilation_cache={data_dir / 'compiled'}", f"--config.data.data_dir={data_dir}"),
         *(f"--config.data.reader={reader}", *values),
     ]
