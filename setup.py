@@ -41,7 +41,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "usearch", "setuptools>=70.1"],  # setuptools: tests/test_install.py
+        # setuptools: tests/test_install.py
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "usearch", "setuptools>=70.1"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
