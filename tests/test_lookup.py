@@ -36,7 +36,8 @@ def at_rate(samples: np.ndarray) -> np.ndarray:
 def segment(name: str, samples: np.ndarray) -> Segment:
     """A recording (samples at `RATE`) with its fingerprint, and embeddings of one dimension."""
     heard, one = fingerprint.take(samples, RATE), np.ones((1, 1), np.float32)
-    return Segment.of(Song(name, len(samples) / RATE, 1, 1, 1, heard.frames), one, one, np.zeros(1), heard)
+    song = Song(name, len(samples) / RATE, 1, 1, 1, heard.frames, len(np.unique(heard.times)))
+    return Segment.of(song, one, one, np.zeros(1), heard)
 
 
 def index_of(folder: Path, recordings: dict[str, np.ndarray]) -> Index:
@@ -92,10 +93,8 @@ def test_the_expected_number_is_that_of_the_audit(tracks, small):
     answer = lookup.search(small, heard)[0]
     assert small.songs()[answer.number].path == "3"
     assert answer.offset == pytest.approx(match.offset) == pytest.approx(2.0, abs=0.01)
-    # The audit takes the smaller number of moments of both clips; a look-up knows those of the clip.
-    moments = len(np.unique(heard.times))
-    assert answer.agreement == pytest.approx(match.agreeing / moments) and moments >= match.peaks
-    assert answer.expected < 20 * 1e-9 and match.expected < 1e-9
+    assert answer.agreement == pytest.approx(match.agreeing / match.peaks, rel=0.02)
+    assert answer.expected == pytest.approx(len(small.songs()) * match.expected, rel=1e-2) or answer.expected < 1e-12
 
 
 def test_removed_recordings_are_not_found(tracks, tmp_path):
@@ -177,6 +176,10 @@ def test_clips_in_noise_among_1000_recordings(tmp_path):
             row["found"] += bool(right) and right[0]
             row["wrong"] += bool(right) and not right[0]
             row["absent"] += not all(right)  # what the index without the recording would answer
+            if not all(right):
+                print(f"{name} in {kind} noise: also", paths[answers[right.index(False)].number])
+            elif not right and not name.startswith("synthetic"):
+                print(f"{name} in {kind} noise: not found")
     total = {key: sum(row[key] for row in counts.values()) for key in ("clips", "found", "wrong", "absent")}
     for (group, kind), row in counts.items():
         print(f"{group:<10} {kind:<9}", row)

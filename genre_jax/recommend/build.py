@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.logbook import clock
@@ -54,7 +56,8 @@ def embed(tagger: Any, path: str) -> Segment:
     """Returns what the index holds of a song. Raises `UserError` if the file cannot be read."""
     size, modified = stamp(path)
     tags, heard = tagger.tags(path), lookup.listen(path)
-    song = Song(path, float(tags.seconds), size, modified, len(tags.starts), heard.frames)
+    moments = len(np.unique(heard.times))
+    song = Song(path, float(tags.seconds), size, modified, len(tags.starts), heard.frames, moments)
     return Segment.of(song, tags.embeddings, tags.probabilities, tags.starts, heard)
 
 

@@ -118,10 +118,20 @@ class Index:
 
     def windows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the starts (windows,) in seconds and the embeddings float32 (windows, dims) of the windows of a song."""
-        for segment, numbers in self.parts():
-            if number in numbers:
-                return segment.windows_of(int(np.argmax(numbers == number)))
-        raise IndexError(number)
+        segment, row = self._place(number)
+        return segment.windows_of(row)
+
+    def moments(self, number: int) -> np.ndarray:
+        """Returns the frames (moments,) in which hashes of a song begin, in order."""
+        segment, row = self._place(number)
+        return segment.moments_of(row)
+
+    def _place(self, number: int) -> tuple[Segment, int]:
+        """Returns the segment of a song, and its row there."""
+        ends = np.cumsum([kept.sum() for kept in self._kept])
+        place = int(np.searchsorted(ends, number, side="right"))
+        rows = np.flatnonzero(self._kept[place])
+        return self._segments[place], int(rows[number - ends[place]])  # counted from the end of the segment
 
     def parts(self) -> list[tuple[Segment, np.ndarray]]:
         """Returns the segments, each with the number of every song in it, int64 (songs,); -1 for songs that were removed."""

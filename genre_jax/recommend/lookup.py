@@ -73,15 +73,21 @@ def search(index: Index, heard: Print) -> list[Recording]:
         return []
     number, here, there, used = _meetings(index, heard)
     number, offset, agreeing, following, rival = fingerprint.align(number, here, there, fingerprint.fewest(len(songs))).T
-    moments = np.unique(used)
-    frames = np.array([songs[n].frames for n in number], np.int64)
-    shared = np.searchsorted(moments, frames - offset) - np.searchsorted(moments, -offset)
-    shared = np.maximum(1, shared)
+    moments = np.unique(used).astype(np.int64)
+    pairs = zip(number.tolist(), offset.tolist(), strict=True)
+    shared = np.array([_shared(moments, index.moments(n), songs[n].frames, at) for n, at in pairs], np.int64)
     together, expected = fingerprint.by_chance(len(songs), agreeing + following, shared, rival)
     seconds = (offset + following / np.maximum(agreeing + following, 1)) * HOP
     columns = [column.tolist() for column in (number, np.maximum(seconds, 0), together / shared, expected)]
     found = [Recording(*row) for row in zip(*columns, strict=True)]
     return sorted((r for r in found if r.expected <= fingerprint.EXPECTED), key=lambda r: (r.expected, -r.agreement))
+
+
+def _shared(clip: np.ndarray, recording: np.ndarray, frames: int, offset: int) -> int:
+    """Returns the moments in the time that a clip and a recording of `frames` share: the smaller number of both, at least 1."""
+    in_clip = np.searchsorted(clip, [-offset, frames - offset])
+    in_recording = np.searchsorted(recording, [offset, offset + int(clip[-1]) + 1])
+    return max(1, int(min(np.diff(in_clip)[0], np.diff(in_recording)[0])))
 
 
 def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ ones, because each costs a search.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from genre_jax.prepare.fingerprint import Print
 _SONGS = "songs.jsonl"
 _TYPES = {
     "vectors": np.float32, "tags": np.float32, "windows": np.float32, "starts": np.float32,
-    "hashes": np.uint32, "owners": np.uint32, "times": np.uint16,
+    "hashes": np.uint32, "owners": np.uint32, "times": np.uint16, "moments": np.uint16,
 }  # fmt: skip
 
 
@@ -32,6 +33,7 @@ class Song:
       size, modified: bytes of the file and time of its last change in ns, by which a changed file is recognised.
       windows: number of windows that were embedded.
       frames: number of frames of the fingerprint.
+      moments: number of frames in which a hash begins.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Song:
     modified: int
     windows: int
     frames: int
+    moments: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Segment:
       hashes: hashes of all songs, sorted, uint32 (hashes,).
       owners: number of the song of each hash within the segment, uint32 (hashes,).
       times: frame of each hash in its song, uint16 (hashes,).
+      moments: frames in which hashes begin, in order, song after song, uint16 (moments,).
     """
 
     songs: tuple[Song, ...]
@@ -65,13 +69,14 @@ class Segment:
     hashes: np.ndarray
     owners: np.ndarray
     times: np.ndarray
+    moments: np.ndarray
 
     @classmethod
     def of(cls, song: Song, embeddings: np.ndarray, probabilities: np.ndarray, starts: np.ndarray, heard: Print) -> "Segment":
         """Returns a segment of one song.
 
         Args:
-          song: the song.
+          song: the song; its numbers of windows, frames and moments are those of the other arguments.
           embeddings: embedding of each window, (windows, dims).
           probabilities: probability of each label in each window, (windows, labels).
           starts: start of each window in seconds, (windows,).
@@ -82,6 +87,7 @@ class Segment:
             "vectors": embeddings.mean(0, keepdims=True), "tags": probabilities.mean(0, keepdims=True),
             "windows": embeddings, "starts": starts,
             "hashes": heard.hashes[order], "owners": np.zeros(len(order)), "times": heard.times[order],
+            "moments": np.unique(heard.times),
         }  # fmt: skip
         return cls((song,), **{name: arrays[name].astype(dtype) for name, dtype in _TYPES.items()})
 
@@ -101,12 +107,13 @@ class Segment:
         try:
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _TYPES}
             songs = tuple(Song(**json.loads(line)) for line in (folder / _SONGS).read_text("ascii").splitlines())
-            windows, hashes = sum(song.windows for song in songs), len(arrays["hashes"])
+            windows, moments = sum(song.windows for song in songs), sum(song.moments for song in songs)
+            hashes = len(arrays["hashes"])
         except (OSError, ValueError, TypeError, EOFError) as error:
             raise _damaged(folder, error) from error
         shapes = {
             "vectors": (len(songs), dims), "tags": (len(songs), labels), "windows": (windows, dims), "starts": (windows,),
-            "hashes": (hashes,), "owners": (hashes,), "times": (hashes,),
+            "hashes": (hashes,), "owners": (hashes,), "times": (hashes,), "moments": (moments,),
         }  # fmt: skip
         for name, dtype in _TYPES.items():
             if arrays[name].shape != shapes[name] or arrays[name].dtype != dtype:
@@ -114,11 +121,20 @@ class Segment:
                 raise _damaged(folder, f"{held}, and {np.dtype(dtype)} {shapes[name]} belong to its {len(songs)} songs")
         return cls(songs, **arrays)
 
+    @functools.cached_property
+    def _first(self) -> np.ndarray:
+        """The index of the first window and of the first moment of each song, and the ends, int64 (2, songs + 1)."""
+        counts = np.array([[song.windows for song in self.songs], [song.moments for song in self.songs]], np.int64)
+        return np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
+
     def windows_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the starts (windows,) in seconds and the embeddings (windows, dims) of the song in this row."""
-        first = sum(song.windows for song in self.songs[:row])
-        part = slice(first, first + self.songs[row].windows)
+        part = slice(*self._first[0, row : row + 2])
         return self.starts[part], self.windows[part]
+
+    def moments_of(self, row: int) -> np.ndarray:
+        """Returns the frames (moments,) in which hashes of the song in this row begin."""
+        return self.moments[slice(*self._first[1, row : row + 2])]
 
 
 def join(parts: Sequence[tuple[Segment, np.ndarray]]) -> Segment:
@@ -128,6 +144,7 @@ def join(parts: Sequence[tuple[Segment, np.ndarray]]) -> Segment:
     for part, keep in parts:
         kept = {"vectors": keep, "tags": keep}
         kept["windows"] = kept["starts"] = np.repeat(keep, [song.windows for song in part.songs])
+        kept["moments"] = np.repeat(keep, [song.moments for song in part.songs])
         kept["hashes"] = kept["owners"] = kept["times"] = keep[part.owners]
         renumbered = (np.cumsum(keep) - 1 + len(songs)).astype(np.uint32)
         for name, column in columns.items():
