@@ -36,7 +36,7 @@ def at_rate(samples: np.ndarray) -> np.ndarray:
 def segment(name: str, samples: np.ndarray) -> Segment:
     """A recording (samples at `RATE`) with its fingerprint, and embeddings of one dimension."""
     heard, one = fingerprint.take(samples, RATE), np.ones((1, 1), np.float32)
-    song = Song(name, len(samples) / RATE, 1, 1, 1, heard.frames, len(np.unique(heard.times)))
+    song = Song(name, len(samples) / RATE, 1, 1, 1, len(np.unique(heard.times)))
     return Segment.of(song, one, one, np.zeros(1), heard)
 
 
@@ -112,7 +112,7 @@ def test_the_rarest_hashes_are_used_within_a_budget(tracks, small, monkeypatch):
     every = lookup._meetings(small, heard)
     monkeypatch.setattr(lookup, "MEETINGS", len(every[0]) // 2)
     some = lookup._meetings(small, heard)
-    assert len(every[0]) / 4 < len(some[0]) <= len(every[0]) / 2 and len(some[3]) < len(every[3])
+    assert len(every[0]) / 4 < len(some[0]) <= len(every[0]) / 2
     assert small.songs()[lookup.search(small, heard)[0].number].path == "4"
 
 

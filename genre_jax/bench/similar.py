@@ -89,7 +89,7 @@ def _write(folder: Path, rng: np.random.Generator) -> None:
     index = Index(folder, Network("random", RATE, tuple(map(str, range(LABELS))), np.ones(DIMS.value, np.float32)))
     for first in range(0, SONGS.value, AT_ONCE):
         count = min(AT_ONCE, SONGS.value - first)
-        songs = tuple(Song(f"/music/{first + n:06d}.mp3", 10.0, 1, 1, 1, FRAMES, FRAMES) for n in range(count))
+        songs = tuple(Song(f"/music/{first + n:06d}.mp3", 10.0, 1, 1, 1, FRAMES) for n in range(count))
         vectors = rng.standard_normal((count, DIMS.value), np.float32)
         hashes = rng.choice(common, count * HASHES.value)
         order = np.argsort(hashes, kind="stable")

@@ -57,7 +57,7 @@ def embed(tagger: Any, path: str) -> Segment:
     size, modified = stamp(path)
     tags, heard = tagger.tags(path), lookup.listen(path)
     moments = len(np.unique(heard.times))
-    song = Song(path, float(tags.seconds), size, modified, len(tags.starts), heard.frames, moments)
+    song = Song(path, float(tags.seconds), size, modified, len(tags.starts), moments)
     return Segment.of(song, tags.embeddings, tags.probabilities, tags.starts, heard)
 
 

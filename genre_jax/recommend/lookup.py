@@ -27,7 +27,7 @@ class Recording:
     Attributes:
       number: number of the song in the index.
       offset: where the clip begins in the recording, in seconds.
-      agreement: share of the moments with peaks that agree, in [0, 1].
+      agreement: share of the moments of the recording, in the time of the clip, that agree, in [0, 1].
       expected: number of other recordings in the index that are expected to agree as well by chance.
     """
 
@@ -71,30 +71,26 @@ def search(index: Index, heard: Print) -> list[Recording]:
     songs = index.songs()
     if not songs or not len(heard.hashes):
         return []
-    number, here, there, used = _meetings(index, heard)
-    number, offset, agreeing, following, rival = fingerprint.align(number, here, there, fingerprint.fewest(len(songs))).T
-    moments = np.unique(used).astype(np.int64)
-    pairs = zip(number.tolist(), offset.tolist(), strict=True)
-    shared = np.array([_shared(moments, index.moments(n), songs[n].frames, at) for n, at in pairs], np.int64)
+    number, here, there = _meetings(index, heard)
+    rows = fingerprint.align(number, there, here, fingerprint.fewest(len(songs)))
+    number, offset, agreeing, following, rival = rows.T
+    moments = [_inside(index.moments(n), -at, heard) for n, at in rows[:, :2].tolist()]
+    shared = np.maximum(1, np.array(moments, np.int64))
     together, expected = fingerprint.by_chance(len(songs), agreeing + following, shared, rival)
-    seconds = (offset + following / np.maximum(agreeing + following, 1)) * HOP
+    seconds = -(offset + following / np.maximum(agreeing + following, 1)) * HOP
     columns = [column.tolist() for column in (number, np.maximum(seconds, 0), together / shared, expected)]
     found = [Recording(*row) for row in zip(*columns, strict=True)]
     return sorted((r for r in found if r.expected <= fingerprint.EXPECTED), key=lambda r: (r.expected, -r.agreement))
 
 
-def _shared(clip: np.ndarray, recording: np.ndarray, frames: int, offset: int) -> int:
-    """Returns the moments in the time that a clip and a recording of `frames` share: the smaller number of both, at least 1."""
-    in_clip = np.searchsorted(clip, [-offset, frames - offset])
-    in_recording = np.searchsorted(recording, [offset, offset + int(clip[-1]) + 1])
-    return max(1, int(min(np.diff(in_clip)[0], np.diff(in_recording)[0])))
+def _inside(moments: np.ndarray, start: int, clip: Print) -> int:
+    """Returns the number of moments of a recording in the time of a clip that begins at the frame `start`."""
+    first, last = np.searchsorted(moments, [start + int(clip.times.min()), start + int(clip.times.max()) + 1])
+    return int(last - first)
 
 
-def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the meetings of equal hashes: number of the song, frame in the clip, frame in the song, each (meetings,).
-
-    The fourth array holds the frames of the hashes that were rare enough to be used.
-    """
+def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the meetings of equal hashes: number of the song, frame in the clip, frame in the song, each (meetings,)."""
     parts = index.parts()
     order = np.argsort(heard.hashes, kind="stable")  # in order, neighbouring hashes are read from the same pages of the disk
     hashes, times = heard.hashes[order], heard.times[order]
@@ -112,4 +108,4 @@ def _meetings(index: Index, heard: Print) -> tuple[np.ndarray, np.ndarray, np.nd
         stays = number >= 0
         columns.append((number[stays], np.repeat(times, count)[stays], segment.times[at][stays]))
     number, here, there = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return number, here, there, times[rare]
+    return number, here, there

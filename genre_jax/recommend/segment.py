@@ -32,7 +32,6 @@ class Song:
       seconds: length.
       size, modified: bytes of the file and time of its last change in ns, by which a changed file is recognised.
       windows: number of windows that were embedded.
-      frames: number of frames of the fingerprint.
       moments: number of frames in which a hash begins.
     """
 
@@ -41,7 +40,6 @@ class Song:
     size: int
     modified: int
     windows: int
-    frames: int
     moments: int
 
 
@@ -76,7 +74,7 @@ class Segment:
         """Returns a segment of one song.
 
         Args:
-          song: the song; its numbers of windows, frames and moments are those of the other arguments.
+          song: the song; its numbers of windows and moments are those of the other arguments.
           embeddings: embedding of each window, (windows, dims).
           probabilities: probability of each label in each window, (windows, labels).
           starts: start of each window in seconds, (windows,).
