@@ -16,7 +16,7 @@ from genre_jax.prepare.fingerprint import HOP, LONGEST, Print
 from genre_jax.recommend.index import Index
 
 RATE = 8000  # sample rate of the audio, in Hz, because the hashes end at 4 kHz
-PHASES = 4
+PHASES = 2  # with four, more clips of absent recordings agree by chance
 MEETINGS = 1 << 20  # most meetings of equal hashes in a look-up (100 MB); above it, the most common hashes are left out
 
 
