@@ -2,7 +2,7 @@
 
 The hashes, and the test against chance, are those of `prepare/fingerprint.py`. The clip is compared with every recording, and
 the number of other recordings that are expected to agree as well by chance decides. A clip starts anywhere between two frames
-of its recording. Therefore its hashes are taken at several phases of a frame, at no cost in the index.
+of its recording. Therefore its hashes are taken at `PHASES` phases of a frame, which changes nothing in the index.
 """
 
 import dataclasses
