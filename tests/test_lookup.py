@@ -148,7 +148,7 @@ def sources() -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/audio")
 def test_clips_in_noise_among_1000_recordings(tmp_path):
-    """Of every recording a clip in each kind of noise, looked up in the index, and in the index without the recording.
+    """Of every recording a clip in each kind of noise; answers beside the right one are those without the recording.
 
     The recorded noises are ESC-10's. They are not in the index: a clip with such a noise holds the noise's recording as well.
     """
