@@ -93,7 +93,7 @@ def slow_combinations() -> list:
 @pytest.mark.parametrize("preset", slow_combinations())
 def test_one_step_of_every_preset(tones, preset):
     name, _, argument = preset.partition(":")
-    config = small(configs.load(f"{ROOT}/configs/{name}.py:{argument}"), tones)
+    config = small(configs.load(f"{ROOT}/configs/{name}.py:{argument}", {"data.name": "synthetic"}), tones)
     configs.validate(config)
     assert config.model.name in MODELS
     run = Run(config)
