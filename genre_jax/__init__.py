@@ -16,10 +16,10 @@ def load(source):
       source: the workdir of a run, or a file that `save_pretrained` wrote. The file is a path or
         `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`, which is then verified.
 
-    Returns a `genre_jax.tag.Tagger`. Its method `predict(path_or_waveform, sample_rate=None)` resamples the signal to the
+    Returns a `genre_jax.tagger.Tagger`. Its method `predict(path_or_waveform, sample_rate=None)` resamples the signal to the
     sample rate of the run. Raises `console.UserError` if the source cannot be loaded.
     """
-    from genre_jax.tag import Tagger  # imported here because decoding workers import this package, and need no network
+    from genre_jax.tagger import Tagger  # imported here because decoding workers import this package, and need no network
 
     return Tagger(source)
 

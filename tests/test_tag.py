@@ -22,6 +22,7 @@ from damage import write_run
 import genre_jax
 from genre_jax import config as configs
 from genre_jax import metrics, tag, tag_inputs, train
+from genre_jax import tagger as tagging
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
@@ -76,7 +77,7 @@ def test_windows_of_a_stream_are_those_of_evaluation(block, hop):
     samples = 10
     for length in [*range(1, 45), 99, 100, 101]:
         wave = np.arange(length, dtype=np.float32)
-        found = list(tag.windows((wave[i : i + block] for i in range(0, length, block)), samples, hop))
+        found = list(tagging.windows((wave[i : i + block] for i in range(0, length, block)), samples, hop))
         assert [start for start, _ in found] == window_starts(length, samples, hop).tolist()
         for start, cut in found:
             np.testing.assert_array_equal(cut, wave[start : start + samples])
@@ -211,7 +212,7 @@ def test_memory_does_not_grow_with_the_file(tagger, tmp_path):
 
 def test_segments_are_runs_of_one_leading_label():
     probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
-    tags = tag.Tags(("a", "b"), np.array([0.0, 3.0, 5.0]), 3.0, 8.0, probabilities, np.zeros((3, 4)))
+    tags = tagging.Tags(("a", "b"), np.array([0.0, 3.0, 5.0]), 3.0, 8.0, probabilities, np.zeros((3, 4)))
     assert tags.segments() == [(0.0, 5.0, "a", pytest.approx(0.8)), (5.0, 8.0, "b", pytest.approx(0.8))]
     assert tag.as_text("x.wav", tags, top=1).splitlines() == [
         "x.wav  (0:08, 3 windows of 3 s)",
@@ -219,7 +220,7 @@ def test_segments_are_runs_of_one_leading_label():
         "    0:00-0:05  a 80%",
         "    0:05-0:08  b 80%",
     ]
-    short = tag.Tags(("a", "b"), np.array([0.0]), 3.0, 1.23456, probabilities[:1], np.zeros((1, 4)))
+    short = tagging.Tags(("a", "b"), np.array([0.0]), 3.0, 1.23456, probabilities[:1], np.zeros((1, 4)))
     assert tag.as_json("x.wav", short) == {
         "file": "x.wav",
         "seconds": 1.235,
