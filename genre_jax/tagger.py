@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import jax
     from ml_collections import ConfigDict
 
+    from genre_jax import forward
     from genre_jax.weights import pretrained
 
 Progress = Callable[[float, float | None], None]  # of (seconds that are done, seconds of the signal; None while it is decoded)
@@ -93,6 +94,8 @@ class Tagger:
         Raises `UserError` if a source is missing or damaged, or if the networks differ in sample rate, window length, hop,
         conditioning or task.
         """
+        import jax
+
         from genre_jax import evaluate
         from genre_jax.weights import musicnn, pretrained
 
@@ -102,7 +105,8 @@ class Tagger:
         self.config = runs[0].config
         self.task = evaluate.task(self.config)
         self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples
-        self._networks = [_function(run) for run in runs]
+        apply = jax.jit(_apply, static_argnums=0)  # networks that differ only in their weights are one program
+        self._networks = [_network(run, apply) for run in runs]
         self._columns = _columns([run.labels for run in runs], None if sources else musicnn.ADDED)
         self.labels = tuple(run.labels[n] for run, kept in zip(runs, self._columns, strict=True) for n in kept)
 
@@ -259,8 +263,8 @@ def _columns(labels: Sequence[tuple[str, ...]], added: Sequence[str] | None) -> 
     return columns
 
 
-def _function(trained: "pretrained.Trained") -> Callable[[dict[str, np.ndarray]], tuple["jax.Array", "jax.Array"]]:
-    """Return a network as a compiled function of a batch. Its values are logits and embeddings."""
+def _network(trained: "pretrained.Trained", apply: Any) -> Callable[[dict[str, np.ndarray]], tuple["jax.Array", "jax.Array"]]:
+    """Return a trained network as a function of a batch, whose values are logits and embeddings."""
     import jax
 
     from genre_jax import forward
@@ -270,16 +274,17 @@ def _function(trained: "pretrained.Trained") -> Callable[[dict[str, np.ndarray]]
         network = forward.build(trained.config, len(trained.labels))
         variables = jax.device_put(trained.variables)
 
-    @jax.jit
-    def apply(variables, batch):
-        logits, intermediates = network(variables, batch)
-        return logits, intermediates["embedding"]
-
-    def scores(batch):
+    def scores(batch: dict[str, np.ndarray]) -> tuple["jax.Array", "jax.Array"]:
         with jax.enable_x64(double):
-            return apply(variables, batch)
+            outputs: tuple[jax.Array, jax.Array] = apply(network, variables, batch)
+            return outputs
 
     return scores
+
+
+def _apply(network: "forward.Forward", variables: Any, batch: Any) -> tuple["jax.Array", "jax.Array"]:
+    logits, intermediates = network(variables, batch)
+    return logits, intermediates["embedding"]
 
 
 @dataclasses.dataclass(frozen=True)
