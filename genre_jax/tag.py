@@ -29,7 +29,7 @@ from genre_jax.tagger import Tagger, Tags
 
 TOP = {"single": 5, "multi": 10}  # labels that are shown, by task
 _COLUMNS = 100  # of the console
-_CELLS = 8, 40  # least and most blocks of a row over time
+_CELLS = 12, 40  # least and most blocks of a row over time; the axis needs 12
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -76,7 +76,7 @@ def _rows(tags: Tags, labels: list[str], bars: list[str]) -> list[str]:
     levels = np.ceil(means / means.max() * len(_BLOCKS)).clip(1).astype(int) - 1
     lines = [f"{bar:<{indent}}{''.join(_BLOCKS[n] for n in row)}" for bar, row in zip(bars, levels, strict=True)]
     scale, start, end = f"█ = {means.max():.0%}", clock(0), clock(tags.seconds)
-    return [*lines, f"{scale:>{indent - 2}}  {start} {end:>{cells - len(start) - 1}}"]
+    return [*lines, f"{scale:>{indent - 2}}  {start} {end.rjust(cells - len(start) - 1)}"]
 
 
 def as_json(name: str, tags: Tags) -> dict[str, Any]:

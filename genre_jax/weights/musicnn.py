@@ -172,6 +172,7 @@ def _config(name: str) -> Any:
     config.data.sample_rate = 16_000
     config.data.samples = (PATCH + 1) * HOP
     config.evaluate.hop = PATCH * HOP
+    config.evaluate.batch_size = 4  # as fast as 16 on a CPU, with less padding for a short file
     config.loss.name = "sigmoid"
     configs.choose(config, "frontend", "musicnn_log_mel")
     configs.choose(config, "model", "musicnn_vgg" if "vgg" in name else "musicnn")
