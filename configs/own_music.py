@@ -5,8 +5,8 @@
 
 Source: weights of musicnn (Pons & Serra 2019, arXiv 1909.06654), which docs/weights.md describes. The classifier reads the
 pooled features. It starts as a logistic regression (arXiv 2202.10054); then classifier and layers along time are trained on
-augmented cuts, as long as the loss of the validation split falls. If it does not fall, the probe of the training and the validation
-split is the result.
+augmented cuts, as long as the loss of the validation split falls. If it does not fall, the result is the probe of the training
+and the validation split.
 Data: 10 to 10,000 songs, 2 to 200 classes, one label or several labels a song, three songs a class at least.
 Hardware, time, score: two CPU cores, minutes; docs/benchmarks/real_audio.md has the scores on real songs.
 """
