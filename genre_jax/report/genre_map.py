@@ -153,7 +153,8 @@ def analogy_table(means: np.ndarray, names: Sequence[str], standard: np.ndarray,
     for a, b, c, answer, cosine in _analogies(means):
         vector = tag_arithmetic.unit(means[a] - means[b] + means[c])
         order = np.argsort(-(tag_arithmetic.unit(standard) @ vector), kind="stable")[:3]
-        rows.append((f"{names[a]} − {names[b]} + {names[c]}", names[answer], cosine, ", ".join(songs[i] for i in order)))
+        found = (names[answer], cosine) if cosine > 0 else (None, None)  # all other classes lie in opposite directions
+        rows.append((f"{names[a]} − {names[b]} + {names[c]}", *found, ", ".join(songs[i] for i in order)))
     columns = (Column("Expression"), Column("Nearest other class"), Column("Cosine", formats.decimal), Column("Nearest songs"))
     return Table("analogies", "Arithmetic on classes", columns, rows) if rows else None
 
