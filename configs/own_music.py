@@ -1,8 +1,7 @@
 """Your own genres from a few songs: a linear probe of musicnn, then its upper layers at a lower rate.
 
-    genre-jax prepare --source=MUSIC --name=my_music
-    genre-jax main    --config=own_music
-    genre-jax tag     --workdir=runs/own_music SONG.mp3
+    python -m genre_jax.prepare --source=my_music --name=my_music --sample_rate=16000
+    python -m genre_jax.main --config=configs/own_music.py
 
 Source: weights of musicnn (Pons & Serra 2019, arXiv 1909.06654), which docs/weights.md describes. The classifier reads the
 pooled features. It starts as a logistic regression (arXiv 2202.10054); then classifier and layers along time are trained on
@@ -25,17 +24,22 @@ def get_config(argument: str = ""):
     config.freeze.update(patterns=["*", "!middle*", "!fc/*"], batch_stats=True)
     config.learning_rates = ["middle*=0.1"]
     config.augment.update(gain_db=6.0, equalise_db=6.0, polarity=0.5)
-    config.train.update(duration="300 steps", evaluate_every="50 steps", checkpoint_every="50 steps", patience=3, batch_size=16)
+    config.train.update(duration="300 steps", evaluate_every="25 steps", checkpoint_every="25 steps", patience=2)
     config.evaluate.update(select="min loss", windows="fixed", hop=HOP)
     choose(config, "frontend", "musicnn_log_mel")
-    choose(config, "model", "musicnn", head="pools")
+    choose(config, "model", "musicnn", head="pools", dropout=0.0)
     choose(config, "optimizer", "adam")
-    choose(config, "schedule", "cosine", learning_rate=1e-4)
-    return with_argument(config, argument, frozen=frozen, scratch=scratch)
+    choose(config, "schedule", "cosine", learning_rate=2e-5)
+    return with_argument(config, argument, demo=demo, frozen=frozen, scratch=scratch)
+
+
+def demo(config):
+    """Embedded data."""
+    config.data.name = "synthetic"
 
 
 def frozen(config):
-    """The linear probe alone: only the classifier is trained, and hardly."""
+    """The linear probe alone: the classifier is trained for one step, and kept only if that improves it."""
     config.freeze.patterns = ["*", "!fc/*"]
     config.learning_rates = []
     config.train.update(duration="1 steps", evaluate_every="1 steps", checkpoint_every="1 steps")

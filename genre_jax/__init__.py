@@ -1,27 +1,29 @@
 """genre_jax: musical genre recognition on raw audio in JAX.
 
-tagger = genre_jax.load("runs/demo")
+tagger = genre_jax.load("runs/demo")  # without an argument: published taggers
 tagger.predict("song.mp3")            # {label: probability}
 """
 
 __version__ = "0.1.0"
 
 
-def load(source):
-    """Load a trained run for prediction.
+def load(*sources):
+    """Load trained networks for prediction.
 
     The settings of the process (JAX's configuration, logging) stay as they are, also for a float64 run.
 
     Args:
-      source: the workdir of a run, or a file that `save_pretrained` wrote. The file is a path or
-        `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`, which is then verified.
+      sources: usually one: the workdir of a run, the name of published weights (`weights.musicnn.NAMES`), or a file that
+        `save_pretrained` wrote. The file is a path or `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`, which is
+        then verified. Without a source: the published taggers "musicnn" and "musicnn-mtt" together. Several networks
+        must read the same windows; each adds the labels that those before it lack.
 
-    Returns a `genre_jax.tag.Tagger`. Its method `predict(path_or_waveform, sample_rate=None)` resamples the signal to the
-    sample rate of the run. Raises `console.UserError` if the source cannot be loaded.
+    Returns a `genre_jax.tagger.Tagger`. Its method `predict(path_or_waveform, sample_rate=None)` resamples the signal to the
+    sample rate of the run. Raises `console.UserError` if a source cannot be loaded.
     """
-    from genre_jax.tag import Tagger  # imported here because decoding workers import this package, and need no network
+    from genre_jax.tagger import Tagger  # imported here because decoding workers import this package, and need no network
 
-    return Tagger(source)
+    return Tagger(*sources)
 
 
 def save_pretrained(workdir, path):

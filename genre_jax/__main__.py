@@ -11,7 +11,8 @@ from genre_jax import __version__, console
 COMMANDS = {  # name → its module, and what it does
     "prepare": ("genre_jax.prepare", "Make a data set from audio files, or check prepared data sets."),
     "main": ("genre_jax.main", "Train, evaluate and report."),
-    "tag": ("genre_jax.tag", "Tag audio files with a trained run."),
+    "tag": ("genre_jax.tag", "Tag audio files, with published weights or a trained run."),
+    "similar": ("genre_jax.similar", "Find similar songs, and the recording that a clip is from, in an index of songs."),
     "report": ("genre_jax.report", "Write the report page of one or several runs."),
     "ensemble": ("genre_jax.ensemble", "Combine the predictions of several runs."),
     "open_set": ("genre_jax.open_set", "Measure how well a run tells songs of its genres from other songs."),

@@ -14,6 +14,8 @@ from typing import NoReturn, TextIO, TypeVar
 
 from absl import app, logging
 
+from genre_jax import cache
+
 T = TypeVar("T")
 _SHOWN = 10  # legal names in an error message
 # Control characters (C0, DEL, C1), marks that reorder or break a line, and surrogates (bytes of a name that is not UTF-8).
@@ -141,13 +143,15 @@ class Terminated(BaseException):
     """The process was asked to end by SIGTERM. Like KeyboardInterrupt, it passes through `except Exception`."""
 
 
-def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None) -> None:
-    """Run a command and exit.
+def run(main: Callable[[list[str]], int | None], flags_parser: Callable | None = None, keep_programs: bool = True) -> None:
+    """Run a command and exit. Compiled programs are kept in the cache, unless `keep_programs` is false.
 
     The exit code is the result of `main` (None: 0), 1 after an error that the user can correct, which is printed as one
     sentence, 130 after Ctrl-C, 143 after SIGTERM, and 141 if the reader of the output has gone. Any other exception keeps
     its traceback.
     """
+    if keep_programs:
+        cache.keep_programs()
     # Otherwise Orbax reports every save, prints several tracebacks for an error that `Checkpoints` tells in a sentence, and JAX
     # reports every backend that is not installed.
     logging.set_verbosity(logging.FATAL)

@@ -28,6 +28,10 @@ def fit(index: Index, variables: Any, network: Forward, devices: Devices, config
     It reads the network's "embedding" of up to `data.segments_per_track` windows of each track.
     Raises `UserError` if scikit-learn is not installed, or if the network has no classifier "fc" that reads its embedding.
     """
+    fc = variables["params"].get("fc", {})
+    refusal = f"head.start 'logistic' needs a classifier that reads the embedding, and {config.model.name!r} has none"
+    if "kernel" not in fc:
+        raise UserError(refusal)
     windows = config.copy_and_resolve_references()
     windows.evaluate.windows = "fixed"
     tracks, counts = metrics.group_sums(label_matrix(index, config.data.labels).astype(np.int64), index.track)
@@ -45,12 +49,9 @@ def fit(index: Index, variables: Any, network: Forward, devices: Devices, config
     features, labels = means.means()[tracks].astype(np.float64), counts > 0
     whole = np.isfinite(features).all(1)  # a track whose clips are all damaged has no embedding
     features, labels = features[whole], labels[whole]
-    fc = variables["params"].get("fc", {})
     kernel, bias = logistic(features, labels, evaluate.task(config), config.head.c)
-    if "kernel" not in fc or fc["kernel"].shape != kernel.shape:
-        raise UserError(
-            f"head.start 'logistic' needs a classifier that reads the embedding, and {config.model.name!r} has none"
-        )
+    if fc["kernel"].shape != kernel.shape:
+        raise UserError(refusal)
     say(f"the classifier is a logistic regression on {kernel.shape[0]:,} features")
     return {"kernel": kernel.astype(fc["kernel"].dtype), "bias": bias.astype(fc["bias"].dtype)}
 

@@ -3,13 +3,14 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
 from genre_jax import console
 from genre_jax.console import UserError
+from genre_jax.logbook import clock
 from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 STANDARD_INPUT = "-"
@@ -49,14 +50,46 @@ def content(name: str) -> str | bytes:
     return sys.stdin.buffer.read() if name == STANDARD_INPUT else name
 
 
-def with_progress(files: list[str]) -> Iterator[str]:
-    """Yield the files. After two seconds, and then every ten, print on standard error how many are done."""
-    due = time.monotonic() + _QUIET
-    for done, name in enumerate(files):
-        if time.monotonic() >= due:
-            console.note(f"tag: {done} of {len(files)} files")
-            due = time.monotonic() + _EVERY
-        yield name
+class Progress:
+    """How much is done, on standard error, after two seconds: a bar on a terminal, and elsewhere a line every ten seconds."""
+
+    def __init__(self, files: int) -> None:
+        self._files, self._done = files, 0
+        self._due = time.monotonic() + _QUIET
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def within(self, seconds: float, total: float | None) -> None:
+        """Report the seconds of the present file that are done, of `total` (None: it is being decoded)."""
+        if time.monotonic() < self._due:
+            return
+        where = f"{clock(seconds)} decoded" if total is None else f"{clock(seconds)} of {clock(total)}"
+        what = f"file {self._done + 1} of {self._files}, {where}" if self._files > 1 else where
+        if not sys.stderr.isatty():
+            console.note(f"tag: {what}")
+            self._due = time.monotonic() + _EVERY
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._files, leave=False, dynamic_ncols=True, bar_format="{desc} |{bar}| {percentage:3.0f}%")
+        self._bar.n = self._done + (seconds / total if total else 0.0)
+        self._bar.set_description_str(what)
+
+    def next(self) -> None:
+        """Count a file as done."""
+        self._done += 1
+
+    def clear(self) -> None:
+        """Remove the bar, so that something can be printed. The next report draws it again."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 def check_folder(path: str) -> Path:

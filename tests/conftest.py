@@ -3,30 +3,19 @@
 The tests run on the CPU, also on a machine with a GPU, unless JAX_PLATFORMS is set.
 """
 
-import hashlib
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
+from genre_jax import cache  # does not import JAX
+
 ROOT = Path(__file__).parent.parent
-
-
-def compiled() -> Path:
-    """Return the cache folder for this kind of CPU. A program that was compiled for another kind could crash."""
-    info = Path("/proc/cpuinfo")
-    features = (
-        {line for line in info.read_text().splitlines() if line.startswith(("flags", "model name"))} if info.exists() else {}
-    )
-    machine = " ".join((platform.machine(), *sorted(features)))
-    return ROOT / ".cache" / "compiled" / hashlib.sha256(machine.encode()).hexdigest()[:12]
-
 
 # Child processes inherit environment variables.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled()))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "compiled" / cache.processor()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax

@@ -21,7 +21,7 @@ DATA = {"data.name": "synthetic"}
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_builds_at_full_size(path):
-    config = configs.load(str(path))
+    config = configs.load(str(path), DATA)
     network = forward.build(config, num_classes=67)
     batch = {
         "audio": jax.ShapeDtypeStruct((2, config.data.samples), jnp.int16),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from genre_jax import console, tag
+from genre_jax import console, tag, tagger
 
 EVIL = "a\nb\x1b[31m\x9b\x7f\u202egnp\udcff.wav"
 SHOWN = r"a\nb\x1b[31m\x9b\x7f\u202egnp\udcff.wav"
@@ -39,7 +39,7 @@ def test_control_characters_are_shown_as_escapes():
 
 
 def test_tags_show_names_on_one_line_each():
-    tags = tag.Tags(("a\nb\x1b",), np.zeros(1), 1.0, 1.0, np.ones((1, 1)), np.zeros((1, 1)))
+    tags = tagger.Tags(("a\nb\x1b",), np.zeros(1), 1.0, 1.0, np.ones((1, 1)), np.zeros((1, 1)))
     lines = tag.as_text(EVIL, tags, top=5).splitlines()
     assert len(lines) == 2 and lines[0].startswith(SHOWN + "  (0:01, ") and lines[1].startswith(r"  a\nb\x1b")
     assert json.loads(json.dumps(tag.as_json(EVIL, tags)))["file"] == EVIL

@@ -46,6 +46,8 @@ def small(config) -> dict[str, object]:
     if config.frontend.name.endswith("image") or config.frontend.get("height"):
         sizes |= {f"frontend.{key}": FRONTEND[key] for key in ("height", "width") if config.frontend[key]}
     return sizes | {
+        "init_from": "",
+        "head.start": "random",
         "train.batch_size": 4,
         "evaluate.batch_size": 4,
         "train.duration": "1 steps",

@@ -147,12 +147,14 @@ def test_without_network_there_is_one_sentence(cache, monkeypatch):
 
 
 @pytest.mark.usefixtures("published_weights")
-def test_the_cache_serves_without_network_and_pip(published_weights, cache, monkeypatch):
+def test_the_cache_serves_without_network_and_pip(published_weights, cache, monkeypatch, capsys):
     cache.mkdir()
     shutil.copy(published_weights.parent / musicnn.WHEEL, cache)
     monkeypatch.setattr(musicnn, "subprocess", None)
     target = musicnn.path("musicnn-vgg")
     assert target.parent == cache
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("converting the weights musicnn-vgg")  # tag prints JSON and CSV
     (cache / musicnn.WHEEL).unlink()
     trained = pretrained.load_trained("musicnn-vgg")
     assert (trained.config.data.sample_rate, trained.config.model.name) == (16_000, "musicnn_vgg")

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "metrics": "genre_jax.bench.metrics",
     "plan": "genre_jax.bench.plan",
     "prepare": "genre_jax.bench.prepare",
+    "similar": "genre_jax.bench.similar",
     "start": "genre_jax.bench.start",
     "train_step": "genre_jax.bench.train_step",
 }

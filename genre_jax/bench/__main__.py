@@ -13,7 +13,8 @@ def main() -> None:
     if name not in BENCHMARKS:
         console.fail(console.unknown("benchmark", name, BENCHMARKS))
     benchmark = importlib.import_module(BENCHMARKS[name])
-    console.run(benchmark.main, getattr(benchmark, "parse_flags", None))
+    parser = getattr(benchmark, "parse_flags", None)
+    console.run(benchmark.main, parser, keep_programs=False)  # a program of an earlier run would falsify the compile time
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def check_name(name: str, data_dir: str) -> None:
 
     legal = {*DATASETS, *there} - {"folder"}  # "folder" is a way to make a data set
     if name not in legal and kind_of(name) == "folder":
-        raise console.unknown("data set", name, legal)
+        advice = f"your own music becomes {name!r} by `genre-jax prepare --source=MUSIC --name={name}`"
+        raise UserError(f"{console.unknown('data set', name, legal)}; {advice}")
 
 
 def kind_of(name: str) -> str:

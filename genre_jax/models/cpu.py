@@ -43,7 +43,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     if unpadded and (math.prod(taps) == 1 or math.prod(taps) * features < x.shape[-1]):
         return _product_then_shifts(x, kernel, strides, precision)
-    if x.shape[-1] == 1 and strides == (1, 1) and math.prod(taps) > 32:
+    if x.shape[-1] == 1 and features < 32 and strides == (1, 1) and math.prod(taps) > 32:
         return _four_columns(x, kernel, pads, precision)
     return _convolve(x, kernel, strides, pads, precision)
 
@@ -60,7 +60,7 @@ def _product_then_shifts(x: jax.Array, kernel: jax.Array, strides: tuple[int, ..
 
 
 def _four_columns(x: jax.Array, kernel: jax.Array, padding: Pairs, precision: Any) -> jax.Array:
-    """Convolves at stride 4 with a wider kernel that computes four columns: what the taps see is unfolded for all at once."""
+    """Convolves few maps at stride 4 with a wider kernel that computes four columns; all that its taps see is unfolded once."""
     columns = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
     shifted = [jnp.pad(kernel, ((0, 0), (k, 3 - k), (0, 0), (0, 0))) for k in range(4)]
     padding = padding[0], (padding[1][0], padding[1][1] + -columns % 4)

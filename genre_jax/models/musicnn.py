@@ -2,12 +2,7 @@
 
 Both read patches of 187 frames × 96 mels of the front end `musicnn_log_mel`, about 3 s, in which time is the first axis, as in
 the package. Batch norms follow the ReLUs. `genre_jax.load("musicnn")` has the published weights (`weights/musicnn.py`).
-
-The filters are Flax's own convolutions. On CPUs, XLA computes the forward pass of such large filters of one channel twice as
-fast as the form of `layers.Conv`, which is made for training.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,12 +28,10 @@ class _Tagger(Network):
         norm = BatchNorm(0.01, 1e-3, unbiased=False, axis_name=self.axis_name, param_dtype=self.param_dtype, name=name)
         return norm(x, train=call.train, mask=call.mask)
 
-    def convolved(
-        self, x: jax.Array, maps: int, kernel: tuple[int, ...], padding: str, call: Call, name: str, conv: Any = Conv
-    ) -> jax.Array:
+    def convolved(self, x: jax.Array, maps: int, kernel: tuple[int, ...], padding: str, call: Call, name: str) -> jax.Array:
         """Convolution, ReLU and norm over (batch, …, channels)."""
-        layer = conv(maps, kernel, padding=padding, kernel_init=glorot, name=name, **self.types)
-        return self.norm(nn.relu(layer(x)), call, f"{name}_bn")
+        conv = Conv(maps, kernel, padding=padding, kernel_init=glorot, name=name, **self.types)
+        return self.norm(nn.relu(conv(x)), call, f"{name}_bn")
 
 
 class Musicnn(_Tagger):
@@ -78,9 +71,9 @@ class Musicnn(_Tagger):
         timbral, temporal = [], []
         for n, share in enumerate(TIMBRAL_BANDS, 1):
             kernel = (TIMBRAL_FRAMES, int(share * x.shape[2]))
-            timbral.append(self.convolved(padded, self.timbral, kernel, "VALID", call, f"timbral{n}", nn.Conv).max(2))
+            timbral.append(self.convolved(padded, self.timbral, kernel, "VALID", call, f"timbral{n}").max(2))
         for n, frames in enumerate(TEMPORAL_FRAMES, 1):
-            temporal.append(self.convolved(x, self.temporal, (frames, 1), "SAME", call, f"temporal{n}", nn.Conv).max(2))
+            temporal.append(self.convolved(x, self.temporal, (frames, 1), "SAME", call, f"temporal{n}").max(2))
         layers = [jnp.concatenate(timbral + temporal, -1)]
         for n in range(1, 4):
             y = self.convolved(layers[-1], self.middle, (TIMBRAL_FRAMES,), "SAME", call, f"middle{n}")

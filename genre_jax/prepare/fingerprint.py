@@ -178,32 +178,18 @@ class _Index:
     def best_offsets(self, start: int, stop: int, least: int) -> np.ndarray:
         """Returns the best offset of each pair of clips whose first clip is in [start, stop).
 
-        The best offset is the one at which most moments agree, at this frame and the next one together. Pairs with fewer
-        than `least` of them are left out. The columns of the rows are: first clip, second clip, offset in frames, moments
-        that agree at this offset, moments that agree at the next offset, and moments that agree at the best rival offset,
-        which is `APART` frames or more away. The count of the rival is exact only if it is at least half of `least`.
+        The columns of the rows are first clip, second clip, and those of `align` after the pair.
         """
         entries = slice(self.first_entry[start], self.first_entry[stop])
         first_entries, count = self.entry[entries].astype(np.int64), self.partners[entries]
         here = np.repeat(first_entries, count)
         there = here + 1 + np.arange(len(here)) - np.repeat(np.cumsum(count) - count, count)
+        apart = self.clip[here] != self.clip[there]
+        here, there = here[apart], there[apart]
         pair = (self.clip[here] - np.int64(start)) * len(self.frames) + self.clip[there]
-        cell = pair * (2 * LONGEST) + self.time[there] + LONGEST - self.time[here]  # one cell per pair and offset
-        likely = _crowded(cell, (least + 1) // 2) & (self.clip[here] != self.clip[there])
-        cell, agreeing = _runs(_distinct(cell[likely] * LONGEST + self.time[here[likely]]) // LONGEST)
-        if not len(cell):
-            return np.zeros((0, 6), np.int64)
-        following = np.append(np.where(cell[1:] == cell[:-1] + 1, agreeing[1:], 0), 0)
-        both = agreeing + following
-        pair, offset = np.divmod(cell, 2 * LONGEST)
-        begin = np.flatnonzero(np.append(True, pair[1:] != pair[:-1]))
-        group = np.repeat(np.arange(len(begin)), np.diff(np.append(begin, len(pair))))
-        best = np.lexsort((-both, pair))[begin]
-        rival = np.maximum.reduceat(np.where(np.abs(offset - offset[best][group]) < APART, 0, both), begin)
-        enough = both[best] >= least
-        best, rival = best[enough], rival[enough]
-        first, second = np.divmod(pair[best], len(self.frames))
-        return np.stack([first + start, second, offset[best] - LONGEST, agreeing[best], following[best], rival], axis=1)
+        rows = align(pair, self.time[here], self.time[there], least)
+        first, second = np.divmod(rows[:, 0], len(self.frames))
+        return np.stack([first + start, second, *rows[:, 1:].T], axis=1)
 
     def shared_moments(self, first: np.ndarray, second: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Returns the number of moments in the time that two clips share at an offset in frames: the smaller of both clips."""
@@ -229,13 +215,11 @@ def find(prints: Sequence[Print], threads: int = 1, tick: Tick = lambda done, to
       threads: number of threads that search.
       tick: called with (clips done, clips in total) after each block of clips.
     """
-    from scipy import special
-
     if len(prints) < 2:
         return [], 1.0
     index = _Index(prints)
     pairs = len(prints) * (len(prints) - 1) / 2
-    least = int(np.ceil(np.log(pairs / EXPECTED) / -np.log(CHANCE[0])))  # fewer agreeing moments never make a match
+    least = fewest(pairs)
     offsets = []
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(index.blocks())
@@ -245,13 +229,64 @@ def find(prints: Sequence[Print], threads: int = 1, tick: Tick = lambda done, to
             tick(stop, len(prints))
     first, second, offset, agreeing, following, rival = np.concatenate(offsets).T
     moments = np.maximum(1, index.shared_moments(first, second, offset))
-    together = np.minimum(agreeing + following, moments)
-    chance = np.clip(rival / moments, *CHANCE)
-    expected = pairs * special.betainc(together, moments - together + 1, chance)  # upper tail of a binomial variable
+    together, expected = by_chance(pairs, agreeing + following, moments, rival)
     seconds = (offset + following / np.maximum(agreeing + following, 1)) * HOP
     columns = [column.tolist() for column in (first, second, seconds, together, moments, expected)]
     matches = [Match(*row) for row in zip(*columns, strict=True)]
     return [match for match in matches if match.expected <= EXPECTED], index.share_kept
+
+
+def align(pair: np.ndarray, here: np.ndarray, there: np.ndarray, least: int) -> np.ndarray:
+    """Returns the best offset of each pair of clips: the one at which most moments agree, at this frame and the next together.
+
+    Pairs with fewer than `least` such moments are left out. The columns of the rows are: pair, offset in frames, moments that
+    agree at this offset, moments that agree at the next offset, and moments that agree at the best rival offset, which is
+    `APART` frames or more away. The count of the rival is exact only if it is at least half of `least`.
+
+    Args:
+      pair: the pair of clips of each meeting of equal hashes, int64 (meetings,), below 2 ** 30.
+      here: frame of the meeting in the first clip, uint16 (meetings,).
+      there: frame of the meeting in the second clip, uint16 (meetings,).
+      least: least number of agreeing moments.
+    """
+    cell = pair * (2 * LONGEST) + there + LONGEST - here  # one cell per pair and offset
+    likely = _crowded(cell, (least + 1) // 2)
+    cell, agreeing = _runs(_distinct(cell[likely] * LONGEST + here[likely]) // LONGEST)
+    if not len(cell):
+        return np.zeros((0, 5), np.int64)
+    following = np.append(np.where(cell[1:] == cell[:-1] + 1, agreeing[1:], 0), 0)
+    both = agreeing + following
+    pair, offset = np.divmod(cell, 2 * LONGEST)
+    begin = np.flatnonzero(np.append(True, pair[1:] != pair[:-1]))
+    group = np.repeat(np.arange(len(begin)), np.diff(np.append(begin, len(pair))))
+    best = np.lexsort((-both, pair))[begin]
+    rival = np.maximum.reduceat(np.where(np.abs(offset - offset[best][group]) < APART, 0, both), begin)
+    enough = both[best] >= least
+    best, rival = best[enough], rival[enough]
+    return np.stack([pair[best], offset[best] - LONGEST, agreeing[best], following[best], rival], axis=1)
+
+
+def fewest(trials: float) -> int:
+    """Returns the least number of agreeing moments that can make a match in this number of comparisons."""
+    return int(np.ceil(np.log(trials / EXPECTED) / -np.log(CHANCE[0])))
+
+
+def by_chance(
+    trials: float, agreeing: np.ndarray, moments: np.ndarray | int, rival: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many moments agree, at most `moments`, and how many of the comparisons would agree as well by chance.
+
+    Args:
+      trials: number of comparisons.
+      agreeing: number of moments that agree at the best offset, (rows,).
+      moments: number of moments that could agree, at least 1.
+      rival: number of moments that agree at the best rival offset, (rows,).
+    """
+    from scipy import special
+
+    together = np.minimum(agreeing, moments)
+    chance = np.clip(rival / moments, *CHANCE)
+    return together, trials * special.betainc(together, moments - together + 1, chance)  # upper tail of a binomial variable
 
 
 def _commonest(count: np.ndarray, budget: int) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre_jax import checksum
-from genre_jax.console import UserError, say
+from genre_jax.console import UserError, note
 from genre_jax.weights import musicnn
 
 Arrays = dict[str, np.ndarray]
@@ -73,7 +73,7 @@ def fetch(source: str) -> tuple[Path, str]:
 def _download(place: str, repository: str, revision: str | None, file: str | None) -> Path:
     advice = "pip install huggingface_hub, or download the file and give its path"
     hub = _library("huggingface_hub", place, advice)
-    say(f"downloading {place}")
+    note(f"downloading {place}")
     try:
         return Path(hub.hf_hub_download(repository, file or "model.safetensors", revision=revision))
     except Exception as error:  # from huggingface_hub, its HTTP library or the disk

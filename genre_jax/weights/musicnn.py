@@ -18,7 +18,7 @@ import numpy as np
 
 from genre_jax import cache, checksum, console
 from genre_jax.atomic import write_whole
-from genre_jax.console import UserError, say
+from genre_jax.console import UserError, note
 
 WHEEL = "musicnn-0.1.0-py3-none-any.whl"
 SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
@@ -32,6 +32,13 @@ NAMES = {
     "musicnn-vgg": "MSD_vgg",
     "musicnn-vgg-mtt": "MTT_vgg",
 }
+BOTH = ("musicnn", "musicnn-mtt")  # what `genre_jax.load()` and `genre_jax.tag` use unless they are told otherwise
+# What MTT adds to MSD there, each meaning once. Left out: synonyms (vocal, vocals, voice), negations (no vocals), what MSD has
+# in other words (male vocal, quiet), and tempo and loudness, which would take the first places from the genres.
+ADDED = (
+    *("classical", "opera", "techno", "new age", "indian", "choir", "singing"),
+    *("piano", "strings", "violin", "cello", "harp", "harpsichord", "flute", "sitar", "drums", "synth"),
+)
 PATCH, HOP = 187, 256  # frames of a patch, samples from frame to frame
 # Modules of `models.Musicnn` and `models.MusicnnVgg` in the order in which the package makes their variables.
 _CONVS = ("timbral1", "timbral2", "temporal1", "temporal2", "temporal3", "middle1", "middle2", "middle3")
@@ -50,7 +57,7 @@ def path(name: str) -> Path:
     target = cache.folder() / f"{name}-config{configs.VERSION}.safetensors"  # a file holds the config of its schema
     if not target.exists():
         wheel = _wheel()
-        say(f"converting the weights {name} of {wheel.name} into {target}")
+        note(f"converting the weights {name} of {wheel.name} into {target}")
         convert(wheel, name, target)
     return target
 
@@ -62,7 +69,7 @@ def _wheel() -> Path:
         _check(wheel, f"remove {wheel}, and run the command again")
         return wheel
     wheel.parent.mkdir(parents=True, exist_ok=True)
-    say("downloading the published weights of musicnn (29 MB) with pip; this happens once")
+    note("downloading the published weights of musicnn (29 MB) with pip; this happens once")
     with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
         options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", folder)
         done = subprocess.run(
@@ -165,6 +172,7 @@ def _config(name: str) -> Any:
     config.data.sample_rate = 16_000
     config.data.samples = (PATCH + 1) * HOP
     config.evaluate.hop = PATCH * HOP
+    config.evaluate.batch_size = 4  # as fast as 16 on a CPU, with less padding for a short file
     config.loss.name = "sigmoid"
     configs.choose(config, "frontend", "musicnn_log_mel")
     configs.choose(config, "model", "musicnn_vgg" if "vgg" in name else "musicnn")

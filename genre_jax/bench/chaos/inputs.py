@@ -194,7 +194,7 @@ def audio_tag(cases: int, seed: int = 0) -> Tally:
 
 
 def _open_tagger(weights: Path) -> Opened:
-    from genre_jax.tag import Tagger
+    from genre_jax.tagger import Tagger
 
     tagger = Tagger(weights)
     tagger.tags(np.zeros(RATE, np.float32), RATE)  # compiles
