@@ -71,7 +71,8 @@ def parse(expression: str, tag_names: Sequence[str]) -> list[tuple[int, int]]:
     folded = {name.casefold(): number for name, number in numbers.items()}
     names = "|".join(re.escape(name) for name in sorted(numbers, key=len, reverse=True))
     term = re.compile(rf" ?([{_SIGNS}]?) ?({names})(?= ?[{_SIGNS}]| ?$)", re.IGNORECASE)
-    terms, place = [], 0
+    terms: list[tuple[int, int]] = []
+    place = 0
     while place < len(text) or not terms:
         found = term.match(text, place) if names else None
         if not found:

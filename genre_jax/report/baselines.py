@@ -2,13 +2,14 @@
 
 The features of a clip are, for `rms_centroid`, the mean and standard deviation of its RMS and spectral centroid over
 frames; for `mfcc_means` the means of 20 MFCCs; and for `musicnn` the mean of the 200 penultimate units of the published
-network over windows side by side (`genre_jax.load("musicnn")`). They are standardised, and a multinomial logistic regression is fitted
-on the training split. The predicted class of a track has the largest sum of probabilities over the clips, as in the rule
-'max_probability' of `metrics.votes`.
+network over windows side by side (`genre_jax.load("musicnn")`). They are standardised, and a multinomial logistic regression
+is fitted on the training split. The predicted class of a track has the largest sum of probabilities over the clips, as in the
+rule 'max_probability' of `metrics.votes`.
 """
 
 import contextlib
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import genre_jax
-from genre_jax import metrics
+from genre_jax import console, metrics
 from genre_jax.atomic import write_json
 from genre_jax.console import UserError
 from genre_jax.data import select
@@ -27,6 +28,7 @@ MAX_CLIPS = 4_000  # per split, evenly spaced in the order of names; more clips 
 MUSICNN_CLIPS = 1_000  # per split for musicnn, which takes about 0.04 s of a CPU core per 3 s of audio
 MAX_SECONDS = 30  # used of each clip
 NAMES = ("rms_centroid", "mfcc_means", "musicnn")
+_QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
 _N_FFT, _HOP = 2048, 512  # librosa's defaults, as are the 128 mel bands
 
 
@@ -36,51 +38,21 @@ def score(train: Index, test: Index) -> dict[str, float]:
     Raises `UserError` if a clip does not have exactly one label, if there is only one class, or if scikit-learn or librosa
     is not installed.
     """
-    _check(train, test)
-    train_rows, test_rows = _spread(len(train), MAX_CLIPS), _spread(len(test), MAX_CLIPS)
-    fitted, scored = _features(train, train_rows), _features(test, test_rows)
-    return {name: _accuracy(train, train_rows, fitted[name], test, test_rows, scored[name]) for name in fitted}
-
-
-def musicnn_score(train: Index, test: Index) -> float:
-    """Return the track accuracy on `test`, in [0, 1], of the baseline `musicnn` fitted on `train`.
-
-    Raises `UserError` as `score` does, and if the published weights are not in the cache: a report downloads nothing.
-    """
-    _check(train, test)
-    if not musicnn.cached("musicnn"):
-        raise UserError('the weights of musicnn are not in the cache: genre_jax.load("musicnn") fetches them once')
-    try:
-        tagger = genre_jax.load("musicnn")
-    except ImportError as error:
-        raise UserError("the baseline musicnn needs JAX, which is not installed") from error
-    train_rows, test_rows = _spread(len(train), MUSICNN_CLIPS), _spread(len(test), MUSICNN_CLIPS)
-    fitted, scored = _embeddings(tagger, train, train_rows), _embeddings(tagger, test, test_rows)
-    return _accuracy(train, train_rows, fitted, test, test_rows, scored)
-
-
-def _check(train: Index, test: Index) -> None:
-    """Raise `UserError` unless each clip has exactly one label, and the training clips have several classes."""
     for index in (train, test):
         if not len(index) or np.any(index.labels.sum(axis=1) != 1):
             raise UserError(f"split {index.split!r} of {index.data_set!r} has clips without exactly one label")
     if np.count_nonzero(train.labels.any(axis=0)) < 2:
         raise UserError(f"split {train.split!r} of {train.data_set!r} has clips of a single class")
-
-
-def _accuracy(
-    train: Index, train_rows: np.ndarray, fitted: np.ndarray, test: Index, test_rows: np.ndarray, scored: np.ndarray
-) -> float:
-    """The track accuracy of a logistic regression on the features of these rows."""
-    tracks = test.track[test_rows]
-    truth = metrics.group_targets(np.argmax(test.labels[test_rows], axis=1), tracks)
-    return metrics.accuracy(truth, _answers(fitted, np.argmax(train.labels[train_rows], axis=1), scored, tracks))
+    train_rows, test_rows = _spread(len(train), MAX_CLIPS), _spread(len(test), MAX_CLIPS)
+    fitted, scored = _features(train, train_rows), _features(test, test_rows)
+    return {name: _accuracy(train, train_rows, fitted[name], test, test_rows, scored[name]) for name in fitted}
 
 
 def cached_score(folder: Path, train_split: str, test_split: str) -> tuple[dict[str, float] | None, str]:
     """Return (scores, "") of a prepared data set, or (None, reason) if the baselines do not apply.
 
-    The reason for the baseline `musicnn` alone is returned with the scores of the others. The scores are cached in `baselines.json` in the folder of the shards, if that file can be written.
+    If the baseline `musicnn` alone cannot be computed, the scores of the others are returned with the reason. The scores are
+    cached in `baselines.json` in the folder of the shards, if that file can be written.
     """
     try:
         train, test = (select.load(folder, split) for split in (train_split, test_split))
@@ -94,11 +66,36 @@ def cached_score(folder: Path, train_split: str, test_split: str) -> tuple[dict[
         return None, str(error)
     try:
         if "musicnn" not in known[key]:
-            known[key]["musicnn"] = musicnn_score(train, test)
+            known[key]["musicnn"] = _musicnn_score(train, test)
             _write(cache, known)
     except UserError as error:
         return known[key], str(error)
     return known[key], ""
+
+
+def _musicnn_score(train: Index, test: Index) -> float:
+    """Return the track accuracy of the baseline `musicnn` on splits that `score` takes.
+
+    Raises `UserError` if JAX is not installed, or if the published weights are not in the cache: a report downloads nothing.
+    """
+    try:
+        if not musicnn.cached("musicnn"):
+            raise UserError('the weights of musicnn are not in the cache: genre_jax.load("musicnn") fetches them once')
+        tagger = genre_jax.load("musicnn")
+    except ImportError as error:
+        raise UserError("the baseline musicnn needs JAX, which is not installed") from error
+    train_rows, test_rows = _spread(len(train), MUSICNN_CLIPS), _spread(len(test), MUSICNN_CLIPS)
+    fitted, scored = _embeddings(tagger, train, train_rows), _embeddings(tagger, test, test_rows)
+    return _accuracy(train, train_rows, fitted, test, test_rows, scored)
+
+
+def _accuracy(
+    train: Index, train_rows: np.ndarray, fitted: np.ndarray, test: Index, test_rows: np.ndarray, scored: np.ndarray
+) -> float:
+    """The track accuracy of a logistic regression on the features of these rows."""
+    tracks = test.track[test_rows]
+    truth = metrics.group_targets(np.argmax(test.labels[test_rows], axis=1), tracks)
+    return metrics.accuracy(truth, _answers(fitted, np.argmax(train.labels[train_rows], axis=1), scored, tracks))
 
 
 def _spread(clips: int, most: int) -> np.ndarray:
@@ -112,11 +109,13 @@ def _cut(index: Index, row: int) -> np.ndarray:
 
 def _embeddings(tagger: Any, index: Index, rows: np.ndarray) -> np.ndarray:
     """Return the mean embedding `(clips, values)` of some rows of an index."""
-    report = progress.every(len(rows), f"baseline musicnn on split {index.split}")
     means = []
-    for done, row in enumerate(rows, 1):
+    due = time.monotonic() + _QUIET
+    for done, row in enumerate(rows):
+        if time.monotonic() >= due:
+            console.note(f"baseline musicnn: {done:,} of {len(rows):,} clips of split {index.split!r}")
+            due = time.monotonic() + _EVERY
         means.append(tagger.tags(_cut(index, row), index.sample_rate).embeddings.mean(0))
-        report(done)
     return np.array(means, np.float64)
 
 

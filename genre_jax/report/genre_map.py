@@ -18,7 +18,7 @@ from genre_jax.report.tables import Column, Table
 
 MOST_SONGS = 2_000  # dots; t-SNE of more takes minutes, and a browser draws them slowly
 MOST_CLASSES = 60  # of the figure and the map, those with the most songs
-MOST_LABELS = 30  # names of classes on the map; the legend has all
+MOST_LABELS = 20  # names of classes on the map; the legend has all
 ANALOGIES = 3
 FEW = 15  # songs; t-SNE of fewer shows its random start, and the map is then a PCA
 COLOURS, SHAPES = 6, 4  # of the style sheet
@@ -146,8 +146,8 @@ def nearest_table(matrix: np.ndarray, names: Sequence[str], count: np.ndarray) -
 def analogy_table(means: np.ndarray, names: Sequence[str], standard: np.ndarray, songs: Sequence[str]) -> Table | None:
     """The table of the clearest analogies "a − b + c": the nearest other class, and the nearest songs; None if there are none.
 
-    Clear means: the answer is near to the result, but is the class nearest to neither a nor c, and a − b + c therefore says
-    more than a and c do. Such analogies come first, then those with the largest cosine; each has another answer.
+    Clear means: the answer is nearer to the result than to a and to c, by the largest difference of cosines. Each analogy has
+    another answer.
     """
     rows = []
     for a, b, c, answer, cosine in _analogies(means):
@@ -175,9 +175,7 @@ def _analogies(means: np.ndarray) -> list[tuple[int, int, int, int, float]]:
     for used in (a, b, c):
         cosine[row, used] = -np.inf
     answer = cosine.argmax(1)
-    neighbour = np.where(np.eye(count, dtype=bool), -np.inf, gram).argmax(1)
-    plain = (answer == neighbour[a]) | (answer == neighbour[c])
-    order = np.lexsort((-cosine[row, answer], plain))
+    order = np.argsort(np.maximum(gram[a, answer], gram[c, answer]) - cosine[row, answer], kind="stable")
     first = order[np.sort(np.unique(answer[order], return_index=True)[1])][:ANALOGIES]
     return [(int(a[i]), int(b[i]), int(c[i]), int(answer[i]), float(cosine[i, answer[i]])) for i in first]
 

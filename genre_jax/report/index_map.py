@@ -39,7 +39,7 @@ def write_index_map(index: Any, output: str | Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     values = genre_map.draw(dots, index.vectors(), tags, labels, output)
     tables.write([table for table in (values["nearest"], values["analogies"]) if table], output / "tables")
-    context = {"title": "Map of songs", "map": values, "formats": tables.FORMATS}
+    context = {"title": f"Map of {len(songs):,} songs", "map": values, "formats": tables.FORMATS}
     target = output / "index.html"
     write_text(target, page.templates().get_template("index_map.html.j2").render(context))
     return target

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from genre_jax.report import clips, formats, genre_map, tracks
-from genre_jax.report.clips import Columns
 from genre_jax.report.genre_map import Song
 from genre_jax.report.runs import Run
 
 MOST_SOUNDS = 40  # songs of the map that can be played
 SECONDS = 8  # played of a song that the page has no other player for
-LARGEST = 1e15  # of an embedding, so that squares of its standardised numbers stay finite
+LARGEST = 1e15  # of an embedding, so that squares stay exact
+Table = dict[str, np.ndarray]
 
 
 def section(run: Run, audio: Mapping[str, clips.Audio], worst: Mapping[str, list[dict]], folder: Path, most: int) -> dict:
@@ -27,14 +27,14 @@ def section(run: Run, audio: Mapping[str, clips.Audio], worst: Mapping[str, list
       most: songs that can be played.
     """
     sounds = clips.fresh(folder / "map", ("[0-9][0-9].wav",))
-    tables = {"test": run.predictions, "train": run.trained}
     test = run.predictions
     if not test or "embedding" not in test:
         return {"map": None, "without_map": "the run has no embeddings of its tracks"}
+    tables = {"test": test} | ({"train": run.trained} if run.trained and _fits(run.trained, test) else {})
     parts = [
         (split, number, *found)
         for split, table in tables.items()
-        if table and len(table["track"]) and _fits(table, test)
+        if len(table["track"])
         for number, *found in _songs(table, split, run.task)
     ]
     if len(parts) < 2:
@@ -51,13 +51,13 @@ def section(run: Run, audio: Mapping[str, clips.Audio], worst: Mapping[str, list
     return {"map": genre_map.draw(songs, np.array(vectors), np.array(weights), classes, folder), "without_map": ""}
 
 
-def _fits(table: Columns, test: Columns) -> bool:
+def _fits(table: Table, test: Table) -> bool:
     """Whether a table has embeddings of the same network and the same classes as that of the test tracks."""
     same = "embedding" in table and table["embedding"].shape[1] == test["embedding"].shape[1]
     return same and np.array_equal(table["classes"], test["classes"])
 
 
-def _songs(table: Columns, split: str, task: str) -> list[tuple[int, Song, np.ndarray, np.ndarray]]:
+def _songs(table: Table, split: str, task: str) -> list[tuple[int, Song, np.ndarray, np.ndarray]]:
     """(number, song, embedding, labels) of each track with a label and an embedding."""
     ranking = tracks.rank(table, task)
     classes = [formats.text(name) for name in table["classes"]]
@@ -87,7 +87,7 @@ def _in_turn(rows: np.ndarray, shown: list[int]) -> list[int]:
     return sorted(rank, key=lambda row: rank[row])
 
 
-def _write(table: Columns, number: int, audio: clips.Audio, path: Path) -> str:
+def _write(table: Table, number: int, audio: clips.Audio, path: Path) -> str:
     """Write the middle of the first clip of a track as a WAV file. Returns its address, or "" if there is no audio."""
     rows = np.flatnonzero(table["track"] == number)
     rows = rows[table["clip"][rows] == table["clip"][rows[0]]]
