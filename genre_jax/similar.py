@@ -2,7 +2,9 @@
 
     build FOLDER… [--index=DIR] [--workdir=NETWORK] [--prune]     embed the songs and take their fingerprints
     query SONG [--index=DIR] [--k=10] [--playlist=FILE] [--json]  the songs most similar to SONG
+    query --tags="rock - guitar + synth" [the same options]       the songs nearest to a sum of tags
     lookup CLIP [--index=DIR] [--json]                            the recording that CLIP is from
+    map [--index=DIR] --output=DIR                                a page with a map that plays the songs
     info [--index=DIR]                                            what the index holds
 
 `build` takes files and folders. A second `build` adds what is new, replaces files that changed, and goes on after a kill.
@@ -20,7 +22,7 @@ import numpy as np
 from absl import flags
 
 import genre_jax
-from genre_jax import console, lock, tag_inputs
+from genre_jax import console, lock, tag_arithmetic, tag_inputs
 from genre_jax.console import UserError, say
 from genre_jax.logbook import clock
 from genre_jax.recommend import build as builder
@@ -107,6 +109,33 @@ def query(
     return 0
 
 
+def query_tags(
+    names: list[str], folder: Path, expression: str, k: int = 10, playlist: str | None = None, as_json: bool = False
+) -> int:
+    """Print the songs nearest to a sum of tags, and write the playlist. Returns the exit status."""
+    if names:
+        raise UserError(f"query takes a song or --tags, and was given {' '.join(names)!r} and --tags={expression!r}")
+    if playlist:
+        playlists.check(Path(playlist))
+    index = _open_with_songs(folder)
+    songs, tags, labels = index.songs(), index.tags(), index.network.labels
+    standard = tag_arithmetic.standardised(index.vectors())
+    cosine = tag_arithmetic.unit(standard) @ tag_arithmetic.tag_query(
+        expression, labels, tag_arithmetic.tag_vectors(standard, tags)
+    )
+    nearest = np.argsort(-cosine, kind="stable")[:k]
+    rows = [{"similarity": round(float(cosine[n]), 4)} | _song(songs[n], labels, tags[n]) for n in nearest]
+    if playlist:
+        playlists.write(Path(playlist), [(songs[n].path, songs[n].seconds) for n in nearest])
+    if as_json:
+        say(json.dumps({"tags": expression, "similar": rows}, allow_nan=False))
+        return 0
+    say(f"{'rank':>4}  {'similarity':>10}  song")
+    for rank, row in enumerate(rows, 1):
+        say(f"{rank:>4}  {row['similarity']:>10.3f}  {_line(row)}")
+    return 0
+
+
 def lookup(names: list[str], folder: Path, as_json: bool = False) -> int:
     """Print the recording that a clip is from. Returns the exit status: 0, also if there is no such recording."""
     name = _only(names, "lookup", "CLIP")
@@ -121,6 +150,16 @@ def lookup(names: list[str], folder: Path, as_json: bool = False) -> int:
         for recording in found:
             sure = f"{recording.agreement:.0%} of the moments agree; {recording.expected:.1g} recordings would do so by chance"
             say(f"{console.printable(songs[recording.number].path)}  at {clock(recording.offset)}  ({sure})")
+    return 0
+
+
+def write_map(names: list[str], folder: Path, output: str | None) -> int:
+    """Write the map of the songs to `output/index.html`. Returns the exit status."""
+    if names or not output:
+        raise UserError("map needs --output=DIR, the folder of the page, and no other argument")
+    from genre_jax.report import index_map
+
+    say(f"map: {index_map.write_index_map(_open_with_songs(folder), output)}")
     return 0
 
 
@@ -216,8 +255,10 @@ def define_flags() -> None:
         "workdir", None, f"Network of the embeddings; default: that of the index, or {WORKDIR} for a new index."
     )
     flags.DEFINE_bool("prune", False, "build: remove the songs below FOLDER whose files are gone.")
+    flags.DEFINE_string("tags", None, "query: tags of the network with + or - between them, in place of SONG.")
     flags.DEFINE_integer("k", 10, "query: number of similar songs.", lower_bound=1)
     flags.DEFINE_string("playlist", None, "query: write the similar songs to this .m3u8 file.")
+    flags.DEFINE_string("output", None, "map: folder of the page.")
     flags.DEFINE_bool("json", False, "query, lookup: print one JSON object.")
 
 
@@ -232,10 +273,13 @@ def main(argv: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str], Path], int]] = {
     "build": lambda names, folder: build(names, folder, flags.FLAGS.workdir, flags.FLAGS.prune),
-    "query": lambda names, folder: query(
-        names, folder, flags.FLAGS.workdir, flags.FLAGS.k, flags.FLAGS.playlist, flags.FLAGS.json
+    "query": lambda names, folder: (
+        query(names, folder, flags.FLAGS.workdir, flags.FLAGS.k, flags.FLAGS.playlist, flags.FLAGS.json)
+        if flags.FLAGS.tags is None
+        else query_tags(names, folder, flags.FLAGS.tags, flags.FLAGS.k, flags.FLAGS.playlist, flags.FLAGS.json)
     ),
     "lookup": lambda names, folder: lookup(names, folder, flags.FLAGS.json),
+    "map": lambda names, folder: write_map(names, folder, flags.FLAGS.output),
     "info": info,
 }
 

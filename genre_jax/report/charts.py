@@ -77,6 +77,43 @@ def reliability(confidence: np.ndarray, share: np.ndarray, count: np.ndarray) ->
     return draw
 
 
+def distances(matrix: np.ndarray, linked: np.ndarray, classes: Sequence[str]) -> Draw:
+    """The distances `(classes, classes)` of classes, and the tree `linked` (a linkage matrix of SciPy) beside them.
+
+    The classes must be in the order of the leaves of the tree.
+    """
+    from scipy.cluster import hierarchy
+
+    branches = hierarchy.dendrogram(linked, no_plot=True)
+    count = len(classes)
+
+    def draw(theme: Theme) -> Figure:
+        names = [shorten(name, 14 if theme.narrow else 26) for name in classes]
+        margin, roots = 0.4 + 0.075 * max(map(len, names)), 0.7 if theme.narrow else 1.8
+        cell = min(0.55, (NARROW if theme.narrow else 10.5) / count - (margin + roots) / count)
+        letters = min(8.5, 60 * cell)
+        figure = Figure(figsize=(cell * count + margin + roots, cell * count + margin + 0.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(roots, cell * count), sharey=True)
+        for x, y in zip(branches["dcoord"], branches["icoord"], strict=True):
+            left.plot(x, (np.array(y) - 5) / 10, color=theme.ink, linewidth=1)  # SciPy has leaves at 5, 15, …
+        left.set(xlim=(1.02 * linked[:, 2].max(), 0), xlabel="distance")
+        left.xaxis.set_major_locator(MaxNLocator(2 if theme.narrow else 4))
+        left.spines["left"].set_visible(False)
+        left.tick_params(axis="y", left=False, labelleft=False)
+        right.imshow(-matrix, cmap=theme.ramp, vmin=-max(matrix.max(), 1e-9), vmax=0, aspect="auto")
+        right.set_xticks(range(count), names, rotation=90, fontsize=letters)
+        right.set_yticks(range(count), names, fontsize=letters)
+        right.yaxis.tick_right()
+        right.tick_params(labelright=True)
+        for row, column in np.ndindex(matrix.shape) if cell > 0.34 else ():
+            strong = matrix[row, column] < 0.45 * matrix.max()
+            text = f"{matrix[row, column]:.2f}"
+            right.text(column, row, text, ha="center", va="center", fontsize=7.5, color=theme.paper if strong else theme.ink)
+        return figure
+
+    return draw
+
+
 # ---------------------------------------------------------------- audio
 
 

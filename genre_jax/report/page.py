@@ -10,6 +10,7 @@ TensorFlow.
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from genre_jax.atomic import write_text
 from genre_jax.console import UserError
@@ -29,9 +30,7 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path, show_publis
     A workdir without a run is a sentence on the page, unless it is the only one. Raises `UserError` if no workdir holds a run,
     or if matplotlib, Jinja2 or librosa is not installed.
     """
-    for package in NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"the report needs {package}, which is not installed: pip install {package}")
+    check_packages()
     runs, left_out = _read_runs(workdirs)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -58,6 +57,13 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path, show_publis
     return _render(context, output)
 
 
+def check_packages() -> None:
+    """Raise `UserError` if a package that the report needs is not installed."""
+    for package in NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"the report needs {package}, which is not installed: pip install {package}")
+
+
 def _read_runs(workdirs: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     """The runs, and a sentence for each workdir that holds none. Raises `UserError` if all of them hold none."""
     if not workdirs:
@@ -73,8 +79,8 @@ def _read_runs(workdirs: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     return distinct(runs), [formats.text(error) for error in errors]
 
 
-def _render(context: dict, output: Path) -> Path:
-    """Write the page and the pages of the tracks; return the path of the page."""
+def templates() -> Any:
+    """Return Jinja2's environment with the templates of the report, which escape all values."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -85,6 +91,12 @@ def _render(context: dict, output: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(formats, name) for name in ("percent", "number", "duration", "interval", "text")}
+    return environment
+
+
+def _render(context: dict, output: Path) -> Path:
+    """Write the page and the pages of the tracks; return the path of the page."""
+    environment = templates()
     for number, run in enumerate(context["runs"], 1):
         for place, track in enumerate(run["tracks"]):
             around = {"before": run["tracks"][place - 1] if place else None, "after": (run["tracks"][place + 1 :] or [None])[0]}

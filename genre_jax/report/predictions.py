@@ -28,7 +28,9 @@ COLUMNS = {  # name → legal kinds of its type (NumPy's dtype.kind), number of 
     "track_names": ("U", 1),
     "sample_rate": ("iu", 0),
     "samples": ("iu", 0),
+    "embedding": ("f", 2),
 }
+OPTIONAL = ("embedding",)  # runs of earlier versions lack it
 
 
 class Damaged(Exception):
@@ -42,7 +44,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
             total = sum(member.file_size for member in archive.infolist())
             if total > MOST_BYTES:
                 raise Damaged(f"its columns take {total:,} bytes, and {MOST_BYTES:,} are legal")
-            columns = {name: _column(archive, name) for name in COLUMNS}
+            held = archive.namelist()
+            columns = {name: _column(archive, name) for name in COLUMNS if name not in OPTIONAL or f"{name}.npy" in held}
         for name in ("classes", "clip_names", "track_names"):
             columns[name] = np.array([printable(text) for text in columns[name].tolist()], np.str_)
     except (Damaged, MemoryError):
@@ -89,6 +92,9 @@ def _check(columns: dict[str, np.ndarray]) -> None:
         rows = len(columns[f"{name}_names"])
         if windows and not 0 <= columns[name].min() <= columns[name].max() < rows:
             raise Damaged(f"its column {name} points outside the {rows} names of {name}s")
+    tracks = len(columns["track_names"])
+    if "embedding" in columns and (len(columns["embedding"]) != tracks or not columns["embedding"].shape[1]):
+        raise Damaged(f"its column embedding has the shape {columns['embedding'].shape}, and there are {tracks} tracks")
     for name in ("logits", "loss"):
         if not np.all(np.abs(columns[name]) < LARGEST):  # false for NaN
             raise Damaged(f"its column {name} contains numbers that are not finite, or {LARGEST:g} and more")

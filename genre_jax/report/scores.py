@@ -26,6 +26,7 @@ METRICS = {
 BASELINES = {
     "rms_centroid": "RMS + spectral centroid, logistic regression",
     "mfcc_means": "Means of 20 MFCCs, logistic regression",
+    "musicnn": "musicnn, logistic regression",
 }
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from genre_jax.report import clips, formats, scores, tracks
+from genre_jax.report import clips, formats, run_map, scores, tracks
 from genre_jax.report.classes import calibrated, class_scores
 from genre_jax.report.comparison import CURVES, median
 from genre_jax.report.runs import Run, finite
 from genre_jax.report.tables import Column, Table
+from genre_jax.weights import musicnn
 
 OPTIMISER = {"learning_rate": "Learning rate", "gradient_norm": "Gradient norm"}
 
@@ -25,9 +26,11 @@ def section(run: Run, output: Path, prefix: str, runs: int) -> tuple[dict, list[
     folder = output / prefix
     folder.mkdir(parents=True, exist_ok=True)
     audio = clips.Audio(run, (run.results or {}).get("split", "test"))
+    sounds = {"test": audio} | ({"train": clips.Audio(run, run.train_split)} if run.trained else {})
     accuracy, kinds, without_baselines = scores.accuracy_table(run)
     values: dict[str, Any] = {
         "name": run.name,
+        "start": start(run.config),
         "prefix": prefix,
         "faults": run.faults,
         "results": run.results,
@@ -41,17 +44,34 @@ def section(run: Run, output: Path, prefix: str, runs: int) -> tuple[dict, list[
         "without_audio": audio.missing,
         "config": _printable_json(run.config),
     }
-    values |= _worst(run, audio, folder, runs)
+    values |= _worst(run, sounds, folder, runs)
+    worst = {"test": values["mistakes"], "train": values["trained"]}
+    values |= run_map.section(run, sounds, worst, folder, _share(run_map.MOST_SOUNDS, runs))
     values["tracks"] = tracks.pages(run, audio, folder / "tracks", _share(tracks.MOST, runs))
     tables = {
         "accuracy": accuracy,
         "scores": scores.metric_table(run),
+        "nearest": values["map"] and values["map"]["nearest"],
+        "analogies": values["map"] and values["map"]["analogies"],
         "tracks_table": tracks.as_table(values["tracks"]) if values["tracks"] else None,
         "environment": _environment(run),
     }
     tables |= {f"{key}_table": _clip_table(key, values[key]) for key in ("mistakes", "trained")}
     values |= class_scores(run, folder) | calibrated(run, folder)
     return _collect(values | tables, prefix)
+
+
+def start(config: dict) -> str:
+    """A sentence that says where the weights of a run come from; "" if they are random."""
+    source, head = config.get("init_from"), config.get("head")
+    if not isinstance(source, str) or not source:
+        return ""
+    music = {"MSD": "tags of the Million Song Dataset", "MTT": "tags of MagnaTagATune"}
+    tags = music.get(musicnn.NAMES.get(source, "")[:3])
+    text = f"The network starts from {formats.text(source)}{f' (published weights, {tags})' if tags else ''}."
+    if isinstance(head, dict) and head.get("start") == "logistic":
+        text += " Its classifier starts as a linear probe: a logistic regression on the embeddings of the training tracks."
+    return text
 
 
 def _collect(values: dict, prefix: str) -> tuple[dict, list[Table]]:
@@ -73,18 +93,16 @@ def _share(most: int, runs: int) -> int:
     return min(most, max(4, 2 * most // runs))
 
 
-def _worst(run: Run, audio: clips.Audio, folder: Path, runs: int) -> dict:
+def _worst(run: Run, audio: dict[str, clips.Audio], folder: Path, runs: int) -> dict:
     """The worst test clips, and the training clips with the highest loss, with their files."""
     found: dict = {"mistakes": [], "trained": [], "without_training_audio": ""}
     if run.predictions:
         found["mistakes"] = clips.worst_clips(run.predictions, run.task, most=_share(clips.WORST, runs))
-    clips.with_players(found["mistakes"], audio, folder / "mistakes")
+    clips.with_players(found["mistakes"], audio["test"], folder / "mistakes")
     if run.trained:
-        learnt = clips.Audio(run, run.train_split)
         found["trained"] = clips.worst_clips(run.trained, run.task, only_wrong=False, most=_share(clips.WORST_TRAINING, runs))
-        found["without_training_audio"] = learnt.missing
-        audio = learnt
-    clips.with_players(found["trained"], audio, folder / "training")
+        found["without_training_audio"] = audio["train"].missing
+    clips.with_players(found["trained"], audio.get("train", audio["test"]), folder / "training")
     return found
 
 

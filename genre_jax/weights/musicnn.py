@@ -52,14 +52,24 @@ def path(name: str) -> Path:
 
     Raises `UserError` if they cannot be fetched, are not the published ones, or cannot be converted.
     """
-    from genre_jax import config as configs
-
-    target = cache.folder() / f"{name}-config{configs.VERSION}.safetensors"  # a file holds the config of its schema
+    target = _converted(name)
     if not target.exists():
         wheel = _wheel()
         note(f"converting the weights {name} of {wheel.name} into {target}")
         convert(wheel, name, target)
     return target
+
+
+def cached(name: str) -> bool:
+    """Whether `path` has the weights `name` without fetching or converting anything."""
+    return _converted(name).exists()
+
+
+def _converted(name: str) -> Path:
+    """Returns where the converted weights are kept."""
+    from genre_jax import config as configs
+
+    return cache.folder() / f"{name}-config{configs.VERSION}.safetensors"  # a file holds the config of its schema
 
 
 def _wheel() -> Path:
