@@ -42,12 +42,11 @@ setup(
     ],
     extras_require={
         # setuptools: tests/test_install.py
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "usearch", "setuptools>=70.1"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "setuptools>=70.1"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
         "sweep": ["optuna"],  # launch/sweep.py
-        "similar": ["usearch"],  # genre_jax.similar query
         "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],
     },
 )

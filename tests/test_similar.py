@@ -266,12 +266,6 @@ def test_neighbours_are_those_of_the_centred_cosine():
     assert len(neighbours.Neighbours(vectors).nearest(vectors[0], 500)[0]) == 200
 
 
-def test_without_usearch_a_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "usearch", None)
-    with pytest.raises(UserError, match="run pip install usearch"):
-        neighbours.Neighbours(np.ones((2, 2), np.float32))
-
-
 def queried(capsys, *arguments, **options) -> dict:
     capsys.readouterr()
     assert similar.query(*arguments, **options, as_json=True) == 0

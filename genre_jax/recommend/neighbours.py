@@ -4,25 +4,17 @@ The mean of all songs is subtracted first. The outputs of a network share a larg
 are near 1, and the songs near the mean are neighbours of all others (Suzuki et al., "Centering Similarity Measures to Reduce
 Hubs", EMNLP 2013).
 
-All vectors are compared, by usearch, in all threads. An approximate graph would be faster for millions of songs, but it needs
-the mean when a song is added, and the mean changes with every song.
+All vectors are compared, by one matrix product. An approximate graph would be faster for millions of songs, but it needs the
+mean when a song is added, and the mean changes with every song.
 """
 
 import numpy as np
-
-from genre_jax.console import UserError
 
 
 class Neighbours:
     """The vectors of an index, float32 (songs, dims), prepared for queries."""
 
     def __init__(self, vectors: np.ndarray):
-        """Raises `UserError` if usearch is not installed."""
-        try:
-            from usearch import index as usearch
-        except ImportError as error:
-            raise UserError("similar songs need the package usearch: run pip install usearch") from error
-        self._usearch = usearch
         self._mean = vectors.mean(0, dtype=np.float64).astype(np.float32)
         self._units = self.units(vectors)
 
@@ -33,9 +25,11 @@ class Neighbours:
 
     def nearest(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the numbers of the `k` songs nearest to a vector (dims,), and their cosines in [-1, 1]; the nearest first."""
-        unit, k = self.units(vector[None])[0], min(k, len(self._units))
-        found = self._usearch.search(self._units, unit, k, self._usearch.MetricKind.IP, exact=True)
-        return found.keys.astype(np.int64), 1 - found.distances
+        cosines = self._units @ self.units(vector[None])[0]
+        k = min(k, len(cosines))
+        best = np.argpartition(-cosines, k - 1)[:k]
+        best = best[np.argsort(-cosines[best], kind="stable")]
+        return best, cosines[best]
 
     def passage(self, first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
         """Returns the two windows that are most alike of two songs, (windows, dims) each."""
