@@ -318,7 +318,7 @@ def test_the_table(songs, network, tmp_path, capsys):
     assert first.split()[0] == "1" and ".wav  (" in first and "low " in first and second.split()[0] == "2"
     with pytest.raises(UserError, match="unknown command 'quary' .did you mean 'query'"):
         similar.main(["similar", "quary"])
-    with pytest.raises(UserError, match="a command is needed, one of build, query, lookup, info"):
+    with pytest.raises(UserError, match="a command is needed, one of build, query, lookup, map, info"):
         similar.main(["similar"])
 
 
