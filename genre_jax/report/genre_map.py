@@ -193,13 +193,17 @@ def scatter(vectors: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     points = tag_arithmetic.unit(vectors)
+    if np.ptp(points, axis=0).max() < 1e-9:
+        return np.full((len(points), 2), 0.5)
     size = min(50, *points.shape)
     points = np.pad(PCA(size, random_state=0).fit_transform(points), ((0, 0), (0, max(0, 2 - size))))
-    if len(points) >= FEW and points.std() > 1e-9:
+    if len(points) >= FEW:
         if len(points) > 500:
-            console.note(f"genre map: t-SNE of {len(points):,} songs and classes")
+            console.note(f"genre map: t-SNE of {len(points):,} songs and classes; 2,000 take about half a minute")
+        # The exact gradient of few points is faster than threads that wait for each other.
+        method = "exact" if len(points) < 250 else "barnes_hut"
         perplexity = min(30, (len(points) - 1) / 3)
-        points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+        points = TSNE(2, perplexity=perplexity, init="pca", random_state=0, method=method).fit_transform(points)
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     return (points[:, :2] - low) / np.where(high - low > 1e-9, high - low, 1)
 
