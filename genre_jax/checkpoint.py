@@ -229,6 +229,11 @@ class Checkpoints:
         """Step of the last complete checkpoint."""
         return max(self._abouts, default=None)
 
+    def scores(self, step: int) -> dict[str, float] | None:
+        """The validation scores with which the checkpoint of `step` was saved; None if it was not evaluated."""
+        scores: dict[str, float] | None = self._abouts[step]["metrics"]
+        return scores
+
     def choose(self, which: str) -> int:
         """Step of the "best" checkpoint on validation (the last one if none was evaluated) or of the "last" one.
 

@@ -66,9 +66,10 @@ def base(name: str) -> ConfigDict:
             "init_from": "",
             "head": {
                 # How the classifier starts. random: with random weights, or those of init_from if they fit; logistic: as a
-                # logistic regression on the embeddings of the training split (probe.py), which is evaluated at step 0.
+                # logistic regression on the embeddings of the training split (probe.py), which is evaluated at step 0. If no
+                # later checkpoint is better, the regression is fitted again at the end, on training and validation split.
                 "start": "random",
-                "c": 0.1,  # inverse strength of the L2 penalty of the logistic regression, above 0
+                "c": 0.01,  # inverse strength of the L2 penalty of the logistic regression, above 0
             },
             "data": _data(),
             "augment": _augment(),
@@ -201,7 +202,7 @@ def _train() -> dict[str, Any]:
     return {
         "batch_size": 16,  # clips in a step over all devices and hosts
         "accumulate": 1,  # gradient accumulation: number of micro-batches into which each device splits its clips
-        "duration": "10 epochs",  # of the whole run
+        "duration": "10 epochs",  # of the whole run; "0 steps" keeps the classifier that head.start fits
         "log_every": "20 steps",  # time between log lines
         "evaluate_every": "1 epochs",  # time between evaluations of the validation split
         "checkpoint_every": "1 epochs",  # time between checkpoints

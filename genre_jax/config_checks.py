@@ -59,6 +59,10 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
     if not config.head.c > 0:
         raise UserError(f"config key 'head.c' must be above 0, and was given {config.head.c}")
+    if not durations.parse_duration(config.train.duration)[0] and config.head.start == "random":
+        raise UserError(
+            f"config key 'train.duration' must be above 0 with head.start 'random', and was given {config.train.duration!r}"
+        )
     if config.train.patience and not config.data.validation:
         raise UserError("config key 'train.patience' needs a validation split, and data.validation is ''")
     evaluate.check_select(config)

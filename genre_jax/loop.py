@@ -78,6 +78,8 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
         skipped = int(state.skipped)
         del state  # the devices need not hold two states
         state, step = checkpoints.final(config.evaluate.weights, abstract)
+        if not step and "validation" in run.splits:  # only a fitted classifier is saved at step 0
+            state, step = _refit(run, state, checkpoints)
         checkpoints.close()
         known: dict[str, Any] = {"parameters": parameters, "train_seconds": round(logbook.seconds, 1), "skipped_steps": skipped}
         known |= {"flops_per_clip": None if fitted else run.program.flops_per_clip(), "peak_memory_bytes": peak_memory()}
@@ -278,6 +280,15 @@ def _fit(run: Run, state: TrainState, checkpoints: Checkpoints, logbook: Logbook
     scores = _validate(run, state, 1, logbook) if "validation" in run.splits else None
     checkpoints.save(1, state, scores, FRESH)
     return state
+
+
+def _refit(run: Run, state: TrainState, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """Fit the classifier on the validation split too, because training did not improve it; save it as the best checkpoint."""
+    say("training did not improve the fitted classifier: it is fitted again, on the training and the validation split")
+    step = (checkpoints.latest() or 0) + 1
+    state = run.refitted(state)
+    checkpoints.save(step, state, checkpoints.scores(0), FRESH)  # the best checkpoint is the latest of equals
+    return state, step
 
 
 def _validate(run: Run, state: TrainState, step: int, logbook: Logbook) -> dict[str, float]:

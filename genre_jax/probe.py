@@ -5,6 +5,7 @@ A random classifier would first send wrong gradients through a network that star
 probe is fitted once, on the mean embedding of each track, which takes one pass over the windows instead of many epochs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,8 +23,10 @@ WINDOWS, FEWEST = 20_000, 2  # about this many windows in all, and at least this
 ABSENT = -10.0  # logit of a class without a training track
 
 
-def fit(index: Index, variables: Any, network: Forward, devices: Devices, config: ConfigDict) -> dict[str, np.ndarray]:
-    """Returns the classifier {"kernel" (dimensions, classes), "bias" (classes,)} for the clips of `index`.
+def fit(
+    indices: Sequence[Index], variables: Any, network: Forward, devices: Devices, config: ConfigDict
+) -> dict[str, np.ndarray]:
+    """Returns the classifier {"kernel" (dimensions, classes), "bias" (classes,)} for the clips of all `indices`.
 
     It reads the network's "embedding" of up to `data.segments_per_track` windows of each track.
     Raises `UserError` if scikit-learn is not installed, or if the network has no classifier "fc" that reads its embedding.
@@ -32,24 +35,28 @@ def fit(index: Index, variables: Any, network: Forward, devices: Devices, config
     refusal = f"head.start 'logistic' needs a classifier that reads the embedding, and {config.model.name!r} has none"
     if "kernel" not in fc:
         raise UserError(refusal)
+    tracks = sum(len(np.unique(index.track)) for index in indices)
     windows = config.copy_and_resolve_references()
     windows.evaluate.windows = "fixed"
-    tracks, counts = metrics.group_sums(label_matrix(index, config.data.labels).astype(np.int64), index.track)
-    most = max(FEWEST, WINDOWS // len(tracks))
-    windows.data.segments_per_track = min(config.data.segments_per_track, most)
-    batches = EvalBatches(index, windows, jax.process_index(), jax.process_count())
-    say(f"fitting the classifier: embeddings of {len(batches.clip):,} windows of {len(tracks):,} tracks")
+    windows.data.segments_per_track = min(config.data.segments_per_track, max(FEWEST, WINDOWS // tracks))
+    say(f"fitting the classifier: embeddings of {tracks:,} tracks, up to {windows.data.segments_per_track} windows of each")
 
     def embed(variables, constants, batch):
         del constants
         return {"embedding": network(variables, batch)[1]["embedding"]}
 
-    means = evaluate.TrackMeans(len(index.tracks))
-    evaluate.predict(devices.eval_step(embed), variables, {}, batches, devices, windows, means)
-    features, labels = means.means()[tracks].astype(np.float64), counts > 0
-    whole = np.isfinite(features).all(1)  # a track whose clips are all damaged has no embedding
-    features, labels = features[whole], labels[whole]
-    kernel, bias = logistic(features, labels, evaluate.task(config), config.head.c)
+    step = devices.eval_step(embed)
+    features, labels = [], []
+    for index in indices:
+        means = evaluate.TrackMeans(len(index.tracks))
+        batches = EvalBatches(index, windows, jax.process_index(), jax.process_count())
+        evaluate.predict(step, variables, {}, batches, devices, windows, means)
+        its, counts = metrics.group_sums(label_matrix(index, config.data.labels).astype(np.int64), index.track)
+        embedding = means.means()[its].astype(np.float64)
+        whole = np.isfinite(embedding).all(1)  # a track whose clips are all damaged has no embedding
+        features.append(embedding[whole])
+        labels.append(counts[whole] > 0)
+    kernel, bias = logistic(np.concatenate(features), np.concatenate(labels), evaluate.task(config), config.head.c)
     if fc["kernel"].shape != kernel.shape:
         raise UserError(refusal)
     say(f"the classifier is a logistic regression on {kernel.shape[0]:,} features")

@@ -44,7 +44,7 @@ class Program:
 
     def __init__(self, config: ConfigDict, devices: parallel.Devices, classes: int, clips: int):
         self.config, self.devices, self.classes, self.clips = config, devices, classes, clips
-        self.total = self.count(config.train.duration, "train.duration")
+        self.total = self._count_or_zero(config.train.duration, "train.duration")
         self.network = forward.build(config, classes, parallel.AXIS)
         freeze = freezing.build(config.freeze, lambda text: self.count(text, "freeze.until"))
         rates = freezing.rates_of(config.learning_rates, self.network.model)
@@ -53,7 +53,8 @@ class Program:
         schedule = optim.SCHEDULES[config.schedule.name](
             lambda text: self.count(text, "schedule"), self.total, **component_options(config.schedule)
         )
-        self.starts = {name: self._first(text) for name, text in validate.durations(config.augment).items()}
+        starts = validate.durations(config.augment)
+        self.starts = {name: self._count_or_zero(text, "augment.start") for name, text in starts.items()}
         self.visits = validate.visits(config.augment, config.data.refresh_epochs)
         self.train_step: Any = devices.train_step(
             functools.partial(
@@ -75,9 +76,9 @@ class Program:
         """The steps of a duration, the value of config key `key`."""
         return durations.steps(duration, self.config.train.batch_size, self.clips, key)
 
-    def _first(self, duration: str) -> int:
-        """The first step after `duration`, counted from 0."""
-        return self.count(duration, "augment.start") if durations.parse_duration(duration)[0] else 0
+    def _count_or_zero(self, duration: str, key: str) -> int:
+        """As `count`, but 0 for a duration of 0."""
+        return self.count(duration, key) if durations.parse_duration(duration)[0] else 0
 
     def init(self) -> dict[str, Any]:
         """Fresh variables of the network."""
@@ -162,9 +163,19 @@ class Run:
         if network.frontend.scale == "standardise":
             variables["frontend"] = self._fitted_scaler()
         if self.config.head.start == "logistic":
-            fc = probe.fit(self.splits["train"], variables, network, self.program.devices, self.config)
-            variables["params"] = variables["params"] | {"fc": fc}
+            variables = self._with_probe(variables, "train")
         return self.program.devices.replicate(self.program.state_of(variables))
+
+    def refitted(self, state: TrainState) -> TrainState:
+        """The state, at the step of `state`, with a classifier that is fitted on the training and the validation split."""
+        variables = self._with_probe(jax.device_get(state.variables()), "train", "validation")
+        return self.program.devices.replicate(self.program.state_of(variables).replace(step=state.step))
+
+    def _with_probe(self, variables: dict[str, Any], *parts: str) -> dict[str, Any]:
+        """The variables with a logistic regression on these parts as the classifier."""
+        indices = [self.splits[part] for part in parts]
+        fc = probe.fit(indices, variables, self.program.network, self.program.devices, self.config)
+        return variables | {"params": variables["params"] | {"fc": fc}}
 
     def _fitted_scaler(self) -> dict[str, np.ndarray]:
         """Mean and standard deviation (bins,) of the front end's features over all windows of the training split."""

@@ -66,7 +66,7 @@ def test_published_counts():
         ({"optimizer.name": "adma"}, "unknown optimizer 'adma' .did you mean 'adam'..: choose one of adam, adamw, amsgrad, sgd"),
         ({"schedule.name": "cosin"}, "unknown schedule 'cosin' .did you mean 'cosine'..: choose one of constant, cosine"),
         ({"frontend.name": "mel"}, "unknown frontend 'mel'.*: choose one of burrows_melgram, .*log_mel, log_mel_htk, and 13 more"),
-        ({"loss.name": "hinge"}, "unknown loss.name 'hinge': choose one of sigmoid, softmax"),
+        ({"loss.name": "hinge"}, "unknown loss.name 'hinge': choose one of auto, sigmoid, softmax"),
         ({"data.name": "synthetik"}, "unknown data set 'synthetik' .did you mean 'synthetic'..: choose one of audioset_music"),
         ({"dtype": "float16"}, "unknown dtype 'float16'.*: choose one of bfloat16, float32, float64"),
         ({"train.duration": "5 weeks"}, "'train.duration' must be a number and one of steps, epochs, examples.*was given '5 weeks'"),
@@ -229,8 +229,8 @@ def test_a_config_of_another_schema_is_refused():
     stored = without(values, "init_from", "data.data_dir")  # a file of save_pretrained
     assert configs.flat(configs.from_json(stored)) == configs.flat(configs.base("run"))
     for wrong, sentence in (
-        (values | {"version": 1}, "has schema version 1, and this genre_jax reads schema version 3"),
-        ({}, "has no schema version, and this genre_jax reads schema version 3"),
+        (values | {"version": 1}, "has schema version 1, and this genre_jax reads schema version 4"),
+        ({}, "has no schema version, and this genre_jax reads schema version 4"),
         (without(values, "ema", "train.accumulate", "model.dropout"), "lacks the keys ema, model.dropout, train.accumulate"),
         (without(values, "schedule"), "lacks the keys schedule.learning_rate, schedule.name, schedule.warmup"),
         (without(values, "seed"), "lacks the key seed"),

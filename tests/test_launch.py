@@ -212,6 +212,7 @@ def hiding(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
 
 
+@pytest.mark.slow
 def test_two_seeds(tones, tmp_path):
     data = f"--config.data.data_dir={tones}"
     folder = tmp_path / "seeds"

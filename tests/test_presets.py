@@ -11,7 +11,7 @@ from conftest import CLASSES, ROOT
 from genre_jax import config as configs
 from genre_jax import config_files
 from genre_jax.models import MODELS
-from genre_jax.run import Run
+from genre_jax.run import Run, resolved
 
 # Sizes of 2,000 samples at 8 kHz. A key that the front end or the network does not have is left out.
 FRONTEND = {"n_fft": 256, "hop_length": 128, "win_length": 200, "n_mels": 16, "height": 32, "width": 32, "n_mfcc": 12, "n_bins": 24,
@@ -96,6 +96,7 @@ def test_one_step_of_every_preset(tones, preset):
     config = small(configs.load(f"{ROOT}/configs/{name}.py:{argument}", {"data.name": "synthetic"}), tones)
     configs.validate(config)
     assert config.model.name in MODELS
+    config = resolved(config)
     run = Run(config)
     if config.model.name == "gmm":
         from genre_jax import gmm

@@ -76,7 +76,7 @@ def test_the_run_starts_from_the_regression_and_may_end_with_it(tones, tmp_path)
     """At a rate that destroys the weights, the checkpoint of step 0 is the best one, and its embeddings give its logits."""
     config = probed(tones, schedule__learning_rate=10.0, evaluate__select="min loss", gradient_clip=1.0)
     results = train_and_evaluate(config, tmp_path)
-    assert results["step"] == 0
+    assert results["step"] == 5  # the checkpoint of the second fit, after the last step
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in rows if row["split"] == "validation"}
     assert sorted(losses) == [0, 2, 4]
@@ -84,11 +84,19 @@ def test_the_run_starts_from_the_regression_and_may_end_with_it(tones, tmp_path)
     with np.load(tmp_path / "predictions.npz") as file:
         table = dict(file)
     assert table["embedding"].shape[0] == len(table["track_names"])
-    state = Run(config).initial_state()
+    run = Run(config)
+    state = run.refitted(run.initial_state())
     fc = jax.device_get(state.params["fc"])
     for track in np.unique(table["track"]):
         logits = table["logits"][table["track"] == track].mean(0)
         np.testing.assert_allclose(table["embedding"][track] @ fc["kernel"] + fc["bias"], logits, atol=1e-3)
+
+
+def test_a_run_may_consist_of_the_regression_alone(tones, tmp_path):
+    results = train_and_evaluate(probed(tones, train__duration="0 steps", data__validation=""), tmp_path)
+    assert (results["step"], results["windows"] > 0) == (0, True)
+    with pytest.raises(UserError, match="'train.duration' must be above 0 with head.start 'random', and was given '0 steps'"):
+        small_config(tones, train__duration="0 steps")
 
 
 def test_a_network_without_such_a_classifier_is_refused(tones):
@@ -96,7 +104,7 @@ def test_a_network_without_such_a_classifier_is_refused(tones):
     run = Run(config)
     variables = run.program.init() | {"params": {}}
     with pytest.raises(UserError, match="head.start 'logistic' needs a classifier that reads the embedding, and 'resnet"):
-        probe.fit(run.splits["train"], variables, run.program.network, run.program.devices, config)
+        probe.fit([run.splits["train"]], variables, run.program.network, run.program.devices, config)
 
 
 def test_the_loss_follows_from_the_labels(tones, monkeypatch):

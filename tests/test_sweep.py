@@ -105,7 +105,7 @@ def sweep_of(folder, run, **options):
 
 
 @needs_optuna
-@pytest.mark.parametrize("method", ["tpe", "random"])
+@pytest.mark.parametrize("method", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
 def test_an_interrupted_sweep_is_the_same_as_a_whole_one(tmp_path, method):
     whole, halves = FakeRun(), FakeRun(stop_at=("trial_003", 1))
     assert sweep_of(tmp_path / "whole", whole, method=method).work(12) == 0

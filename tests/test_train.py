@@ -59,7 +59,7 @@ def against_one(*quick: int):
     )
 
 
-@against_one(8)
+@against_one(2)
 @pytest.mark.parametrize("model", ["resnet", pytest.param("bytenet", marks=pytest.mark.slow)])
 def test_float64_is_the_same_on_1_2_4_8_devices(tones, model, counts):
     with jax.enable_x64(True):
@@ -108,7 +108,7 @@ def test_gradient_accumulation_equals_the_full_batch(tones, monkeypatch, parts):
         assert largest_difference(split_state.params, state.params) < 1e-12
 
 
-@pytest.mark.parametrize("model", ["resnet", pytest.param("bytenet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["snn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet", "bytenet"))])
 def test_predictions_do_not_depend_on_batch_size_or_devices(tones, model):
     tables = []
     with jax.enable_x64(True):
@@ -485,6 +485,7 @@ def test_class_weights_are_inverse_to_frequency():
     np.testing.assert_array_equal(runs._class_weights(labels, "none"), [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_collectives_under_vmap_equal_pmap(tones):
     """`jit(vmap(step, axis_name=…))` tests a step on N devices at low cost."""
     config = small_config(tones, "resnet", devices=4, model__stages=[1])
