@@ -68,6 +68,14 @@ def test_few_vectors_are_shown_by_a_pca():
         assert min(np.abs(found[:, axis] - side).max() for side in (expected[:, axis], 1 - expected[:, axis])) < 1e-6
 
 
+@pytest.mark.parametrize("vectors", [np.full((4, 3), 0.1, np.float32), RNG.normal(size=(4, 3))])
+def test_a_single_class_has_no_direction(nothing_rendered, tmp_path, vectors):
+    songs = [genre_map.Song("song", "", 0)] * 4
+    found = genre_map.draw(songs, vectors, np.eye(2)[[0] * 4], ("only", "absent"), tmp_path)
+    assert found["legend"] == [] and found["picture"] is found["nearest"] is found["analogies"] is None
+    assert [dot["style"] for dot in found["dots"]] == [("other", 0)] * 4
+
+
 @pytest.mark.parametrize("shape", [(2, 1), (20, 1), (20, 3)])
 def test_vectors_that_are_all_the_same_have_places(shape):
     assert np.isfinite(genre_map.scatter(np.ones(shape))).all()
