@@ -21,7 +21,7 @@ _ROUNDING = 1e-9
 
 
 def standardised(vectors: np.ndarray) -> np.ndarray:
-    """Returns embeddings `(songs, dimensions)` as float64 with mean 0 and deviation 1; zeros in a dimension that does not vary."""
+    """Returns embeddings `(songs, dimensions)` as float64 with mean 0 and deviation 1, or zeros where all are alike."""
     centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
     deviation = centred.std(0)
     varies = deviation > _ROUNDING * np.abs(vectors).max(0)
