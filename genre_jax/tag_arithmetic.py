@@ -17,19 +17,21 @@ from genre_jax import console
 from genre_jax.console import UserError
 
 _SIGNS = "-+−–"
+_ROUNDING = 1e-9
 
 
 def standardised(vectors: np.ndarray) -> np.ndarray:
-    """Returns embeddings `(songs, dimensions)` as float64 with mean 0 and deviation 1 in each dimension that varies."""
+    """Returns embeddings `(songs, dimensions)` as float64 with mean 0 and deviation 1, or zeros where all are alike."""
     centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
     deviation = centred.std(0)
-    return centred / np.where(deviation > 0, deviation, 1)
+    varies = deviation > _ROUNDING * np.abs(vectors).max(0)
+    return centred / np.where(varies, deviation, np.inf)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors `(…, dimensions)` with length 1; a vector of zeros stays as it is."""
+    """Returns vectors `(…, dimensions)` with length 1; zeros for a vector that is zero up to rounding."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1)
+    return vectors / np.where(length > _ROUNDING, length, np.inf)
 
 
 def tag_vectors(songs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -58,7 +60,7 @@ def tag_query(expression: str, tag_names: Sequence[str], tag_vectors: np.ndarray
     """
     terms = parse(expression, tag_names)
     vector = sum((sign * tag_vectors[number] for sign, number in terms), np.zeros(tag_vectors.shape[1]))
-    if np.linalg.norm(vector) < 1e-9:
+    if np.linalg.norm(vector) <= _ROUNDING:
         raise UserError(f"the terms of the expression {expression!r} cancel: name tags that differ")
     return unit(vector)
 

@@ -82,6 +82,14 @@ def published_weights() -> Path:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_the_slow_baseline():
+    """Let reports find no published weights: their baseline takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(musicnn, "cached", lambda name: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory) -> Path:
     """Return the data directory that holds the data set "tones"."""
@@ -123,6 +131,7 @@ def run_module(module: str, *arguments: str, devices: int = 1, hide: tuple[str, 
     hiding = f"import sys; sys.modules.update(dict.fromkeys({list(hide)!r})); " if hide else ""
     start = f"{hiding}import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment["GENRE_JAX_CACHE"] = str(ROOT / ".cache" / "children")  # without weights: `without_the_slow_baseline`
     return subprocess.Popen(
         [sys.executable, "-c", start, *arguments],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,

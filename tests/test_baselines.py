@@ -1,14 +1,17 @@
 """The baselines on toy sets whose classes differ in loudness, in timbre, or in neither."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
+import genre_jax
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.prepare import passport, tfrecord
 from genre_jax.report import baselines
+from genre_jax.weights import musicnn
 
 pytest.importorskip("sklearn")
 pytest.importorskip("librosa")
@@ -56,15 +59,66 @@ def test_features_without_information_score_at_chance(tmp_path):
 
 def test_the_scores_are_cached_in_the_folder_of_the_shards(tmp_path):
     folder = data_set(tmp_path, lambda rng, c: tone(rng, 0.1 * (c + 1), 220, 2), clips=2)
+    missing = 'the weights of musicnn are not in the cache: genre_jax.load("musicnn") fetches them once'
     first, reason = baselines.cached_score(folder, "learn", "exam")
-    assert reason == ""
+    assert reason == missing
     cache = folder / "baselines.json"
     assert json.loads(cache.read_text()) == {"learn 6 > exam 6": first}
     cache.write_text(json.dumps({"learn 6 > exam 6": {"rms_centroid": 0.25}}))
-    assert baselines.cached_score(folder, "learn", "exam") == ({"rms_centroid": 0.25}, "")
+    assert baselines.cached_score(folder, "learn", "exam") == ({"rms_centroid": 0.25}, missing)
     cache.unlink()
     cache.mkdir()  # cannot be written
-    assert baselines.cached_score(folder, "learn", "exam") == (first, "")
+    assert baselines.cached_score(folder, "learn", "exam") == (first, missing)
+
+
+class Loudness:
+    """Stands for musicnn. The embedding of a window of a tenth of a second is its loudness."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def tags(self, wave, sample_rate):
+        self.seconds.append(len(wave) / sample_rate)
+        windows = wave[: len(wave) // 800 * 800].reshape(-1, 800)
+        return types.SimpleNamespace(embeddings=np.abs(windows).mean(1, keepdims=True))
+
+
+@pytest.fixture
+def loudness(monkeypatch):
+    stand = Loudness()
+    monkeypatch.setattr(musicnn, "cached", lambda name: name == "musicnn")
+    monkeypatch.setattr(genre_jax, "load", lambda name: stand)
+    return stand
+
+
+def test_musicnn_is_scored_by_its_mean_embedding_and_added_to_the_cache(tmp_path, loudness, monkeypatch):
+    folder = data_set(tmp_path, lambda rng, c: tone(rng, 0.1 * (c + 1), 220, 2), clips=4)
+    (folder / "baselines.json").write_text(json.dumps({"learn 12 > exam 12": {"mfcc_means": 0.25}}))
+    expected = {"mfcc_means": 0.25, "musicnn": 1.0}
+    assert baselines.cached_score(folder, "learn", "exam") == (expected, "")
+    assert loudness.seconds == [0.25] * 24
+    assert json.loads((folder / "baselines.json").read_text()) == {"learn 12 > exam 12": expected}
+    assert baselines.cached_score(folder, "learn", "exam") == (expected, "") and len(loudness.seconds) == 24
+    (folder / "baselines.json").unlink()
+    monkeypatch.setattr(baselines, "MUSICNN_CLIPS", 6)
+    assert baselines.cached_score(folder, "learn", "exam")[0]["musicnn"] == 1 and len(loudness.seconds) == 24 + 12
+
+
+def test_without_jax_the_other_baselines_are_scored(tmp_path, loudness, monkeypatch):
+    def load(name):
+        raise ImportError("jax")
+
+    monkeypatch.setattr(genre_jax, "load", load)
+    folder = data_set(tmp_path, lambda rng, c: tone(rng, 0.1 * (c + 1), 220, 2), clips=2)
+    found, reason = baselines.cached_score(folder, "learn", "exam")
+    assert set(found) == {"rms_centroid", "mfcc_means"} and reason == "the baseline musicnn needs JAX, which is not installed"
+
+
+def test_the_embeddings_report_their_progress(tmp_path, loudness, monkeypatch, capsys):
+    folder = data_set(tmp_path, lambda rng, c: tone(rng, 0.1 * (c + 1), 220, 2), clips=2)
+    monkeypatch.setattr(baselines, "_QUIET", 0)
+    baselines.cached_score(folder, "learn", "exam")
+    assert "baseline musicnn: 0 of 6 clips of split 'learn'" in capsys.readouterr().err
 
 
 def test_multi_label_sets_are_refused(tmp_path):

@@ -309,6 +309,37 @@ def test_the_passage_that_is_most_alike(network, tracks, tmp_path, capsys):
     assert {Path(row["file"]).stem: (row["at"], row["song_at"]) for row in rows} == {"raga0": (1, 3), "waltz0": (1, 2)}
 
 
+def test_a_sum_of_tags(songs, network, tmp_path, capsys):
+    """Two tags that add up to 1 point in opposite directions: the order of one is that of the other from the end."""
+    folder = tmp_path / "index"
+    similar.build([str(songs)], folder)
+    capsys.readouterr()
+    files = {}
+    for expression in ("low - high", "HIGH"):
+        assert similar.query_tags([], folder, expression, k=100, playlist=str(tmp_path / "x.m3u8"), as_json=True) == 0
+        files[expression] = [row["file"] for row in json.loads(capsys.readouterr().out)["similar"]]
+        assert len(files[expression]) == len(names(folder))
+        listed = [line for line in (tmp_path / "x.m3u8").read_text().splitlines() if not line.startswith("#")]
+        assert len(listed) == len(names(folder))
+    assert files["low - high"] == files["HIGH"][::-1]
+    similar.query_tags([], folder, "low", k=1)
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == files["low - high"][0]
+    with pytest.raises(UserError, match="unknown tag 'hih'"):
+        similar.query_tags([], folder, "low + hih")
+    with pytest.raises(UserError, match="query takes a song or --tags, and was given 'x.wav' and --tags='low'"):
+        similar.query_tags(["x.wav"], folder, "low")
+
+
+def test_the_map(songs, network, nothing_rendered, tmp_path, capsys):
+    similar.build([str(songs)], tmp_path / "index")
+    assert similar.write_map([], tmp_path / "index", str(tmp_path / "map")) == 0
+    assert capsys.readouterr().out.endswith(f"map: {tmp_path / 'map' / 'index.html'}\n")
+    text = (tmp_path / "map" / "index.html").read_text()
+    assert all(Path(song.path).as_uri() in text for song in Index.open(tmp_path / "index").songs())
+    with pytest.raises(UserError, match="map needs --output=DIR, the folder of the page, and no other argument"):
+        similar.write_map([], tmp_path / "index", None)
+
+
 def test_the_table(songs, network, tmp_path, capsys):
     similar.build([str(songs)], tmp_path / "index")
     capsys.readouterr()

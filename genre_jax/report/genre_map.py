@@ -20,7 +20,7 @@ MOST_SONGS = 2_000  # dots; t-SNE of more takes minutes, and a browser draws the
 MOST_CLASSES = 60  # of the figure and the map, those with the most songs
 MOST_LABELS = 20  # names of classes on the map; the legend has all
 ANALOGIES = 3
-FEW = 15  # songs; t-SNE of fewer shows its random start, and the map is then a PCA
+FEW = 15  # songs and classes; t-SNE of fewer shows mostly its start, and the map is then this start, a PCA
 COLOURS, SHAPES = 6, 4  # of the style sheet
 LETTERS = 20  # of a name on the map
 LINE, LETTER = 0.05, 0.022  # height of a name on the map of a phone, and width of its letters, as shares of the map
@@ -82,7 +82,7 @@ def draw(songs: Sequence[Song], vectors: np.ndarray, weights: np.ndarray, classe
         "legend": list(zip(names, style, np.round(count[kept]).astype(int).tolist(), strict=True)),
         "left_out": len(present) - len(kept),
         "songs": len(songs),
-        "method": "PCA" if len(rows) < FEW else "t-SNE",
+        "method": "PCA" if len(places) < FEW else "t-SNE",
         "picture": figures.save(folder / "genre-map.png", picture, narrow=len(kept) <= figures.LEGIBLE) if picture else None,
         "nearest": nearest_table(matrix, names, count[kept]) if several else None,
         "analogies": analogy_table(means[kept[named]], [names[i] for i in named], standard, [song.name for song in songs]),
@@ -164,11 +164,11 @@ def _analogies(means: np.ndarray) -> list[tuple[int, int, int, int, float]]:
     gram = means @ means.T
     np.fill_diagonal(gram, 1)
     count = len(gram)
+    if count < 4:
+        return []
     a, c = np.triu_indices(count, 1)  # a − b + c is c − b + a
     a, c, b = np.repeat(a, count), np.repeat(c, count), np.tile(np.arange(count), len(a))
     a, b, c = (side[(b != a) & (b != c)] for side in (a, b, c))
-    if count < 4:
-        return []
     length = np.sqrt(np.maximum(3 - 2 * gram[a, b] - 2 * gram[b, c] + 2 * gram[a, c], 1e-12))
     cosine = (gram[a] - gram[b] + gram[c]) / length[:, None]
     row = np.arange(len(a))
@@ -184,22 +184,26 @@ def _analogies(means: np.ndarray) -> list[tuple[int, int, int, int, float]]:
 
 
 def scatter(vectors: np.ndarray) -> np.ndarray:
-    """Return the places of vectors on the map, in [0, 1], `(vectors, 2)`; the same vectors have the same places.
+    """Return the places of vectors on the map, in [0, 1], `(vectors, 2)`. The result is deterministic.
 
     t-SNE of cosine distances keeps the neighbours of each song together, which a linear projection of hundreds of dimensions
-    does not. It starts from a PCA, and needs at least `FEW` vectors; fewer are shown by the PCA.
+    does not. It starts from a PCA; fewer than `FEW` vectors are shown by the PCA.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     points = tag_arithmetic.unit(vectors)
+    if np.ptp(points, axis=0).max() < 1e-9:
+        return np.full((len(points), 2), 0.5)
     size = min(50, *points.shape)
     points = np.pad(PCA(size, random_state=0).fit_transform(points), ((0, 0), (0, max(0, 2 - size))))
-    if len(points) >= FEW and points.std() > 1e-9:
+    if len(points) >= FEW:
         if len(points) > 500:
-            console.note(f"genre map: t-SNE of {len(points):,} songs and classes")
+            console.note(f"genre map: t-SNE of {len(points):,} songs and classes; 2,000 take about half a minute")
+        # The exact gradient of few points is faster than threads that wait for each other.
+        method = "exact" if len(points) < 250 else "barnes_hut"
         perplexity = min(30, (len(points) - 1) / 3)
-        points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+        points = TSNE(2, perplexity=perplexity, init="pca", random_state=0, method=method).fit_transform(points)
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     return (points[:, :2] - low) / np.where(high - low > 1e-9, high - low, 1)
 
@@ -237,6 +241,7 @@ def _apart(places: np.ndarray, names: Sequence[str], style: Sequence[tuple[int, 
         for other_x, other_y, other_half in sorted(set_down, key=lambda other: other[1]):
             if abs(x - other_x) < half + other_half and abs(y - other_y) < LINE:
                 y = other_y + LINE
+        y = min(y, 1.02)
         set_down.append((x, y, half))
         labels.append({"x": _percent(x), "y": _percent(y), "name": name, "style": style[row]})
     return labels
