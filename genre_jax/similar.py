@@ -279,8 +279,8 @@ COMMANDS: dict[str, Callable[[list[str], Path], int]] = {
         else query_tags(names, folder, flags.FLAGS.tags, flags.FLAGS.k, flags.FLAGS.playlist, flags.FLAGS.json)
     ),
     "lookup": lambda names, folder: lookup(names, folder, flags.FLAGS.json),
-    "info": info,
     "map": lambda names, folder: write_map(names, folder, flags.FLAGS.output),
+    "info": info,
 }
 
 
