@@ -64,13 +64,7 @@ def base(name: str) -> ConfigDict:
             # a path or as hf://owner/name[@revision][/file]; "" = random weights.
             # The ending #sha256=… checks the file. The classifier starts from random weights if the classes differ.
             "init_from": "",
-            "head": {
-                # How the classifier starts. random: with random weights, or those of init_from if they fit; logistic: as a
-                # logistic regression on the embeddings of the training split (probe.py), which is evaluated at step 0. If no
-                # later checkpoint is better, the regression is fitted again at the end, on training and validation split.
-                "start": "random",
-                "c": 0.01,  # inverse strength of the L2 penalty of the logistic regression, above 0
-            },
+            "head": _head(),
             "data": _data(),
             "augment": _augment(),
             "loss": {
@@ -104,6 +98,16 @@ def base(name: str) -> ConfigDict:
         config[kind] = _with_defaults(kind, component)
     config.lock()
     return config
+
+
+def _head() -> dict[str, Any]:
+    return {
+        # How the classifier starts. random: with random weights, or those of init_from if they fit; logistic: as a logistic
+        # regression on the embeddings of the training split (probe.py), which is evaluated at step 0. If no later checkpoint is
+        # better, the regression is fitted again at the end, on training and validation split.
+        "start": "random",
+        "c": 0.01,  # inverse strength of the L2 penalty of the logistic regression, above 0
+    }
 
 
 def _data() -> dict[str, Any]:
