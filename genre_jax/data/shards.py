@@ -148,14 +148,14 @@ class DamagedClip(UserError):
 def load_index(folder: Path, split: str, whole: bool = False) -> Index:
     """The index of a split, from the cached index file if it matches the shards; otherwise the shards are scanned.
 
-    Clips that `exclude.csv` lists are left out, unless `whole` is true. Raises `UserError` for an unknown or empty split, and if the
-    shards are not those that the passport lists.
+    Clips that `exclude.csv` lists are left out, unless `whole` is true. Raises `UserError` for an unknown or empty split, and
+    if the shards are not those that the passport lists.
     """
     passport = read_passport(folder)
     if split in passport.get("empty_splits", []):
         raise UserError(
-            f"split {split!r} of data set {passport['name']!r} is empty: prepare at least three songs of each class, or name the "
-            "splits in the column split of a CSV file"
+            f"split {split!r} of data set {passport['name']!r} is empty: prepare at least three songs of each class, or name "
+            "the splits in the column split of a CSV file"
         )
     if split not in passport["splits"]:
         raise UserError(
