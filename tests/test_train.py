@@ -452,9 +452,7 @@ def test_batch_must_divide_over_devices(tones):
 def test_missing_data_is_one_sentence_with_the_command(tmp_path, tones):
     config = small_config(tones)
     config.data.update(name="audioset_music", sample_rate=16000, data_dir=str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"make it with `python -m genre_jax.prepare --dataset=audioset_music .*bytenet.py:demo"
-    ):
+    with pytest.raises(UserError, match=r"make it with `python -m genre_jax.prepare --dataset=audioset_music .*bytenet:demo"):
         Run(config)
     with pytest.raises(UserError, match="has 8000 Hz and the config asks for 16000 Hz"):
         Run(small_config(tones, data__sample_rate=16000))

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from genre_jax.report import figures
-from genre_jax.report.figures import NARROW, Draw, Theme, shorten
+from genre_jax.report.figures import NARROW, Draw, Theme
+from genre_jax.report.formats import shorten
 
 GREY: dict[Any, Any] = {"text.color": "#808080", "xtick.color": "#808080", "ytick.color": "#808080", "text.parse_math": False}
 

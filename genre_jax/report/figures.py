@@ -19,6 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from genre_jax.report.formats import shorten
 from genre_jax.report.runs import finite
 
 LEGIBLE = 16  # classes of a confusion matrix on a phone; a larger one scrolls
@@ -152,11 +153,6 @@ def smooth(values: np.ndarray) -> np.ndarray:
     weight = np.convolve(finite, kernel, "same")
     total = np.convolve(np.where(finite, values, 0), kernel, "same")
     return np.where(finite, total / np.maximum(weight, 1e-9), np.nan)
-
-
-def shorten(name: str, most: int = 26) -> str:
-    """Return a class name of at most `most` characters for an axis."""
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 # ---------------------------------------------------------------- curves

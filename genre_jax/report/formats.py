@@ -68,3 +68,8 @@ def duration(seconds: object) -> str:
         return f"{whole // 60} min {whole % 60} s"
     days, hours, minutes = whole // 86400, whole % 86400 // 3600, whole % 3600 // 60
     return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+
+
+def shorten(name: str, most: int = 26) -> str:
+    """Return a class name of at most `most` characters for an axis."""
+    return name if len(name) <= most else name[: most - 1] + "…"

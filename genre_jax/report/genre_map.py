@@ -13,7 +13,7 @@ import numpy as np
 
 from genre_jax import console, tag_arithmetic
 from genre_jax.report import formats
-from genre_jax.report.figures import shorten
+from genre_jax.report.formats import shorten
 from genre_jax.report.tables import Column, Table
 
 MOST_SONGS = 2_000  # dots; t-SNE of more takes minutes, and a browser draws them slowly

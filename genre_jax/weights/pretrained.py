@@ -186,10 +186,10 @@ def _run_donor(run: Trained, model: nn.Module, ours: list[str], origin: str) -> 
 def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str, ...]) -> Any:
     """Return fresh variables in which the weights of `source` replace the leaves that they fit.
 
-    Some leaves stay fresh: the classifier ("fc") if its shape differs, or if the labels of the source are known and differ; the
-    layers that another library lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a front end, which must
-    come from the new training split. Modules that the model lists as `replaceable` may be unused. The console lists what was
-    loaded, stays fresh and is unused.
+    Some leaves stay fresh: the classifier ("fc") if the number of classes differs, or if the labels of the source are known and
+    differ; the layers that another library lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a front
+    end, which must come from the new training split. Modules that the model lists as `replaceable` may be unused. The console
+    lists what was loaded, stays fresh and is unused.
 
     Args:
       source: the value of `config.init_from`: a workdir, a path or a name on the Hugging Face Hub.
@@ -202,6 +202,7 @@ def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str,
     ours = _flat(variables)
     donor = _donor(source, model, [*ours])
     new_head = donor.labels is not None and donor.labels != labels
+    replaceable = getattr(model, "replaceable", ())  # without them the classifier reads something else
     loaded: dict[str, Any] = {}
     missing: list[str] = []
     misshapen: list[str] = []
@@ -211,7 +212,7 @@ def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str,
             continue
         if array is None:
             missing.append(donor.names[name])
-        elif head and (new_head or array.shape != leaf.shape):
+        elif head and (array.shape[:-1] == leaf.shape[:-1] or replaceable) and (new_head or array.shape != leaf.shape):
             donor.heads.append(donor.names[name])
         elif array.shape != leaf.shape:
             misshapen.append(f"{donor.names[name]} {array.shape} for {name} {leaf.shape}")
