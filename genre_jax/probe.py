@@ -5,6 +5,7 @@ A random classifier would first send wrong gradients through a network that star
 probe is fitted once, on the mean embedding of each track, which takes one pass over the windows instead of many epochs.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def logistic(features: np.ndarray, labels: np.ndarray, task: str, c: float) -> t
     softmax ("single") or sigmoid ("multi") gives the probabilities of the regression.
     """
     try:
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression as Regression
     except ImportError as error:
         raise UserError("head.start 'logistic' needs scikit-learn: pip install scikit-learn") from error
     mean, std = features.mean(0), features.std(0)
@@ -84,12 +85,18 @@ def logistic(features: np.ndarray, labels: np.ndarray, task: str, c: float) -> t
     x = (features - mean) / std
     classes = labels.shape[1]
     kernel, bias = np.zeros((x.shape[1], classes)), np.full(classes, ABSENT)
+
+    def fitted(target: np.ndarray, **options: Any) -> Any:
+        with warnings.catch_warnings():  # scikit-learn warns if there are many classes of one track
+            warnings.filterwarnings("ignore", "The number of unique classes")
+            return Regression(C=c, max_iter=1000, **options).fit(x, target)
+
     if task == "single":
         target = labels.argmax(1)
         present = np.unique(target)
         bias[present] = 0
         if len(present) > 1:
-            model = LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(x, target)
+            model = fitted(target, class_weight="balanced")
             weights, offsets = model.coef_, model.intercept_
             if len(present) == 2:  # scikit-learn has a single logit, that of the second class
                 weights, offsets = np.concatenate([-weights, weights]) / 2, np.concatenate([-offsets, offsets]) / 2
@@ -99,7 +106,7 @@ def logistic(features: np.ndarray, labels: np.ndarray, task: str, c: float) -> t
             if labels[:, number].all():
                 bias[number] = -ABSENT
                 continue
-            model = LogisticRegression(C=c, max_iter=1000).fit(x, labels[:, number])
+            model = fitted(labels[:, number])
             kernel[:, number], bias[number] = model.coef_[0], model.intercept_[0]
     kernel = kernel / std[:, None]
     return kernel, bias - mean @ kernel

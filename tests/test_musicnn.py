@@ -66,7 +66,9 @@ def test_outputs_are_those_of_the_package(name, made, golden):
 
 
 @pytest.mark.usefixtures("published_weights")
-@pytest.mark.parametrize("name", musicnn.NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "mtt" in name else []) for name in musicnn.NAMES]
+)
 def test_tags_of_a_waveform_are_those_of_the_package(name, made, golden):
     """Our windows begin a frame later, because they have no padding: 256 zeros before the song give the package's patches."""
     wave = np.concatenate([np.zeros(256, np.float32), made["waveform"]()])

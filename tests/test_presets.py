@@ -86,8 +86,15 @@ def test_presets_are_found():
 
 
 def slow_combinations() -> list:
-    """`programs`; combinations of presets, whose parts are tested alone, are slow tests."""
-    return [pytest.param(spec, marks=[pytest.mark.slow] if "," in spec else []) for spec in programs()]
+    """`programs`; combinations of presets, and more programs of the same network and front end, are slow tests."""
+    seen, found = set(), []
+    for spec in programs():
+        name, _, argument = spec.partition(":")
+        config = config_files.read(f"{ROOT}/configs/{name}.py", argument)
+        pair = config.model.name, config.frontend.name
+        found.append(pytest.param(spec, marks=[pytest.mark.slow] if "," in spec or pair in seen else []))
+        seen.add(pair)
+    return found
 
 
 @pytest.mark.parametrize("preset", slow_combinations())
