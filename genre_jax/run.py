@@ -214,7 +214,7 @@ def resolved(config: ConfigDict) -> ConfigDict:
     """The config with `loss.name` "auto" replaced by the loss that fits the labels of all its clips."""
     if config.loss.name != "auto":
         return config
-    folder, splits = locate.find(config), {config.data[part] for part in ("train", "validation", "test")} - {""}
+    folder, splits = locate.find(config), filter(None, (config.data[part] for part in ("train", "validation", "test")))
     indices = [select.load(folder, split, config.data.classes) for split in splits]
     single = all((label_matrix(index, config.data.labels).sum(1) == 1).all() for index in indices)
     config = config.copy_and_resolve_references()
