@@ -25,7 +25,7 @@ from genre_jax.data.shards import Index
 from genre_jax.weights import musicnn
 
 MAX_CLIPS = 4_000  # per split, evenly spaced in the order of names; more clips cost minutes and hardly change the accuracy
-MUSICNN_CLIPS = 400  # per split for musicnn, which takes about 0.04 s of a CPU core per 3 s of audio
+MUSICNN_CLIPS = 150  # per split for musicnn, which takes about 0.04 s of a CPU core per 3 s of audio
 MAX_SECONDS = 30  # used of each clip
 NAMES = ("rms_centroid", "mfcc_means", "musicnn")
 _QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
