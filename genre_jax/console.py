@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from logging import CRITICAL, getLogger
 from typing import NoReturn, TextIO, TypeVar
@@ -17,6 +18,7 @@ from absl import app, logging
 from genre_jax import cache
 
 T = TypeVar("T")
+QUIET, EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
 _SHOWN = 10  # legal names in an error message
 # Control characters (C0, DEL, C1), marks that reorder or break a line, and surrogates (bytes of a name that is not UTF-8).
 _HIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -93,6 +95,25 @@ def complain(error: object) -> None:
 def note(text: str) -> None:
     """Print one line on standard error that is not an error, such as progress. Control characters are shown as escapes."""
     _write(sys.stderr, f"{printable(text)}\n")
+
+
+class Pace:
+    """When progress is shown: not in the first `QUIET` seconds, and then as a line every `EVERY` seconds."""
+
+    def __init__(self) -> None:
+        self._first = self._next = time.monotonic() + QUIET
+
+    def quiet(self) -> bool:
+        """Whether it is too early to show anything."""
+        return time.monotonic() < self._first
+
+    def due(self) -> bool:
+        """Whether a line is due. If so, the next one is due `EVERY` seconds later."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + EVERY
+        return True
 
 
 @contextlib.contextmanager

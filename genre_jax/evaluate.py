@@ -65,7 +65,7 @@ def predict(
         rows = devices.gather({key: batch[key][None] for key in ("clip", "track", "start", "mask")})
         valid = rows.pop("mask") > 0
         embedding = outputs.pop("embedding", None)
-        if embeddings and embedding is not None:
+        if embeddings is not None and embedding is not None:
             embeddings.add(embedding[valid], rows["track"][valid])
         for key, values in (outputs | rows).items():
             columns.setdefault(key, []).append(values[valid])

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -29,7 +28,7 @@ class Forward:
     """
 
     frontend: Frontend
-    model: nn.Module
+    model: models.Network
     wide: jnp.dtype
     gain_cap: float = 0.0
 

@@ -1,8 +1,7 @@
-"""The arguments of `genre_jax.tag` that name audio: files, folders, standard input, and names that begin with a dash."""
+"""The arguments of `tag` and `similar` that name audio: files, folders, standard input, and names that begin with a dash."""
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from genre_jax.logbook import clock
 from genre_jax.prepare.audio import EXTENSIONS, KNOWN
 
 STANDARD_INPUT = "-"
-_QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -55,7 +53,7 @@ class Progress:
 
     def __init__(self, files: int) -> None:
         self._files, self._done = files, 0
-        self._due = time.monotonic() + _QUIET
+        self._pace = console.Pace()
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -66,13 +64,13 @@ class Progress:
 
     def within(self, seconds: float, total: float | None) -> None:
         """Report the seconds of the present file that are done, of `total` (None: it is being decoded)."""
-        if time.monotonic() < self._due:
+        if self._pace.quiet():
             return
         where = f"{clock(seconds)} decoded" if total is None else f"{clock(seconds)} of {clock(total)}"
         what = f"file {self._done + 1} of {self._files}, {where}" if self._files > 1 else where
         if not sys.stderr.isatty():
-            console.note(f"tag: {what}")
-            self._due = time.monotonic() + _EVERY
+            if self._pace.due():
+                console.note(f"tag: {what}")
             return
         if self._bar is None:
             from tqdm import tqdm

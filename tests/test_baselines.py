@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import genre_jax
+from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
 from genre_jax.prepare import passport, tfrecord
@@ -116,7 +117,7 @@ def test_without_jax_the_other_baselines_are_scored(tmp_path, loudness, monkeypa
 
 def test_the_embeddings_report_their_progress(tmp_path, loudness, monkeypatch, capsys):
     folder = data_set(tmp_path, lambda rng, c: tone(rng, 0.1 * (c + 1), 220, 2), clips=2)
-    monkeypatch.setattr(baselines, "_QUIET", 0)
+    monkeypatch.setattr(console, "QUIET", -1.0)
     baselines.cached_score(folder, "learn", "exam")
     assert "baseline musicnn: 0 of 6 clips of split 'learn'" in capsys.readouterr().err
 

@@ -253,6 +253,19 @@ def test_the_next_command_of_folds_names_every_fold_once(tmp_path, monkeypatch):
     assert _next_command(fold, "data").startswith("training needs a train and a test split")
 
 
+def test_the_next_command_of_your_own_music_starts_from_published_weights():
+    """Without a validation split it is the linear probe alone; at another rate, the published features do not fit."""
+    split = {"classes": {"a": 1, "b": 1}, "clips": 2}
+    passport = {"dataset": "folder", "name": "mine", "sample_rate": 16_000, "conditioning": []}
+    whole = passport | {"splits": dict.fromkeys(("train", "validation", "test"), split)}
+    assert _next_command(whole, "data").startswith("python -m genre_jax.main --config=own_music --config.data.name=mine ")
+    assert ":single" in _next_command(whole | {"sample_rate": 8_000}, "data")
+    short = _next_command(passport | {"splits": dict.fromkeys(("train", "test"), split)}, "data")
+    assert "--config=own_music:frozen " in short and short.endswith(" --config.data.validation=")
+    folds = _next_command(passport | {"splits": {f"fold{n}": split for n in range(3)}}, "data")
+    assert "--config=own_music " in folds and "--config.data.validation=fold1 " in folds
+
+
 def test_the_audit_finds_a_copy_in_another_fold(tmp_path, monkeypatch):
     pytest.importorskip("google_crc32c")
     source = collections_tree.musan(tmp_path / "MUSAN", each=3, seconds=4.0)

@@ -21,7 +21,7 @@ from damage import write_run
 
 import genre_jax
 from genre_jax import config as configs
-from genre_jax import metrics, tag, tag_inputs, train
+from genre_jax import console, metrics, tag, tag_inputs, train
 from genre_jax import tagger as tagging
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
@@ -368,7 +368,7 @@ def test_a_folder_stands_for_the_audio_below_it(run_tag, wavs, tmp_path, monkeyp
         shutil.copy(wavs[0], tmp_path / name)
     (tmp_path / "b" / "notes.txt").write_text("x")
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(tag_inputs, "_QUIET", -1.0)
+    monkeypatch.setattr(console, "QUIET", -1.0)
     code, out, err = run_tag(tmp_path / "empty", tmp_path, json=True)
     assert code == 1
     assert [json.loads(line)["file"] for line in out.splitlines()] == [

@@ -16,7 +16,7 @@ import soundfile
 from conftest import ROOT
 
 import genre_jax
-from genre_jax import cache, forward, tag, tag_inputs
+from genre_jax import cache, console, forward, tag, tag_inputs
 from genre_jax import config as configs
 from genre_jax import tagger as tagging
 from genre_jax.console import UserError
@@ -136,7 +136,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(files, prefix, monk
     progress = tag_inputs.Progress(files)
     progress.within(1.0, 9.0)
     assert capsys.readouterr().err == ""  # less than two seconds
-    monkeypatch.setattr(tag_inputs, "_QUIET", -1.0)
+    monkeypatch.setattr(console, "QUIET", -1.0)
     with tag_inputs.Progress(files) as progress:
         if files > 1:
             progress.next()

@@ -196,6 +196,9 @@ def _next_command(passport: dict, data_dir: str) -> str:
         return "training needs a train and a test split: list the files in a CSV with a split column and prepare that CSV"
     elif "validation" not in splits:
         keys += " --config.data.validation="
+    if passport["dataset"] == "folder" and passport["sample_rate"] == 16_000 and not passport["conditioning"]:
+        preset = "" if "validation" in splits or len(folds) > 2 else ":frozen"
+        return f"python -m genre_jax.main --config=own_music{preset} {keys}"
     several = any(sum(split["classes"].values()) != split["clips"] for split in splits.values())
     return f"python -m genre_jax.main --config=resnet34_spectrogram:{'multi' if several else 'single'} {keys}"
 

@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 
 import numpy as np
 
+from genre_jax import checksum
 from genre_jax.console import UserError, printable
 from genre_jax.datasets.types import Item, Render
 from genre_jax.prepare import condition, silence
@@ -110,10 +111,7 @@ def _peak(samples: np.ndarray) -> float:
     return float(max(samples.max(), -samples.min()))
 
 
-@functools.lru_cache(maxsize=16)  # many clips may be cut from one long file
-def _file_sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+_file_sha256 = functools.lru_cache(maxsize=16)(checksum.of_file)  # many clips may be cut from one long file
 
 
 # ---------------------------------------------------------------- worker processes

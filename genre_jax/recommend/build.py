@@ -16,7 +16,6 @@ from genre_jax.recommend.index import Index
 from genre_jax.recommend.segment import Segment, Song
 
 SONGS, SECONDS = 64, 30.0  # a commit is due after so many songs or seconds; a process that is killed loses no more
-_QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
 
 
 def extend(index: Index, tagger: Any, files: Sequence[str]) -> tuple[int, int]:
@@ -81,12 +80,9 @@ def missing(index: Index, folders: Sequence[str]) -> list[str]:
 
 def _with_progress(files: Sequence[str]) -> Iterator[str]:
     """Yield the files, and print on standard error how many are done and the time left."""
-    started = time.monotonic()
-    due = started + _QUIET
+    started, pace = time.monotonic(), console.Pace()
     for done, path in enumerate(files):
-        now = time.monotonic()
-        if done and now >= due:
-            left = clock((now - started) / done * (len(files) - done))
+        if done and pace.due():
+            left = clock((time.monotonic() - started) / done * (len(files) - done))
             console.note(f"build: {done:,} of {len(files):,} songs, {left} left")
-            due = now + _EVERY
         yield path

@@ -18,9 +18,7 @@ from genre_jax.console import UserError
 from genre_jax.recommend.segment import Segment, Song, join
 
 VERSION = 1
-LARGE = (
-    1 << 25
-)  # most hashes of a segment that is joined from others: two days of audio, for which joining takes 1 GB of memory
+LARGE = 1 << 25  # most hashes of a segment that is joined from others: two days of audio; joining them takes 1 GB of memory
 FEW = 8  # the smallest segments are joined when there are more than this number
 _PASSPORT = "index.json"
 

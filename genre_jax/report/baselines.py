@@ -9,7 +9,6 @@ rule 'max_probability' of `metrics.votes`.
 
 import contextlib
 import json
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ MAX_CLIPS = 4_000  # per split, evenly spaced in the order of names; more clips 
 MUSICNN_CLIPS = 150  # per split for musicnn, which takes about 0.04 s of a CPU core per 3 s of audio
 MAX_SECONDS = 30  # used of each clip
 NAMES = ("rms_centroid", "mfcc_means", "musicnn")
-_QUIET, _EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
 _N_FFT, _HOP = 2048, 512  # librosa's defaults, as are the 128 mel bands
 
 
@@ -110,11 +108,10 @@ def _cut(index: Index, row: int) -> np.ndarray:
 def _embeddings(tagger: Any, index: Index, rows: np.ndarray) -> np.ndarray:
     """Return the mean embedding `(clips, values)` of some rows of an index."""
     means = []
-    due = time.monotonic() + _QUIET
+    pace = console.Pace()
     for done, row in enumerate(rows):
-        if time.monotonic() >= due:
+        if pace.due():
             console.note(f"baseline musicnn: {done:,} of {len(rows):,} clips of split {index.split!r}")
-            due = time.monotonic() + _EVERY
         means.append(tagger.tags(_cut(index, row), index.sample_rate).embeddings.mean(0))
     return np.array(means, np.float64)
 

@@ -87,7 +87,8 @@ def _wheel() -> Path:
         )
         fetched = Path(folder) / WHEEL
         if not fetched.exists():
-            reason = ([line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"])[-1]
+            lines = done.stderr.splitlines() or ["pip gave no reason"]
+            reason = ([line for line in lines if line.startswith("ERROR")] or lines)[-1]
             raise UserError(f"pip could not download {WHEEL} ({reason}): put this file into {wheel.parent}, from any source")
         _check(fetched, "a mirror serves another file")
         with write_whole(wheel) as file:

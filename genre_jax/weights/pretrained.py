@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax
-import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,6 +20,7 @@ from genre_jax import config as configs
 from genre_jax.atomic import read_json, write_whole
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError, printable, say
+from genre_jax.models import Network
 from genre_jax.weights import files, layouts
 from genre_jax.weights.files import listed
 
@@ -161,7 +161,7 @@ def nested(arrays: files.Arrays) -> dict[str, Any]:
     return {"batch_stats": {}, "frontend": {}} | flax.traverse_util.unflatten_dict(arrays, sep="/")
 
 
-def _donor(source: str, model: nn.Module, ours: list[str]) -> layouts.Donor:
+def _donor(source: str, model: Network, ours: list[str]) -> layouts.Donor:
     if Path(source).is_dir():
         return _run_donor(_of_workdir(Path(source)), model, ours, "")
     path, digest = files.fetch(source)
@@ -175,15 +175,15 @@ def _donor(source: str, model: nn.Module, ours: list[str]) -> layouts.Donor:
     return donor._replace(origin=f" (layout of {donor.origin}, sha256 {digest})")
 
 
-def _run_donor(run: Trained, model: nn.Module, ours: list[str], origin: str) -> layouts.Donor:
+def _run_donor(run: Trained, model: Network, ours: list[str], origin: str) -> layouts.Donor:
     arrays = {name: leaf for name, leaf in _flat(run.variables).items() if not name.startswith(FITTED)}
     unknown = sorted(arrays.keys() - set(ours))
-    unused = [name for name in unknown if name.split("/")[1] in getattr(model, "replaceable", ())]
+    unused = [name for name in unknown if name.split("/")[1] in model.replaceable]
     unknown = [name for name in unknown if name not in unused]
     return layouts.Donor(arrays, {name: name for name in ours}, unknown, unused, origin, run.labels)
 
 
-def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str, ...]) -> Any:
+def transplant(source: str, variables: Any, model: Network, labels: tuple[str, ...]) -> Any:
     """Return fresh variables in which the weights of `source` replace the leaves that they fit.
 
     Some leaves stay fresh: the classifier ("fc") if the number of classes differs, or if the labels of the source are known and
@@ -202,7 +202,7 @@ def transplant(source: str, variables: Any, model: nn.Module, labels: tuple[str,
     ours = _flat(variables)
     donor = _donor(source, model, [*ours])
     new_head = donor.labels is not None and donor.labels != labels
-    replaceable = getattr(model, "replaceable", ())  # without them the classifier reads something else
+    replaceable = model.replaceable  # without them the classifier reads something else
     loaded: dict[str, Any] = {}
     missing: list[str] = []
     misshapen: list[str] = []
