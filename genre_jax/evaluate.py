@@ -63,7 +63,7 @@ def predict(
     for batch in prefetch(batches, 0, len(batches), config.data.reader, config.data.prefetch):
         outputs = devices.gather(eval_step(variables, constants, devices.shard(batch)))
         rows = devices.gather({key: batch[key][None] for key in ("clip", "track", "start", "mask")})
-        valid = rows.pop("mask") >= 0
+        valid = rows.pop("mask") > 0
         embedding = outputs.pop("embedding", None)
         if embeddings is not None and embedding is not None:
             embeddings.add(embedding[valid], rows["track"][valid])
