@@ -19,7 +19,7 @@ from genre_jax.console import UserError
 from genre_jax.data.locate import check_name
 from genre_jax.weights import files
 
-VERSION = 4  # schema version: it changes when a key is added, removed or renamed
+VERSION = 5  # schema version: it changes when a key is added, removed or renamed
 COMPONENTS: dict[str, dict[str, Callable]] = {
     "frontend": frontends.FRONTENDS,
     "model": models.MODELS,
@@ -29,6 +29,8 @@ COMPONENTS: dict[str, dict[str, Callable]] = {
 # Config keys that may change when a run is resumed: none of them changes its numbers beyond rounding.
 FREE_ON_RESUME = (
     "devices",
+    "runner",
+    "shard_optimizer",
     "made_by.config",
     "made_by.overrides",
     "model.remat",
@@ -53,7 +55,11 @@ def base(name: str) -> ConfigDict:
             # Type of the network's computation: float32, bfloat16 or float64. Parameters and front end are float64 with
             # float64, and float32 otherwise.
             "dtype": "float32",
-            "devices": 0,  # number of accelerators; 0 = all
+            "devices": 0,  # number of accelerators; 0 = all, and always 0 on several hosts
+            "runner": "pmap",  # what runs a step on the devices: pmap, or jit (with NamedSharding); the numbers are the same
+            # Each device keeps and updates only its part of the optimiser state (ZeRO-1, Rajbhandari et al. 2020); needs
+            # runner "jit".
+            "shard_optimizer": False,
             # The command line that made the config, for the report: `load` sets it.
             "made_by": {
                 "config": "",  # the value of --config, such as schindler:shallow,exp
@@ -151,7 +157,16 @@ def _data() -> dict[str, Any]:
             "segments": 0,  # more fixed segments of each track, from which the copies are made; 0 = copies of the normal cuts
         },
         "refresh_epochs": 1,  # number of visits for which a clip keeps its random cut and augmentations, at least 1
-        "reader": "auto",  # tfdata, threads, or auto: tfdata if TensorFlow is installed; the batches are the same
+        # Order of the training clips. global: any clip can follow any other. by_shard: the shards come in a random order that is
+        # divided among `streams`, and the clips of a stream are shuffled within a buffer; a reader can then read files from
+        # their start to their end, as a bucket needs. Each clip comes once an epoch in both.
+        "order": "global",
+        "streams": 8,  # for by_shard: streams that are read at once; it divides the batch size, and the hosts divide it
+        "shuffle_buffer": 256,  # for by_shard: number of clips of a stream that are shuffled together, at least 1
+        # What reads the clips; the batches are the same. tfdata and threads read each cut by its place in a local file;
+        # sequential reads whole shards through tf.data, from a disk or a bucket, and needs order "by_shard". auto: sequential
+        # for a bucket, otherwise tfdata if TensorFlow is installed, otherwise threads.
+        "reader": "auto",
         "prefetch": 4,  # number of batches that are read ahead, at least 1
         # When the checksum of a clip's record is compared: first: when the run reads the clip for the first time, and again
         # after its shard has changed; always: at each read; never. It needs google-crc32c; without it, never.

@@ -14,12 +14,14 @@ from genre_jax.data import order
 
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
+    "runner": ("pmap", "jit"),
     "data.labels": ("multi", "first"),
     "data.sampling": order.SAMPLINGS,
     "data.segments": order.SEGMENTS,
     "data.last_window": order.LAST_WINDOWS,
     "data.copies.draw": ("each", "one"),
-    "data.reader": ("auto", "tfdata", "threads"),
+    "data.order": order.ORDERS,
+    "data.reader": ("auto", "tfdata", "threads", "sequential"),
     "data.verify": ("first", "always", "never"),
     "data.on_corrupt": ("stop", "skip"),
     "augment.mixup.of": ("waveform", "features"),
@@ -47,7 +49,8 @@ def check_values(config: ConfigDict) -> None:
     for key in DURATIONS:
         durations.parse_duration(values[key], f"config key {key!r}")
     for key in ("train.batch_size", "train.accumulate", "evaluate.batch_size", "data.samples", "data.sample_rate",
-                "data.refresh_epochs", "data.prefetch", "data.segments_per_track", "train.keep"):  # fmt: skip
+                "data.refresh_epochs", "data.prefetch", "data.segments_per_track", "data.streams", "data.shuffle_buffer",
+                "train.keep"):  # fmt: skip
         if values[key] < 1:
             raise UserError(f"config key {key!r} must be at least 1, and was given {values[key]}")
     for key in ("ema", "loss.label_smoothing"):

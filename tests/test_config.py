@@ -229,8 +229,8 @@ def test_a_config_of_another_schema_is_refused():
     stored = without(values, "init_from", "data.data_dir")  # a file of save_pretrained
     assert configs.flat(configs.from_json(stored)) == configs.flat(configs.base("run"))
     for wrong, sentence in (
-        (values | {"version": 1}, "has schema version 1, and this genre_jax reads schema version 4"),
-        ({}, "has no schema version, and this genre_jax reads schema version 4"),
+        (values | {"version": 1}, "has schema version 1, and this genre_jax reads schema version 5"),
+        ({}, "has no schema version, and this genre_jax reads schema version 5"),
         (without(values, "ema", "train.accumulate", "model.dropout"), "lacks the keys ema, model.dropout, train.accumulate"),
         (without(values, "schedule"), "lacks the keys schedule.learning_rate, schedule.name, schedule.warmup"),
         (without(values, "seed"), "lacks the key seed"),

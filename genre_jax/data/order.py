@@ -18,6 +18,7 @@ from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.data.shards import Index
 
+ORDERS = ("global", "by_shard")
 SAMPLINGS = ("uniform", "balanced", "sqrt", "weighted")
 SEGMENTS = ("random", "fixed", "consecutive")
 WINDOWS = ("consecutive", "centre", "fixed", "random")
