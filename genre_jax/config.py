@@ -157,9 +157,9 @@ def _data() -> dict[str, Any]:
             "segments": 0,  # more fixed segments of each track, from which the copies are made; 0 = copies of the normal cuts
         },
         "refresh_epochs": 1,  # number of visits for which a clip keeps its random cut and augmentations, at least 1
-        # Order of the training clips. global: any clip can follow any other. by_shard: the shards come in a random order, which is
-        # divided among `streams`, and the clips of a stream are shuffled within a buffer; a reader can then read files from
-        # their start to their end, as a bucket needs. Each clip comes once an epoch in both.
+        # Order of the training clips. global: any clip can follow any other. by_shard: the shards come in a random order, cut
+        # into `streams` parts, and the clips of a part are shuffled within a buffer. Readers can then read files from start to
+        # end, as a bucket needs. In both orders each clip comes once an epoch.
         "order": "global",
         "streams": 8,  # for by_shard: streams that are read at once; it divides the batch size, and the hosts divide it
         "shuffle_buffer": 256,  # for by_shard: number of clips of a stream that are shuffled together, at least 1
