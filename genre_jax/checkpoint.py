@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-from genre_jax import checksum
+from genre_jax import checksum, hosts, parallel
 from genre_jax import config as configs
 from genre_jax.console import UserError, say
 from genre_jax.weights.files import listed, not_finite
@@ -126,7 +126,7 @@ class Checkpoints:
         checkpoint or the one before it cannot be written.
         """
         self.wait()
-        model, training = _items(jax.tree.map(np.array, state))
+        model, training = _items(parallel.to_host(state))
         arrays = named(model | training)
         self._check_finite(step, arrays | {f"metrics/{name}": np.array(value) for name, value in (metrics or {}).items()})
         self._check_space(sum(array.nbytes for array in arrays.values()))
@@ -266,7 +266,7 @@ class Checkpoints:
         return abstract.replace(**restored.model, **restored.training)
 
     def _verify(self, step: int, item: str, tree: Any) -> None:
-        if checksum.of_arrays(named(jax.tree.map(np.asarray, tree))) != self._abouts[step][item]:
+        if checksum.of_arrays(named(parallel.to_host(tree))) != self._abouts[step][item]:
             raise Damaged(f"the arrays of its item {item!r} have another checksum than those that were written")
 
     def _read_about(self, step: int) -> About:
@@ -297,12 +297,12 @@ class Checkpoints:
         folder = self._workdir / "damaged"
         names = [str(step), *(f"{step}_{number}" for number in range(2, 1000))]
         target = next(folder / name for name in names if not (folder / name).exists())
-        ocp.multihost.sync_global_processes("every host has read the checkpoint")
-        if jax.process_index() == 0:
+        hosts.wait_for_all()  # every host has read the checkpoint
+        if hosts.is_first():
             with self._writing():
                 folder.mkdir(exist_ok=True)
                 os.rename(self._directory / str(step), target)
-        ocp.multihost.sync_global_processes("the checkpoint is moved")
+        hosts.wait_for_all()
         self._abouts.pop(step, None)
         self._lost += 1
         self._manager = self._open()

@@ -60,6 +60,9 @@ def base(name: str) -> ConfigDict:
             # Each device keeps and updates only its part of the optimiser state (ZeRO-1, Rajbhandari et al. 2020); needs
             # runner "jit".
             "shard_optimizer": False,
+            # Number of neighbouring devices whose clips share the statistics of batch norm; 0 = all devices. With groups the
+            # numbers of a run depend on the number of devices.
+            "batch_norm_devices": 0,
             # The command line that made the config, for the report: `load` sets it.
             "made_by": {
                 "config": "",  # the value of --config, such as schindler:shallow,exp

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import console, durations, evaluate, freezing, frontends, losses, models
+from genre_jax import console, durations, evaluate, freezing, frontends, losses, models, parallel
 from genre_jax.augment import validate as augment
 from genre_jax.config_section import component_options, flat
 from genre_jax.console import UserError
@@ -14,7 +14,7 @@ from genre_jax.data import order
 
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
-    "runner": ("pmap", "jit"),
+    "runner": parallel.RUNNERS,
     "data.labels": ("multi", "first"),
     "data.sampling": order.SAMPLINGS,
     "data.segments": order.SEGMENTS,
@@ -56,10 +56,16 @@ def check_values(config: ConfigDict) -> None:
     for key in ("ema", "loss.label_smoothing"):
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
-    for key in ("evaluate.hop", "gradient_clip", "train.skip_nonfinite", "train.patience", "data.segment_hop", "data.margin",
-                "data.copies.segments"):  # fmt: skip
+    for key in ("batch_norm_devices", "evaluate.hop", "gradient_clip", "train.skip_nonfinite", "train.patience",
+                "data.segment_hop", "data.margin", "data.copies.segments"):  # fmt: skip
         if values[key] < 0:
             raise UserError(f"config key {key!r} must be at least 0, and was given {values[key]}")
+    if config.shard_optimizer and config.runner != "jit":
+        raise UserError(f"config key 'shard_optimizer' needs runner 'jit', and runner is {config.runner!r}")
+    if config.batch_norm_devices and config.model.get("time_shards", 1) > 1:
+        raise UserError(
+            f"config key 'batch_norm_devices' must be 0 with model.time_shards, and was given {config.batch_norm_devices}"
+        )
     if not config.head.c > 0:
         raise UserError(f"config key 'head.c' must be above 0, and was given {config.head.c}")
     if not durations.parse_duration(config.train.duration)[0] and config.head.start == "random":

@@ -82,9 +82,19 @@ def printable(text: str, keep: str = "") -> str:
     return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
 
 
+_muted = False
+
+
+def mute(on: bool) -> None:
+    """Let `say` print nothing from now on, or print again. Of several processes that train together only the first prints."""
+    global _muted
+    _muted = on
+
+
 def say(text: str) -> None:
     """Print a text on standard output and flush it. Control characters other than newlines are shown as escapes."""
-    _write(sys.stdout, printable(text, keep="\n") + "\n")
+    if not _muted:
+        _write(sys.stdout, printable(text, keep="\n") + "\n")
 
 
 def complain(error: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import console, metrics
+from genre_jax import console, hosts, metrics
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError
 from genre_jax.data.batches import EvalBatches, prefetch
@@ -62,7 +62,8 @@ def predict(
     columns: dict[str, list[np.ndarray]] = {}
     for batch in prefetch(batches, 0, len(batches), config.data.reader, config.data.prefetch):
         outputs = devices.gather(eval_step(variables, constants, devices.shard(batch)))
-        rows = devices.gather({key: batch[key][None] for key in ("clip", "track", "start", "mask")})
+        rows = devices.gather_rows({key: batch[key] for key in ("clip", "track", "start", "mask")})
+        hosts.check()
         valid = rows.pop("mask") > 0
         embedding = outputs.pop("embedding", None)
         if embeddings is not None and embedding is not None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from genre_jax import frontends, models
+from genre_jax import frontends, models, parallel
 from genre_jax.augment.waveform import cap_gain
 from genre_jax.config_section import component_options
 from genre_jax.frontends import Frontend
@@ -80,14 +80,17 @@ class Forward:
 
 
 def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Forward:
-    """The forward pass of a config. With `axis_name`, batch statistics are those of all devices on that axis."""
+    """The forward pass of a config. With `axis_name`, batch statistics are those of all devices on that axis, or of groups."""
+    axis: parallel.Axis = axis_name
+    if axis_name is not None and config.batch_norm_devices:
+        axis = parallel.Group(axis_name, config.batch_norm_devices)
     return Forward(
         frontend=frontends.build(config.frontend.name, config.data.sample_rate, **component_options(config.frontend)),
         model=models.build(
             config.model.name,
             num_classes=num_classes,
             dtype=config.dtype,
-            axis_name=axis_name,
+            axis_name=axis,
             **component_options(config.model),
         ),
         wide=jnp.dtype("float64" if config.dtype == "float64" else "float32"),

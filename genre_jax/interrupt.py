@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from genre_jax import console
+from genre_jax import console, hosts
 
 GRACE = 25.0  # seconds from the signal to the end; Slurm and Kubernetes kill a process after 30
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,6 +23,9 @@ class Interrupt:
 
     Attributes:
       received: the signal that came, or None.
+
+    With several hosts, a signal that came while `deferred` runs ends them all at the same step, which `due` and `hosts.check`
+    count.
     """
 
     def __init__(self) -> None:
@@ -63,7 +66,13 @@ class Interrupt:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Raise at once while the block runs, also for a signal that came before, inside a block `deferred`."""
+        """Raise at once while the block runs, also for a signal that came before, inside a block `deferred`.
+
+        With several hosts the block must call `hosts.check` instead.
+        """
+        if hosts.count() > 1:
+            yield
+            return
         self._deferred = False
         try:
             if self.received:
@@ -72,9 +81,13 @@ class Interrupt:
         finally:
             self._deferred = True
 
+    def due(self) -> bool:
+        """Whether the run saves and ends after this step, at which all hosts call this."""
+        return bool(hosts.ticked()) if hosts.count() > 1 else self.received is not None
+
     def end(self) -> NoReturn:
-        """Raise the exception of the signal that came."""
-        raise KeyboardInterrupt if self.received == signal.SIGINT else console.Terminated
+        """Raise the exception of the signal that came, to this host or to another one."""
+        raise KeyboardInterrupt if signal.SIGINT in (self.received, hosts.stopped()) else console.Terminated
 
     def _handle(self, number: int, _: object) -> None:
         self.received = signal.Signals(number)  # the thread may be later
@@ -93,6 +106,7 @@ class Interrupt:
                 self._end_now(number[0], f"a second signal ({name}) came")
             what = "saves its state and ends" if self._deferred else "ends"
             console.say(f"{name}: the run {what}; a second signal ends it at once")
+            hosts.ask_to_stop(number[0])
             threading.Thread(target=self._limit, args=number, name="grace", daemon=True).start()
         os.close(self._reader)
 
@@ -102,4 +116,5 @@ class Interrupt:
 
     def _end_now(self, number: int, reason: str) -> NoReturn:
         console.complain(f"{reason}: the run ends without saving, and resumes from its last checkpoint")
+        hosts.announce_end(128 + number, f"{reason}, and the run ends without saving")
         os._exit(128 + number)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from genre_jax import hosts
 from genre_jax.atomic import write_text
 from genre_jax.console import UserError, say
 
@@ -25,7 +26,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 class Logbook:
-    """The logs of a workdir, which are appended to.
+    """The logs of a workdir, which are appended to; on several hosts, by the first one.
 
     metrics.jsonl holds only numbers that follow from the config, so that a run that was killed and resumed writes the same
     bytes. Speeds go to timings.jsonl.
@@ -34,11 +35,15 @@ class Logbook:
     def __init__(self, workdir: Path, step: int):
         """Remove the lines after `step`, where the run starts or resumes."""
         self._metrics, self._timings = workdir / "metrics.jsonl", workdir / "timings.jsonl"
-        cut_back(self._metrics, step)
-        earlier = cut_back(self._timings, step)
-        self._seconds_before = earlier[-1]["seconds"] if earlier else 0.0
-        self._started = time.perf_counter()
-        self._board = _Board(workdir / "tensorboard", step + 1) if importlib.util.find_spec("tensorboardX") else None
+        self._writes = hosts.is_first()
+        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self._board = None
+        if self._writes:
+            cut_back(self._metrics, step)
+            earlier = cut_back(self._timings, step)
+            self._seconds_before = earlier[-1]["seconds"] if earlier else 0.0
+            if importlib.util.find_spec("tensorboardX"):
+                self._board = _Board(workdir / "tensorboard", step + 1)
 
     @property
     def seconds(self) -> float:
@@ -47,14 +52,18 @@ class Logbook:
 
     def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
         """Record the metrics of a split at a step."""
-        _append(self._metrics, {"step": step, "split": split} | values)
+        self._record(self._metrics, {"step": step, "split": split} | values)
         self._to_board(step, split, values)
 
     def timing(self, step: int, clips_per_second: float, waiting: float) -> None:
         """Record the speed, and the share of the time spent waiting for data, since the last record."""
         values = {"clips_per_second": round(clips_per_second, 3), "waiting": round(waiting, 4)}
-        _append(self._timings, {"step": step, "seconds": round(self.seconds, 3)} | values)
+        self._record(self._timings, {"step": step, "seconds": round(self.seconds, 3)} | values)
         self._to_board(step, "speed", values)
+
+    def _record(self, path: Path, values: dict[str, Any]) -> None:
+        if self._writes:
+            _append(path, values)
 
     def _to_board(self, step: int, group: str, values: dict[str, float]) -> None:
         if self._board:

@@ -1,6 +1,7 @@
 """The life of a run in its workdir: resume, the training loop, checkpoints, the end by a signal, and the results."""
 
 import contextlib
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import evaluate, gmm, lock, models, replay
+from genre_jax import evaluate, gmm, hosts, lock, models, replay
 from genre_jax.atomic import read_json, write_json
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import Terminated, UserError, say
@@ -33,11 +34,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
     Returns the content of `results.json`. The workdir of a finished run stays as it is. SIGINT and SIGTERM save the state and
     raise KeyboardInterrupt and `console.Terminated`; the next call resumes. Raises `UserError`, also if another process
-    holds the workdir.
+    holds the workdir. Of several hosts the first one writes the workdir, which all must see.
     """
+    if not hosts.is_first():
+        with Interrupt() as interrupt:
+            return _work(config, workdir, interrupt, profile)
     new = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
-    busy = f"another run holds the workdir {workdir}: wait until it ends, or choose another --workdir"
+    busy = (
+        f"another run holds the workdir {workdir}: wait until it ends, or choose another --workdir; the processes of a run on "
+        "several hosts need --distributed"
+    )
     try:
         with lock.hold(workdir / ".lock", busy), Interrupt() as interrupt:
             return _work(config, workdir, interrupt, profile)
@@ -48,9 +55,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
 def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool) -> dict[str, Any]:
     results = workdir / "results.json"
+    hosts.wait_for_all()  # the first host has made the workdir and holds it
+    if not workdir.exists():
+        raise UserError(f"host {platform.node()} does not see the workdir {workdir}: choose a --workdir that all hosts share")
     config = resolved(config)
-    _check_workdir(workdir, config)
-    if results.exists():
+    if hosts.broadcast(lambda: _finished(workdir, config)):
         say(
             f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one, and "
             f"--config.init_from={workdir} starts it from these weights)"
@@ -60,9 +69,10 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     run = Run(config)
     fitted = gmm.check(config, run.program.network.model)
     clips = shards.digest(run.splits.values())
-    _check_clips(workdir, clips)
+    hosts.broadcast(lambda: _check_clips(workdir, clips))
     checkpoints = Checkpoints(workdir, config, run.splits["train"].classes)
-    _describe(run, workdir, clips)
+    if hosts.is_first():
+        _describe(run, workdir, clips)
     abstract = run.program.abstract_state()
     state, start, progress = checkpoints.resume(abstract) or (run.initial_state(), 0, None)
     progress = progress or FRESH | {"due": config.head.start == "logistic"}
@@ -86,11 +96,11 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
         return _final(run, state, step, workdir, known)
 
 
-def _check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raise `UserError` if the workdir holds checkpoints of a run with another config."""
+def _finished(workdir: Path, config: ConfigDict) -> bool:
+    """Whether the run is finished. Raises `UserError` if the workdir holds checkpoints of a run with another config."""
     path, results = workdir / "config.json", workdir / "results.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
-        return
+        return results.exists()
     old = configs.flat(configs.read_json(path))
     changed = [
         key for key, value in configs.flat(config).items() if old.get(key) != value and key not in configs.FREE_ON_RESUME
@@ -100,6 +110,7 @@ def _check_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(
             f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir{onward}"
         )
+    return results.exists()
 
 
 def _check_clips(workdir: Path, clips: str) -> None:
@@ -186,7 +197,7 @@ class Loop:
                     jax.block_until_ready(state)
                     jax.profiler.stop_trace()
                 saved = self._due(state, step, meter)
-                if self.interrupt.received:
+                if self.interrupt.due():
                     if not saved:
                         self._save(step, state, None, meter.take(), due=False)
                     self._end(step)
@@ -318,7 +329,8 @@ def _predict(run: Run, state: TrainState, step: int, part: str, path: Path) -> e
     embeddings = evaluate.TrackMeans(len(index.tracks))
     table = run.evaluate(state, part, embeddings)
     _check_finite(run, table, part, step)
-    evaluate.save_predictions(path, table, embeddings.means(), index, run.config)
+    if hosts.is_first():
+        evaluate.save_predictions(path, table, embeddings.means(), index, run.config)
     return table
 
 
@@ -348,7 +360,8 @@ def _final(run: Run, state: TrainState, step: int, workdir: Path, known: dict[st
         **known,
         **evaluate.scores(table, config, index.classes),
     }
-    write_json(workdir / "results.json", summary)
+    if hosts.is_first():
+        write_json(workdir / "results.json", summary)
     values = evaluate.headline(summary, config)
     say(f"test at step {step}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key != "score"))
     return summary

@@ -22,11 +22,33 @@ REPLAY = flags.DEFINE_string(
     None,
     "Explain a step whose loss was not finite: the folder WORKDIR/nonfinite that the run left. Needs no --config.",
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Train on several hosts that SLURM, a TPU pod, Kubernetes or Open MPI started; JAX finds them."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, to train with several processes elsewhere.")
+PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: number of this process, from 0.", lower_bound=0)
+START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", 300, "Seconds in which all processes of the run must have started.", lower_bound=1
+)
 PROFILE = flags.DEFINE_bool("profile", False, "Write a profile of steps 10 to 20 into WORKDIR/profile.")
 
 
 def main(argv: list[str]) -> None:
-    """Check the config, then train, evaluate and report."""
+    """Join the other hosts, check the config, then train, evaluate and report."""
+    from genre_jax import hosts
+
+    explicit = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+    if any(value is not None for value in explicit) and None in explicit:
+        raise console.UserError("--coordinator, --processes and --process_id go together: set all three, or --distributed")
+    if DISTRIBUTED.value or COORDINATOR.value:
+        hosts.start(*explicit, START_TIMEOUT.value)
+    with hosts.together():
+        checked(argv)
+
+
+def checked(argv: list[str]) -> None:
+    """Check the config, and do what the flags say."""
     import jax
 
     from genre_jax import config as configs
@@ -53,9 +75,7 @@ def main(argv: list[str]) -> None:
 
 def work(config) -> None:
     """Do what the flags say: a dry run, a check, or a whole run."""
-    import jax
-
-    from genre_jax import dry_run, loop, run
+    from genre_jax import dry_run, hosts, loop, run
     from genre_jax.planning import backends
 
     if DRY_RUN.value or OVERFIT.value:
@@ -65,7 +85,7 @@ def work(config) -> None:
         return
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
     loop.train_and_evaluate(config, workdir, PROFILE.value)
-    if jax.process_index() == 0:
+    if hosts.is_first():
         report(workdir)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import atomic, forward, losses, run, train
+from genre_jax import atomic, forward, hosts, losses, parallel, run, train
 from genre_jax import config as configs
 from genre_jax.augment import waveform as augment
 from genre_jax.checkpoint import named
@@ -23,11 +23,16 @@ FILES = ("config.json", "step.json", "batch.npz", "state.npz")
 
 
 def dump(folder: Path, work: run.Run, state: train.TrainState, step: int, metrics: dict[str, Any]) -> list[str]:
-    """Write the state before `step`, the batch and the metrics of the step to `folder`; return the names of its clips."""
-    folder.mkdir(parents=True, exist_ok=True)
-    batch = work.batches(step - 1)
+    """Write the state before `step`, the batch and the metrics of the step to `folder`; return the names of its clips.
+
+    All hosts call this, and the first one writes.
+    """
+    batch, state = work.program.devices.gather_rows(work.batches(step - 1)), parallel.to_host(state)
     index = work.splits["train"]
     clips = [index.names[clip] for clip in batch["clip"]]
+    if not hosts.is_first():
+        return clips
+    folder.mkdir(parents=True, exist_ok=True)
     about = {
         "step": step,
         "metrics": {key: float(value).hex() for key, value in metrics.items()},  # JSON has no NaN

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import durations, evaluate, forward, freezing, optim, parallel, probe
+from genre_jax import durations, evaluate, forward, freezing, hosts, optim, parallel, probe
 from genre_jax.augment import noise, validate
 from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say
@@ -20,13 +20,19 @@ from genre_jax.data.order import parse_pairs
 from genre_jax.frontends import scaling
 from genre_jax.models.bytenet.network import Reach
 from genre_jax.planning import flops
-from genre_jax.train import TrainState, eval_step, train_step
+from genre_jax.train import TrainState, TrainStep, eval_step
 from genre_jax.weights import pretrained
 
 
 def devices_of(config: ConfigDict) -> parallel.Devices:
     """The devices of a config; a network that can share a clip among devices states by how many."""
-    return parallel.Devices(config.devices, config.model.get("time_shards", 1))
+    devices = parallel.Devices(config.devices, config.model.get("time_shards", 1), config.runner, config.shard_optimizer)
+    if config.batch_norm_devices and len(devices.all) % config.batch_norm_devices:
+        raise UserError(
+            f"config key 'batch_norm_devices' must divide {len(devices.all)}, the number of devices, and was given "
+            f"{config.batch_norm_devices}"
+        )
+    return devices
 
 
 class Program:
@@ -39,7 +45,7 @@ class Program:
       clips: number of clips of the training split, which durations in epochs count.
 
     Attributes:
-      starts, visits: when augmentations begin and are drawn again, as `train_step` takes them.
+      starts, visits: when augmentations begin and are drawn again, as `TrainStep` takes them.
     """
 
     def __init__(self, config: ConfigDict, devices: parallel.Devices, classes: int, clips: int):
@@ -57,16 +63,8 @@ class Program:
         self.starts = {name: self._count_or_zero(text, "augment.start") for name, text in starts.items()}
         self.visits = validate.visits(config.augment, config.data.refresh_epochs)
         self.train_step: Any = devices.train_step(
-            functools.partial(
-                train_step,
-                network=self.network,
-                optimizer=self._optimizer,
-                schedule=schedule,
-                config=config,
-                axis_name=parallel.AXIS,
-                freeze=freeze,
-                starts=self.starts,
-                visits=self.visits,
+            TrainStep(
+                self.network, self._optimizer, schedule, config, parallel.AXIS, freeze, starts=self.starts, visits=self.visits
             )
         )
         self.eval_step = devices.eval_step(functools.partial(eval_step, network=self.network, config=config))
@@ -108,7 +106,7 @@ class Program:
 
     def shapes(self) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
         """Shapes and types of the arguments of `train_step`, for which it can be lowered without any data."""
-        size = self.config.train.batch_size // jax.process_count()
+        size = self.config.train.batch_size // hosts.count()
         batch: dict[str, Any] = {
             "audio": jax.ShapeDtypeStruct((size, self.config.data.samples), jnp.int16),
             "labels": jax.ShapeDtypeStruct((size, self.classes), jnp.uint8),
@@ -118,7 +116,7 @@ class Program:
         batch |= dict.fromkeys(numbers, jax.ShapeDtypeStruct((size,), jnp.int32))
         state = jax.eval_shape(lambda: self.state_of(self.init()))
         constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
-        return state, constants, jax.eval_shape(self.devices.shard, batch)
+        return state, constants, self.devices.shard_shapes(batch)
 
     def flops_per_clip(self) -> int:
         """Floating-point operations of the products and convolutions of a training step, for one clip."""
@@ -144,11 +142,11 @@ class Run:
         devices = devices_of(config)
         devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
         devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-        self.folder = locate.find(config)
+        self.folder = hosts.in_turn(lambda: locate.find(config))  # it may prepare an embedded data set
         splits = {part: config.data[part] for part in ("train", "validation", "test") if config.data[part]}
         self.splits = {part: _load_split(self.folder, split, config) for part, split in splits.items()}
         self.splits["train"], sets = _mixture(self.splits["train"], config)
-        self.batches = TrainBatches(self.splits["train"], config, jax.process_index(), jax.process_count(), sets)
+        self.batches = TrainBatches(self.splits["train"], config, hosts.index(), hosts.count(), sets)
         self.program = Program(config, devices, len(self.splits["train"].classes), len(self.batches.rows))
         self.every = {key: self.program.count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
         class_weights = _class_weights(self.batches.labels, config.loss.class_weights)
@@ -168,7 +166,7 @@ class Run:
 
     def refitted(self, state: TrainState) -> TrainState:
         """The state, at the step of `state`, with a classifier that is fitted on the training and the validation split."""
-        variables = self._with_probe(jax.device_get(state.variables()), "train", "validation")
+        variables = self._with_probe(parallel.to_host(state.variables()), "train", "validation")
         return self.program.devices.replicate(self.program.state_of(variables).replace(step=state.step))
 
     def _with_probe(self, variables: dict[str, Any], *parts: str) -> dict[str, Any]:
@@ -192,7 +190,7 @@ class Run:
         return {"mean": mean.astype(network.wide), "std": std.astype(network.wide)}
 
     def _windows(self, part: str) -> EvalBatches:
-        return EvalBatches(self.splits[part], self.config, jax.process_index(), jax.process_count())
+        return EvalBatches(self.splits[part], self.config, hosts.index(), hosts.count())
 
     def count_windows(self, part: str) -> int:
         """The number of windows of a part ("train", "validation" or "test")."""

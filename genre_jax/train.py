@@ -1,10 +1,11 @@
 """The training state and the two pure steps, in reading order.
 
-`train_step` and `eval_step` are functions of (state, constants, batch). They know neither devices nor files: `parallel.py`
+`TrainStep` and `eval_step` are functions of (state, constants, batch). They know neither devices nor files: `parallel.py`
 runs them on all devices, and `run.py` brings them to data, checkpoints and logs.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -48,66 +49,84 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats, "frontend": self.frontend}
 
 
-def train_step(
-    state: TrainState,
-    constants: dict[str, Any],
-    batch: Batch,
-    *,
-    network: forward.Forward,
-    optimizer: optax.GradientTransformationExtraArgs,
-    schedule: optim.Schedule,
-    config: ConfigDict,
-    axis_name: str | None,
-    freeze: freezing.Freeze | None = None,
-    starts: Mapping[str, int] | None = None,
-    visits: Mapping[str, int] | None = None,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Update the state from this device's share of the batch; loss and gradient are those of the whole batch.
+@dataclasses.dataclass(frozen=True, eq=False)  # JAX keys its cache by the object
+class TrainStep:
+    """The training step `(state, constants, batch) -> (state, metrics)`, in two parts: `gradients` and `update`.
 
-    Args:
-      state: replicated over the devices.
-      constants: "augment_key", "dropout_key", "class_weights" (classes,) and "noise"; see `run.Program.constants_of`.
-      batch: this device's share of a batch of `data.batches`.
+    Attributes:
       network, optimizer, schedule: the forward pass, the direction and the learning rate of an update.
       config: the run's config.
       axis_name: of the devices; None for a single device.
       freeze: parameters that are frozen at first or throughout; None for none.
       starts: augmentation → first step at which it is on, for those that start late.
       visits: augmentation → number of visits between redraws (`augment.validate.visits`).
-
-    Returns the new state, and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices. The accuracy counts
-    labels before mixup and smoothing. With `train.skip_nonfinite`, `_guarded` leaves out an update that is not finite.
     """
-    loss = losses.LOSSES[config.loss.name]
-    batch = learning_inputs(batch, constants, state, network, config, starts or {}, visits or {}, axis_name)
-    weight = loss.weights(batch["labels"], constants["class_weights"]) * batch["mask"]
-    total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), axis_name)
-    total_weight, count = (jnp.maximum(x, jnp.finfo(x.dtype).tiny) for x in (total_weight, count))  # 0 if all are masked
 
-    def loss_of(params, batch_stats, part):
-        params = freeze.detached(params) if freeze else params
-        keys = augment.example_keys(constants["dropout_key"], part["visit"], part["clip"], part["variant"])
-        logits, _, batch_stats = network.logits(
-            {"params": params, "batch_stats": batch_stats}, part["features"], train=True, mask=part["mask"], keys=keys
-        )
-        values = loss.values(logits, part["targets"], constants["class_weights"])
-        weight = loss.weights(part["labels"], constants["class_weights"]) * part["mask"]
-        share = (values * weight).sum() / total_weight
-        hits = (losses.hits(logits, part["clean_labels"]) * part["mask"]).sum() / count
-        return share, (batch_stats, {"loss": share, "accuracy": hits})
+    network: forward.Forward
+    optimizer: optax.GradientTransformationExtraArgs
+    schedule: optim.Schedule
+    config: ConfigDict
+    axis_name: str | None
+    freeze: freezing.Freeze | None = None
+    starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    visits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-    with freeze.statistics(state.step) if freeze else contextlib.nullcontext():
-        gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
-    gradients, metrics = parallel.sum((gradients, sums), axis_name)
-    rate = schedule(state.step)
-    directions, opt_state = optimizer.update(gradients, state.opt_state, state.params, step=state.step)
-    params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)
-    ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params) if config.ema else state.ema
-    if freeze:
-        ema = freeze.keep(state.step, state.ema, ema)
-    updated = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
-    metrics |= {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
-    return _guarded(state, updated, metrics, config.train.skip_nonfinite), metrics
+    def __call__(self, state: TrainState, constants: dict[str, Any], batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Update the state from this device's share of the batch; loss and gradient are those of the whole batch.
+
+        Args:
+          state: replicated over the devices.
+          constants: "augment_key", "dropout_key", "class_weights" (classes,) and "noise"; see `run.Program.constants_of`.
+          batch: this device's share of a batch of `data.batches`.
+
+        Returns the new state, and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices. The accuracy
+        counts labels before mixup and smoothing. With `train.skip_nonfinite`, `_guarded` leaves out an update that is not
+        finite.
+        """
+        return self.update(state, *self.gradients(state, constants, batch))
+
+    def gradients(self, state: TrainState, constants: dict[str, Any], batch: Batch) -> tuple[Any, Any, dict[str, jax.Array]]:
+        """The gradient, the new batch statistics, and {"loss", "accuracy"}, of the whole batch. Reads no optimiser state."""
+        config, network, freeze = self.config, self.network, self.freeze
+        loss = losses.LOSSES[config.loss.name]
+        batch = learning_inputs(batch, constants, state, network, config, self.starts, self.visits, self.axis_name)
+        weight = loss.weights(batch["labels"], constants["class_weights"]) * batch["mask"]
+        total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), self.axis_name)
+        total_weight, count = (jnp.maximum(x, jnp.finfo(x.dtype).tiny) for x in (total_weight, count))  # 0 if all are masked
+
+        def loss_of(params, batch_stats, part):
+            params = freeze.detached(params) if freeze else params
+            keys = augment.example_keys(constants["dropout_key"], part["visit"], part["clip"], part["variant"])
+            logits, _, batch_stats = network.logits(
+                {"params": params, "batch_stats": batch_stats}, part["features"], train=True, mask=part["mask"], keys=keys
+            )
+            values = loss.values(logits, part["targets"], constants["class_weights"])
+            weight = loss.weights(part["labels"], constants["class_weights"]) * part["mask"]
+            share = (values * weight).sum() / total_weight
+            hits = (losses.hits(logits, part["clean_labels"]) * part["mask"]).sum() / count
+            return share, (batch_stats, {"loss": share, "accuracy": hits})
+
+        with freeze.statistics(state.step) if freeze else contextlib.nullcontext():
+            gradients, batch_stats, sums = _accumulate(loss_of, state, batch, config.train.accumulate)
+        if config.batch_norm_devices:  # each group of devices has other statistics, and the state holds their mean
+            batch_stats = parallel.mean(batch_stats, self.axis_name)
+        gradients, metrics = parallel.sum((gradients, sums), self.axis_name)
+        return gradients, batch_stats, metrics
+
+    def update(
+        self, state: TrainState, gradients: Any, batch_stats: Any, metrics: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The new state from the results of `gradients`, and the metrics of the step."""
+        config, freeze = self.config, self.freeze
+        rate = self.schedule(state.step)
+        directions, opt_state = self.optimizer.update(gradients, state.opt_state, state.params, step=state.step)
+        params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state.params, directions)
+        ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params) if config.ema else state.ema
+        if freeze:
+            ema = freeze.keep(state.step, state.ema, ema)
+        updated = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, ema=ema, opt_state=opt_state)
+        metrics |= {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
+        return _guarded(state, updated, metrics, config.train.skip_nonfinite), metrics
 
 
 def _guarded(state: TrainState, updated: TrainState, metrics: dict[str, jax.Array], most: int) -> TrainState:
@@ -135,7 +154,7 @@ def learning_inputs(
     visits: Mapping[str, int],
     axis_name: str | None,
 ) -> Batch:
-    """Augment a batch and turn it into the inputs and targets of the network; arguments as in `train_step`.
+    """Augment a batch and turn it into the inputs and targets of the network; arguments as in `TrainStep`.
 
     Returns "features" (batch, …), "labels" after mixup, "targets" after smoothing too, "clean_labels" before both (all (batch,
     classes)), and the batch's "clip", "visit", "variant" and "mask" (batch,). All random numbers come from the keys of the

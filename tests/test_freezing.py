@@ -9,7 +9,6 @@ import pytest
 from conftest import small_config
 
 from genre_jax import freezing, models, optim, train
-from genre_jax import run as runs
 from genre_jax.console import UserError
 from genre_jax.run import Run
 
@@ -47,8 +46,8 @@ def frozen_config(tones, **changes):
 @pytest.mark.parametrize("batch_stats", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_frozen_leaves_stay_bit_for_bit_and_move_from_the_stated_epoch_on(tones, monkeypatch, batch_stats):
     traces = []
-    original = train.train_step
-    monkeypatch.setattr(runs, "train_step", lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs))
+    original = train.TrainStep.update
+    monkeypatch.setattr(train.TrainStep, "update", lambda *args: traces.append(1) or original(*args))
     options = {"freeze__until": "1 epochs", "freeze__batch_stats": batch_stats, "ema": 0.9}
     states, _ = walk(frozen_config(tones, **options), 5)
     statistics = set(names_of(states[0].batch_stats))

@@ -1,6 +1,5 @@
 """Tests of training steps and runs: number of devices, gradient accumulation, masks, a single trace, errors."""
 
-import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -491,14 +490,7 @@ def test_collectives_under_vmap_equal_pmap(tones):
     batch = run.program.devices.shard(run.batches(0))
     state = jax.device_get(run.initial_state())
     schedule = optim.SCHEDULES["constant"](lambda text: 0, 6, learning_rate=1e-3)
-    step = functools.partial(
-        train.train_step,
-        network=run.program.network,
-        optimizer=run.program._optimizer,
-        schedule=schedule,
-        config=config,
-        axis_name=parallel.AXIS,
-    )
+    step = train.TrainStep(run.program.network, run.program._optimizer, schedule, config, parallel.AXIS)
     virtual, metrics = jax.jit(jax.vmap(step, axis_name=parallel.AXIS, in_axes=(None, None, 0)))(
         state, jax.device_get(run.constants), batch
     )

@@ -1,7 +1,6 @@
 """The cases of `bench train_step`: networks, their inputs, and their training step in this library."""
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -113,7 +112,7 @@ class Shaped(nn.Module):
 
 
 class Step:
-    """The training step of a run (`train.train_step` with a donated state) on one device, with random int16 inputs."""
+    """The training step of a run (`train.TrainStep` with a donated state) on one device, with random int16 inputs."""
 
     def __init__(self, case: Case, variant: dict[str, str], dtype: str):
         self.case, self.config = case, _config(case, variant, dtype)
@@ -123,10 +122,7 @@ class Step:
         network = forward.Forward(frontend, model, jnp.dtype(jnp.float32))
         optimizer = optim.build("amsgrad", 0.0, **component_options(self.config.optimizer))
         devices = parallel.Devices(1)
-        step = functools.partial(
-            train.train_step, network=network, optimizer=optimizer, config=self.config, axis_name=parallel.AXIS,
-            schedule=lambda step: jnp.full((), LEARNING_RATE),
-        )  # fmt: skip
+        step = train.TrainStep(network, optimizer, lambda step: jnp.full((), LEARNING_RATE), self.config, parallel.AXIS)
         self.step: Any = devices.train_step(step)
         self.variables = random_variables(models.abstract_variables(model, case.shape))
         params, batch_stats = self.variables["params"], self.variables.get("batch_stats", {})

@@ -1,6 +1,6 @@
 """Training steps against PyTorch's: `python -m genre_jax.bench train_step --peer_python=PYTHON [--json=FILE]`.
 
-For each network the contestants are our training step (`train.train_step`, AMSGrad) and the peer, PyTorch's step in eager mode
+For each network the contestants are our training step (`train.TrainStep`, AMSGrad) and the peer, PyTorch's step in eager mode
 and with torch.compile. Our step and the peer run in separate processes, the peer with `--peer_python`. All start from the same
 weights and inputs, and their losses must agree before and after the first update. Networks on images have the peer in both
 memory layouts. With channels last, PyTorch's batch norm adds in float32, and over 16 × 224 × 224 values the loss is off by 3e-4

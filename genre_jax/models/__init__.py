@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genre_jax import console
+from genre_jax import console, parallel
 from genre_jax.gmm import Gmm
 from genre_jax.models.burrows import BurrowsConv1d, BurrowsConv2d, BurrowsMlp
 from genre_jax.models.bytenet.network import ByteNet
@@ -57,7 +57,7 @@ MODELS: dict[str, Callable[..., Network]] = {
 }
 
 
-def build(name: str, *, num_classes: int, dtype: str = "float32", axis_name: str | None = None, **options: Any) -> Network:
+def build(name: str, *, num_classes: int, dtype: str = "float32", axis_name: parallel.Axis = None, **options: Any) -> Network:
     """Returns the network `name`; raises `UserError` for unknown names.
 
     Parameters are float64 if `dtype` is, otherwise float32.

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genre_jax import parallel
 from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout, glorot
 from genre_jax.models.network import Call, Network
 from genre_jax.models.pooling import max_pool
@@ -31,7 +32,7 @@ class ConvBlock(nn.Module):
     kernel: tuple[int, int]
     pool: tuple[int, int]
     dropout: float
-    axis_name: str | None
+    axis_name: parallel.Axis
     dtype: Any
     param_dtype: Any
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genre_jax import parallel
 from genre_jax.models.layers import BatchNorm, Conv, Dense, Dropout, torch_init
 from genre_jax.models.network import Call, Network
 from genre_jax.models.pooling import max_pool
@@ -22,7 +23,7 @@ class Stage(nn.Module):
     """3 × 3 convolution to `filters` channels, ReLU, batch norm. The other arguments are those of `Network`."""
 
     filters: int
-    axis_name: str | None
+    axis_name: parallel.Axis
     dtype: Any
     param_dtype: Any
 

@@ -59,20 +59,20 @@ def _statistics_dtype(x: jax.Array) -> jnp.dtype:
 class BatchNorm(nn.Module):
     """Batch normalisation over all but the last axis, with PyTorch's conventions.
 
-    Statistics are those of the whole batch over all devices; the variance is computed in two passes.
+    Statistics are those of the whole batch over all devices of the axis or group; the variance is computed in two passes.
 
     Attributes:
       momentum: weight of the batch in the running statistics: running = (1 - momentum) · running + momentum · batch.
       epsilon: added to the variance.
       unbiased: whether the running variance is the unbiased one; Keras 3 takes the biased one.
-      axis_name: name of the axis of devices; None for a single device.
+      axis_name: name of the axis of devices, or a group of them; None for a single device.
       param_dtype: type of the parameters and of the running statistics.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
     unbiased: bool = True
-    axis_name: str | None = None
+    axis_name: parallel.Axis = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -103,7 +103,7 @@ def _total(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _batch_norm(
-    epsilon: float, axis_name: str | None, x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array
+    epsilon: float, axis_name: parallel.Axis, x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Normalises `x` (batch, …, channels) by the statistics of the examples of all devices, weighed by `weight` (batch,).
 

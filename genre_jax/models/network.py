@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genre_jax import console
+from genre_jax import console, parallel
 
 
 class Call(NamedTuple):
@@ -31,7 +31,8 @@ class Network(nn.Module):
 
     Attributes:
       num_classes: classes, ≥ 1.
-      axis_name: name of the axis of devices over which batch statistics are summed; None for a single device.
+      axis_name: name of the axis of devices over which batch statistics are summed, or a group of devices of such an axis; None
+        for a single device.
       dtype: type of the computations.
       param_dtype: type of the parameters and of the batch statistics.
       choices: pairs of an option and its legal values.
@@ -40,7 +41,7 @@ class Network(nn.Module):
     """
 
     num_classes: int
-    axis_name: str | None = None
+    axis_name: parallel.Axis = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -16,10 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from genre_jax import run
+from genre_jax import hosts, run
 from genre_jax.atomic import write_json
 from genre_jax.console import say
 from genre_jax.models.bytenet.dilated import BACKENDS, dilated_conv, same_padding
@@ -84,8 +83,8 @@ def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
     if config.model.get("backend") != "timed":
         return config
     path = workdir / "backends.json" if workdir else None
-    if path and path.exists():
-        fastest = json.loads(path.read_text())["fastest"]
+    fastest = hosts.broadcast(lambda: json.loads(path.read_text())["fastest"] if path and path.exists() else "")
+    if fastest:
         say(f"backend of the dilated convolutions: {fastest}, from the timing in {path}")
     else:
         devices = run.devices_of(config)
@@ -99,10 +98,9 @@ def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
         dtype = jnp.dtype(config.dtype)
         rows = list(seconds(tuple(sample), max(clips, 1), longest.length, model.width, model.kernel, dtype))
         totals = {backend: sum(row[backend] for row in rows) for backend in BACKENDS}
-        winner = multihost_utils.broadcast_one_to_all(np.argmin(list(totals.values())))
-        fastest = BACKENDS[int(winner)]
+        fastest = hosts.broadcast(lambda: min(totals, key=totals.__getitem__))
         say(", ".join(f"{backend} {total * 1e3:.1f} ms" for backend, total in totals.items()) + f": {fastest} is fastest")
-        if path:
+        if path and hosts.is_first():
             path.parent.mkdir(parents=True, exist_ok=True)
             device = jax.devices()[0].device_kind
             write_json(path, {"fastest": fastest, "device": device, "clips": clips, "steps": longest.length, "rows": rows})

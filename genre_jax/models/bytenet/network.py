@@ -134,7 +134,7 @@ class ByteNet(Network):
         )  # fmt: skip
 
     def _shards(self) -> TimeShards | None:
-        if self.time_shards == 1 or self.axis_name is None or self.is_initializing():
+        if self.time_shards == 1 or not isinstance(self.axis_name, str) or self.is_initializing():
             return None
         return TimeShards(self.axis_name, self.time_shards)
 
