@@ -205,9 +205,9 @@ class Team:
     def _set(self, key: str, value: str) -> None:
         self._client.key_value_set(f"genre_jax/{key}", value, allow_overwrite=True)
 
-    def _get(self, key: str) -> str:
-        """The value of a key, as soon as a process has set it."""
-        value: str = self._client.blocking_key_value_get(f"genre_jax/{key}", FOREVER)
+    def _get(self, key: str, patience: float = FOREVER) -> str:
+        """The value of a key, as soon as a process has set it; an exception of JAX after `patience` milliseconds."""
+        value: str = self._client.blocking_key_value_get(f"genre_jax/{key}", int(patience))
         return value
 
     def _all(self, folder: str) -> dict[str, str]:
@@ -310,18 +310,24 @@ class Team:
         """Prepare the end of this process by `error`. What all processes report alike is printed by the first one alone."""
         code, text = exit_code(error), str(error) or type(error).__name__
         self._failed = True
-        while isinstance(error, Exception) and self._silent(2.5 * BEAT):
-            time.sleep(BEAT)  # a lost process is likely to be the cause: `_beat` ends this process with its name
+        if isinstance(error, Exception):  # a lost process may be the cause: `_beat` then ends this process with its name
+            time.sleep(3 * BEAT)
+            while self._silent(2.5 * BEAT):
+                time.sleep(BEAT)
+        alike = self.index > 0 and self._first_said(text)
         self.announce_end(code, text)
         time.sleep(2 * BEAT)  # the others receive it while the store is there
         self._ending.set()
         # Python's own end would wait for the other processes in JAX's shutdown.
         atexit.register(_leave, code)
-        if self.index:
-            with contextlib.suppress(Exception):
-                end = json.loads(self._get("end"))
-                if end["process"] != self.index and end["text"] == text:
-                    raise SystemExit(code) from error
+        if alike:
+            raise SystemExit(code) from error
+
+    def _first_said(self, text: str) -> bool:
+        """Whether the first process announces in the next seconds that it ends because of `text`."""
+        with contextlib.suppress(Exception):
+            return json.loads(self._get("end", 3000 * BEAT))["text"] == text
+        return False
 
     def finish(self) -> None:
         """End this process after the first one, which may still write the report."""

@@ -56,7 +56,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool) -> dict[str, Any]:
     results = workdir / "results.json"
     hosts.wait_for_all()  # the first host has made the workdir and holds it
-    if not workdir.exists():
+    seen = workdir.exists()
+    hosts.wait_for_all()  # it removes the workdir again if it fails
+    if not seen:
         raise UserError(f"host {platform.node()} does not see the workdir {workdir}: choose a --workdir that all hosts share")
     config = resolved(config)
     if hosts.broadcast(lambda: _finished(workdir, config)):

@@ -1,0 +1,165 @@
+"""Tests of runs on several hosts, which are processes with two CPU devices each: the same results, one writer, one end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import finish, run_module
+
+CONFIG = (
+    "--config=tests/small_run.py:resnet,model.stages=[1]",
+    "--config.train.batch_size=16",
+    "--config.evaluate.batch_size=16",
+)
+WIDE = ("--config.dtype=float64", "--config.optimizer.name=amsgrad")
+LONG = ("--config.train.duration=4000 steps", "--config.train.log_every=10 steps", "--config.train.checkpoint_every=20 steps")
+
+
+def start(hosts: int, data_dir: Path, workdir: Path, *arguments: str, devices: int = 2) -> list[subprocess.Popen]:
+    """Start the processes of a run on the tones."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*CONFIG, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", "--start_timeout=60", *arguments]
+    team = [(f"--coordinator=127.0.0.1:{port}", f"--processes={hosts}", f"--process_id={number}") for number in range(hosts)]
+    return [run_module("genre_jax.main", *command, *(where if hosts > 1 else ()), devices=devices) for where in team]
+
+
+def run(hosts: int, data_dir: Path, workdir: Path, *arguments: str, devices: int = 2, code: int = 0) -> list[str]:
+    """Run to the end, and return what each process printed."""
+    return ["\n".join(finish(process, code)) for process in start(hosts, data_dir, workdir, *arguments, devices=devices)]
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(workdir: Path, reference: Path, tolerance: float) -> None:
+    """Assert that two runs recorded the same numbers and made the same predictions."""
+    for line, expected in zip(lines(workdir), lines(reference), strict=True):
+        assert line.pop("split") == expected.pop("split")
+        assert line == pytest.approx(expected, abs=tolerance, rel=tolerance)
+    with np.load(workdir / "predictions.npz") as ours, np.load(reference / "predictions.npz") as theirs:
+        assert set(ours.files) == set(theirs.files)
+        for key in ours.files:
+            if ours[key].dtype.kind == "f":
+                np.testing.assert_allclose(ours[key], theirs[key], atol=tolerance, rtol=tolerance)
+            else:
+                np.testing.assert_array_equal(ours[key], theirs[key])
+
+
+@pytest.fixture(scope="module")
+def alone(tones, tmp_path_factory) -> Path:
+    """The workdir of a run in one process with four devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    run(1, tones, workdir, *WIDE, devices=4)
+    return workdir
+
+
+def test_two_hosts_train_the_run_of_one(tones, alone, tmp_path):
+    """They also stop together after a signal to one of them, and go on where they stopped."""
+    workdir = tmp_path / "run"
+    first, second = run(2, tones, workdir, *WIDE)
+    assert "2 processes on " in first and "4 device(s)" in first
+    assert not [line for line in second.splitlines() if line and "Gloo" not in line], second
+    assert_same(workdir, alone, 1e-10)
+    assert {path.name for path in workdir.iterdir()} == {path.name for path in alone.iterdir()}
+    assert json.loads((workdir / "environment.json").read_text())["hosts"] == "2"
+
+
+def test_a_mistake_is_one_sentence_on_all_hosts(tones, tmp_path):
+    first, second = run(2, tones, tmp_path / "run", "--config.train.batch_size=6", code=1)
+    assert first.count("error: config key 'train.batch_size' must be a multiple of 4") == 1
+    assert "error" not in second
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_that_belong_together(call_main):
+    _, err = call_main("--config=bytenet:demo", "--coordinator=localhost:1", "--processes=2", code=1)
+    assert err == "error: --coordinator, --processes and --process_id go together: set all three, or --distributed\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize("runner", ["pmap", "jit"])
+def test_losses_and_predictions_do_not_depend_on_the_hosts(tones, tmp_path, hosts, runner):
+    steps = ("--config.train.duration=20 steps", "--config.train.log_every=1 steps")
+    run(1, tones, tmp_path / "one", *WIDE, *steps, devices=1)
+    jit = (f"--config.runner={runner}", f"--config.shard_optimizer={str(runner == 'jit').lower()}")
+    run(hosts, tones, tmp_path / "many", *WIDE, *steps, *jit)
+    assert_same(tmp_path / "many", tmp_path / "one", 1e-10)
+
+
+@pytest.mark.slow
+def test_the_first_step_in_float32_and_predictions_of_the_same_weights(tones, tmp_path):
+    """Weights that do not change, because the learning rate is 0."""
+    every = ("--config.train.log_every=1 steps", "--config.schedule.learning_rate=0.0")
+    run(1, tones, tmp_path / "one", *every, devices=1)
+    run(2, tones, tmp_path / "two", *every)
+    assert lines(tmp_path / "two")[0]["loss"] == pytest.approx(lines(tmp_path / "one")[0]["loss"], abs=1e-6)
+    still = f"--config.init_from={tmp_path / 'one'}", "--config.train.duration=1 steps", "--config.freeze.batch_stats=true"
+    tables = []
+    for hosts in (1, 2):
+        run(hosts, tones, tmp_path / f"of-{hosts}", *every, *still, '--config.freeze.patterns=["*"]')
+        with np.load(tmp_path / f"of-{hosts}" / "predictions.npz") as file:
+            tables.append(file["logits"])
+    np.testing.assert_allclose(tables[0], tables[1], atol=1e-6)
+
+
+def wait_for(team: list[subprocess.Popen], path: Path, steps: int) -> None:
+    """Wait until the run has recorded so many steps."""
+    deadline = time.monotonic() + 120
+    while (
+        not path.exists() or not path.read_text().count("\n") or json.loads(path.read_text().splitlines()[-1])["step"] < steps
+    ):
+        assert time.monotonic() < deadline and all(process.poll() is None for process in team)
+        time.sleep(0.05)
+
+
+def ends(team: list[subprocess.Popen], seconds: float) -> tuple[list[int], list[str]]:
+    """The exit codes, and what the processes printed; fail if they have not ended within these seconds."""
+    outputs, deadline = [], time.monotonic() + seconds
+    for process in team:
+        outputs.append("\n".join(process.communicate(timeout=max(1, deadline - time.monotonic()))))
+    return [process.returncode for process in team], outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_end_when_a_host_dies(tones, tmp_path, victim):
+    team = start(2, tones, tmp_path / "run", *LONG)
+    wait_for(team, tmp_path / "run" / "metrics.jsonl", 20)
+    team[victim].kill()
+    codes, outputs = ends(team, 60)
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, -signal.SIGKILL)
+    assert f"error: process {victim} on {socket.gethostname()}" in outputs[1 - victim]
+    assert "the same command resumes the run" in outputs[1 - victim]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_to_one_host_saves_and_ends_all(tones, tmp_path, victim, number):
+    """The run goes on in one process, and equals a run that was not interrupted."""
+    steps = (
+        "--config.train.duration=400 steps",
+        "--config.train.log_every=10 steps",
+        "--config.train.checkpoint_every=1e4 steps",
+    )
+    workdir = tmp_path / "run"
+    team = start(2, tones, workdir, *WIDE, *steps, "--config.train.evaluate_every=90 steps")
+    wait_for(team, workdir / "metrics.jsonl", 20)
+    os.kill(team[victim].pid, number)
+    codes, outputs = ends(team, 60)
+    assert codes == [128 + number] * 2, outputs
+    assert "is saved in" in outputs[0]
+    (saved,) = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()][-1:]
+    assert saved >= 20
+    for hosts, where in ((1, workdir), (1, tmp_path / "whole")):
+        run(hosts, tones, where, *WIDE, *steps, "--config.train.evaluate_every=90 steps")
+    assert_same(workdir, tmp_path / "whole", 1e-8)
