@@ -7,6 +7,9 @@ the key-value store of `jax.distributed`, which the first process serves. Two th
   others end with its name.
 - A process that ends early, by an error or a signal, says so, and the others end with the same exit code.
 
+If the first process dies, `jax.distributed` ends the others as well, within milliseconds and with a message of its own ("the
+leader task died"), which may come before the sentence of this module.
+
 With a single process every function here does nothing, or what a single process does.
 """
 
@@ -201,6 +204,8 @@ class Team:
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         console.mute(index > 0)
         console.say(f"{count} processes on {', '.join(dict.fromkeys(self._names))}")
+        if index:
+            console.note(f"{self._who(index)}: {self._who(0)} coordinates the run and prints its progress")
 
     def _set(self, key: str, value: str) -> None:
         self._client.key_value_set(f"genre_jax/{key}", value, allow_overwrite=True)

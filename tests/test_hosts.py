@@ -67,7 +67,8 @@ def test_two_hosts_train_the_run_of_one(tones, alone, tmp_path):
     workdir = tmp_path / "run"
     first, second = run(2, tones, workdir, *WIDE)
     assert "2 processes on " in first and "4 device(s)" in first
-    assert not [line for line in second.splitlines() if line and "Gloo" not in line], second
+    (note,) = [line for line in second.splitlines() if line and "Gloo" not in line]
+    assert note.endswith("coordinates the run and prints its progress")
     assert_same(workdir, alone, 1e-10)
     assert {path.name for path in workdir.iterdir()} == {path.name for path in alone.iterdir()}
     assert json.loads((workdir / "environment.json").read_text())["hosts"] == "2"
@@ -138,8 +139,9 @@ def test_the_others_end_when_a_host_dies(tones, tmp_path, victim):
     team[victim].kill()
     codes, outputs = ends(team, 60)
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, -signal.SIGKILL)
-    assert f"error: process {victim} on {socket.gethostname()}" in outputs[1 - victim]
-    assert "the same command resumes the run" in outputs[1 - victim]
+    sentence = f"error: process {victim} on {socket.gethostname()}"
+    jax_says = "the leader task was preempted/died/restarted unexpectedly"
+    assert sentence in outputs[1 - victim] or (victim == 0 and jax_says in outputs[1 - victim])
 
 
 @pytest.mark.slow
