@@ -6,6 +6,7 @@ The exit code is 1 if a part finds a fault. The parts are:
 
     kills     SIGKILL of runs and of `prepare` at random moments; the run that goes on must equal an undisturbed one
     signals   SIGTERM and SIGINT at random moments; the same
+    hosts     SIGKILL of one of two processes of a run at random moments; the other one ends, and the same
     flips     single bits of everything that a run reads: an equal result, or a sentence
     inputs    damaged audio, CSV files, run folders and weights: no traceback, crash, hang, nor more than 2 GiB
     disk      full and read-only disks, and two processes at once (needs root, because it mounts small file systems)
@@ -19,14 +20,15 @@ from typing import Any
 
 from absl import flags
 
-from genre_jax.bench.chaos import disk, flips, inputs, kills, long, world
+from genre_jax.bench.chaos import disk, flips, hosts, inputs, kills, long, world
 from genre_jax.bench.record import machine, write_record
 from genre_jax.console import UserError, pick, say
 
-PARTS = flags.DEFINE_list("parts", ["kills", "signals", "flips", "inputs", "disk", "long"], "Parts to run.")
+PARTS = flags.DEFINE_list("parts", ["kills", "signals", "hosts", "flips", "inputs", "disk", "long"], "Parts to run.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of every part.")
 KILLS = flags.DEFINE_integer("kills", 100, "Number of kills; a tenth of them are of prepare.")
 SIGNALS = flags.DEFINE_integer("signals", 20, "Number of signals.")
+HOSTS = flags.DEFINE_integer("hosts", 20, "Number of kills of one of two processes.")
 FLIPS = flags.DEFINE_integer("flips", 200, "Number of flipped bits of each kind of file.")
 AUDIO = flags.DEFINE_integer("audio", 5000, "Number of damaged audio files, for `prepare` and for `tag`.")
 OTHERS = flags.DEFINE_integer("others", 2000, "Number of damaged CSV files, run folders and files of weights, each.")
@@ -118,6 +120,7 @@ def _songs(folder: Path) -> None:
 TABLE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "kills": _kills,
     "signals": lambda folder: {"runs": kills.signals(folder, SIGNALS.value, SEED.value)},
+    "hosts": lambda folder: {"runs": hosts.run(folder, HOSTS.value, SEED.value)},
     "flips": lambda folder: flips.run(folder, FLIPS.value, SEED.value),
     "inputs": _inputs,
     "disk": _disk,
