@@ -84,17 +84,7 @@ def base(name: str) -> ConfigDict:
                 # In [0, 1]: share of each label that is spread evenly over the classes (softmax) or set to 1/2 (sigmoid).
                 "label_smoothing": 0.0,
             },
-            "freeze": {
-                # Name patterns of the parameters that are not trained (freezing.py explains patterns); [] = none. For example
-                # ["*", "!fc/*"] freezes all parameters except the classifier's.
-                "patterns": [],
-                "until": "",  # duration after which the frozen parameters are trained, such as "10 epochs"; "" = never
-                # Also freeze the running statistics of the frozen batch norms, which then normalise as in evaluation.
-                "batch_stats": False,
-                # When the optimiser state of the frozen parameters starts. release: when they are released; start: when the run
-                # starts.
-                "optimizer_from": "release",
-            },
+            "freeze": _freeze(),
             "learning_rates": [],  # factors of the learning rate by name pattern, such as ["layer1*=0.1"]; [] = 1 for all
             "gradient_clip": 0.0,  # largest global norm of the gradient; 0 = no clipping
             # Decay, in [0, 1], of an exponential moving average of the parameters, which evaluation then uses; 0 = off.
@@ -217,6 +207,20 @@ def _augment() -> dict[str, Any]:
         },
         "start": [],  # augmentations that are off at first, with the duration, such as ["noise=10 epochs"]; [] = none
         "refresh": [],  # visits between redraws, such as ["noise=10"]; data.refresh_epochs for the other augmentations
+    }
+
+
+def _freeze() -> dict[str, Any]:
+    return {
+        # Name patterns of the parameters that are not trained (freezing.py explains patterns); [] = none. For example
+        # ["*", "!fc/*"] freezes all parameters except the classifier's.
+        "patterns": [],
+        "until": "",  # duration after which the frozen parameters are trained, such as "10 epochs"; "" = never
+        # Also freeze the running statistics of the frozen batch norms, which then normalise as in evaluation.
+        "batch_stats": False,
+        # When the optimiser state of the frozen parameters starts. release: when they are released; start: when the run
+        # starts.
+        "optimizer_from": "release",
     }
 
 

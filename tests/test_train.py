@@ -225,14 +225,13 @@ def test_random_equaliser_is_smooth_and_within_its_range():
 
 def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypatch):
     traces = {"train_step": 0, "eval_step": 0}
-    for name in traces:
-        original = getattr(train, name)
+    for name, owner, function in (("train_step", train.TrainStep, "update"), ("eval_step", runs, "eval_step")):
 
-        def counted(*args, _name=name, _original=original, **kwargs):
+        def counted(*args, _name=name, _original=getattr(owner, function), **kwargs):
             traces[_name] += 1
             return _original(*args, **kwargs)
 
-        monkeypatch.setattr(runs, name, counted)
+        monkeypatch.setattr(owner, function, counted)
     train_and_evaluate(small_config(tones, "snn", schedule__name="multistep"), tmp_path)
     assert traces == {"train_step": 2, "eval_step": 1}  # the second trace counts the operations, and compiles nothing
 
@@ -383,7 +382,7 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_finishes(tones, tmp_pat
 
 def test_a_workdir_of_another_config_is_refused(tones, tmp_path):
     train_and_evaluate(small_config(tones, "snn", train__duration="1 steps"), tmp_path)
-    loop._check_workdir(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
+    assert loop._finished(tmp_path, small_config(tones, "snn", train__duration="1 steps", devices=4))
     with pytest.raises(UserError, match=r"holds a run of another config \(it differs in seed, train.batch_size\)"):
         train_and_evaluate(small_config(tones, "snn", train__duration="1 steps", seed=1, train__batch_size=16), tmp_path)
     onward = (
