@@ -226,8 +226,9 @@ def test_random_equaliser_is_smooth_and_within_its_range():
 def test_train_and_eval_step_are_traced_once_in_a_run(tones, tmp_path, monkeypatch):
     traces = {"train_step": 0, "eval_step": 0}
     for name, owner, function in (("train_step", train.TrainStep, "update"), ("eval_step", runs, "eval_step")):
+        original = getattr(owner, function)
 
-        def counted(*args, _name=name, _original=getattr(owner, function), **kwargs):
+        def counted(*args, _name=name, _original=original, **kwargs):
             traces[_name] += 1
             return _original(*args, **kwargs)
 
