@@ -3,9 +3,9 @@
     python launch/ray_train.py --workers=4 --gpus=8 [--dry_run] -- --config=bytenet --workdir=/shared/runs/run1
     python launch/ray_train.py --workers=4 --tpu=TPU-V6E --topology=4x4 --chips=4 -- --config=bytenet --workdir=gs://BUCKET/runs/run1
 
-Needs Ray (`pip install 'ray[train]'`; tested on CPUs with 2.60, where JaxTrainer is alpha), and genre_jax on all nodes of the cluster, and the address of the
-cluster in RAY_ADDRESS (without it Ray starts on this machine alone). All nodes must see the workdir, the data and --storage.
---gpus=0 without --tpu trains on CPUs, for a test.
+Needs Ray (`pip install 'ray[train]'`) and genre_jax on all nodes of the cluster, and the address of the cluster in RAY_ADDRESS;
+without it Ray starts on this machine alone. All nodes must see the workdir, the data and --storage. JaxTrainer is alpha; this
+script was tried with Ray 2.60 on CPUs, and not on GPUs and TPUs. --gpus=0 without --tpu trains on CPUs, for a test.
 
 Ray reserves the hosts. Each worker starts genre_jax.main as a process of its own, because Ray runs its function in a thread,
 where a program cannot handle signals.

@@ -11,7 +11,7 @@
 # --dry_run: prints the commands, and starts nothing.
 # --attempts: how often a slice that was taken away (--spot) is requested again. The run resumes from its last checkpoint.
 # The slice is deleted at the end, also after an error or Ctrl-C, because it costs money; --steps=create,install,run keeps it.
-# Stop and save: launch/tpu_vm.sh --name=run1 --zone=ZONE --steps=stop, from another terminal.
+# Stop: launch/tpu_vm.sh --name=run1 --zone=ZONE --steps=stop from another terminal saves the state. Ctrl-C does not.
 # Resume, also on a slice of another size: the same command again.
 set -u
 
@@ -86,9 +86,9 @@ install() {
   do_it git -C "$root" archive --format=tar.gz --output="/tmp/$archive" HEAD || return
   do_it gcloud compute tpus tpu-vm scp "/tmp/$archive" "$name:$archive" "${place[@]}" --worker=all || return
   # The images hold Python 3.10; uv brings 3.12.
-  on_all "mkdir -p genre_jax && tar -xzf $archive -C genre_jax && cd genre_jax && python3 -m pip install --quiet --user uv &&
-    python3 -m uv venv --quiet --allow-existing --python=3.12 .venv &&
-    python3 -m uv pip install --quiet --python=.venv --constraint=constraints.txt --editable='.[tpu]'"
+  local pip="python3 -m uv pip install --quiet --python=.venv --constraint=constraints.txt --editable='.[tpu]'"
+  local venv="python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python=3.12 .venv"
+  on_all "mkdir -p genre_jax && tar -xzf $archive -C genre_jax && cd genre_jax && $venv && $pip"
 }
 
 run() { on_all "cd genre_jax && exec .venv/bin/python -m genre_jax.main --distributed$(printf ' %q' "$@")"; }
