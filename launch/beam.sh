@@ -2,12 +2,12 @@
 # Prepares a data set with Apache Beam, on this machine or on a cluster. The shards have the same bytes as without Beam.
 #
 #   launch/beam.sh --runner=direct [--workers=8] [--dry_run] -- PREPARE'S ARGUMENTS
-#   launch/beam.sh --runner=flink --master=HOST:8081 -- --dataset=audioset_music --source=/shared/AUDIOSET --data_dir=/shared/data
+#   launch/beam.sh --runner=flink --master=HOST:8081 -- --dataset=audioset_music --source=/shared/A --data_dir=/shared/D
 #   launch/beam.sh --runner=spark --master=spark://HOST:7077 -- …
 #   launch/beam.sh --runner=dataflow --project=P --region=R --temp=gs://BUCKET/tmp --image=IMAGE -- …
 #
-# Needs the extra [beam] in an environment without constraints.txt (docs/data.md), and on clusters Java for Beam's job server.
-# The interpreter is $PYTHON, otherwise python3. On clusters --image names a container image with genre_jax and its extra [beam].
+# Needs the extra [beam] in an environment without constraints.txt (docs/data.md); Flink and Spark also need Java here.
+# The interpreter is $PYTHON, otherwise python3. On a cluster --image is a container image with genre_jax and its extra [beam].
 # All workers must see the source and the data directory under the same paths: a shared file system that the workers, or the
 # containers, mount. prepare does not read from buckets or write to them; on Dataflow, mount the bucket or a Filestore share.
 # --workers: number of processes (direct) or parallel tasks. --dry_run: prints the command, and starts nothing.

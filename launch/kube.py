@@ -2,9 +2,10 @@
 
     python launch/kube.py --kind=jobset --name=NAME --image=IMAGE --hosts=4 --gpus=8 [--dry_run] -- MAIN'S ARGUMENTS
     python launch/kube.py --kind=trainjob --name=run1 --image=IMAGE --hosts=4 --gpus=8 --claim=shared -- \
-        --config=resnet34_spectrogram:multi --workdir=/shared/runs/run1 --config.data.data_dir=/shared/data
+        --config=bytenet --workdir=/shared/runs/run1 --config.data.data_dir=/shared/data
     python launch/kube.py --kind=jobset --name=run1 --image=IMAGE --hosts=4 --tpu=tpu-v5-lite-podslice --topology=4x4 \
-        --chips=4 -- --config=resnet34_spectrogram:multi --workdir=gs://BUCKET/runs/run1 --config.data.data_dir=gs://BUCKET/data
+        --chips=4 -- --config=bytenet --workdir=gs://BUCKET/runs/run1 --config.data.data_dir=gs://BUCKET/data \
+        --config.data.order=by_shard --config.data.sampling=uniform
 
 Needs kubectl, and in the cluster the JobSet controller (jobset) or Kubeflow Trainer ≥ 2.2 with its runtime jax-distributed
 (trainjob). The image holds genre_jax with the extra for the accelerator. Each host is a pod, and trains with all of its
@@ -22,7 +23,7 @@ import shutil
 import subprocess
 from typing import Any
 
-import hosts
+import arguments
 import yaml
 from absl import flags
 
@@ -57,9 +58,9 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Print or apply the manifest that the flags describe, and return kubectl's exit code."""
     args = flags.FLAGS
-    arguments = hosts.arguments(argv)
+    words = arguments.of_main(argv)
     check(args)
-    manifest = MANIFESTS[args.kind](args, [text.replace("$(", "$$(") for text in arguments])  # Kubernetes expands $(NAME)
+    manifest = MANIFESTS[args.kind](args, [word.replace("$(", "$$(") for word in words])  # Kubernetes expands $(NAME)
     text = yaml.safe_dump(manifest, sort_keys=False, width=1000)
     if args.dry_run:
         say(text.rstrip())
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
 
 def check(args: Any) -> None:
     """Raise `UserError` if a flag is missing, or if flags contradict one another."""
-    hosts.need(name=args.name, image=args.image)
+    arguments.need(name=args.name, image=args.image)
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", args.name):
         raise UserError(
             f"--name must be 1 to 40 small letters, digits and hyphens that begin with a letter, and was given {args.name!r}"
@@ -88,14 +89,14 @@ def check(args: Any) -> None:
         raise UserError("--tpu and --topology belong together: give both, such as --tpu=tpu-v5-lite-podslice --topology=4x4")
 
 
-def jobset(args: Any, arguments: list[str]) -> dict[str, Any]:
+def jobset(args: Any, words: list[str]) -> dict[str, Any]:
     """The JobSet: one indexed Job with a pod for each host. Its headless service gives the first pod a name."""
     connection = (f"{args.name}-hosts-0-0.{args.name}:{PORT}", args.hosts, "$(JOB_COMPLETION_INDEX)")
     container = {
         "name": "main",
         "image": args.image,
         "command": ["python"],
-        "args": _arguments(arguments, *connection),
+        "args": _main(words, *connection),
         "ports": [{"containerPort": PORT}],
         "resources": _resources(args),
         **_mounts(args),
@@ -123,13 +124,13 @@ def jobset(args: Any, arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def trainjob(args: Any, arguments: list[str]) -> dict[str, Any]:
+def trainjob(args: Any, words: list[str]) -> dict[str, Any]:
     """The TrainJob. Its runtime jax-distributed sets the environment variables JAX_… of each pod."""
     connection = ("$(JAX_COORDINATOR_ADDRESS)", "$(JAX_NUM_PROCESSES)", "$(JAX_PROCESS_ID)")
     trainer = {
         "image": args.image,
         "command": ["python"],
-        "args": _arguments(arguments, *connection),
+        "args": _main(words, *connection),
         "numNodes": args.hosts,
         "resourcesPerNode": _resources(args),
     }
@@ -152,9 +153,9 @@ def trainjob(args: Any, arguments: list[str]) -> dict[str, Any]:
 MANIFESTS = {"jobset": jobset, "trainjob": trainjob}
 
 
-def _arguments(arguments: list[str], coordinator: str, processes: int | str, process_id: str) -> list[str]:
+def _main(words: list[str], coordinator: str, processes: int | str, process_id: str) -> list[str]:
     connection = [f"--coordinator={coordinator}", f"--processes={processes}", f"--process_id={process_id}"]
-    return ["-m", "genre_jax.main", *arguments, *connection]
+    return ["-m", "genre_jax.main", *words, *connection]
 
 
 def _metadata(args: Any) -> dict[str, Any]:
@@ -191,4 +192,4 @@ def _mounts(args: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     define_flags()
-    console.run(main, hosts.parse_flags)
+    console.run(main, arguments.parse_flags)

@@ -4,8 +4,8 @@
 #   launch/local.sh [--processes=2] [--devices=2] [--platform=auto|cpu|cuda] [--grace=60] [--dry_run] -- MAIN'S ARGUMENTS
 #   launch/local.sh --processes=2 --devices=2 -- --config=bytenet:demo --workdir=runs/two
 #
-# Needs bash 3.2 or newer. The interpreter is $PYTHON, otherwise .venv/bin/python of the checkout if it exists, otherwise python3.
-# --devices: devices of each process: virtual CPU devices, or its share of the NVIDIA GPUs. CUDA_VISIBLE_DEVICES limits the GPUs.
+# Needs bash 3.2 or newer. The interpreter is $PYTHON, else .venv/bin/python of the checkout if it exists, else python3.
+# --devices: devices of each process: virtual CPU devices, or its share of the NVIDIA GPUs, which CUDA_VISIBLE_DEVICES limits.
 # --dry_run: prints the commands, and starts nothing.
 # Lines of process 1, 2, … begin with [1], [2], …. The exit code is that of the first process that fails.
 # Stop: Ctrl-C or SIGTERM, which is passed on to each process once. They save the state and end with 130 or 143.
@@ -23,8 +23,8 @@ while [ $# -gt 0 ]; do
     --grace=*) grace=${1#*=} ;;
     --dry_run) dry_run=1 ;;
     --) shift; break ;;
-    *) fail "unknown argument '$1': choose --processes=N, --devices=N, --platform=auto|cpu|cuda, --grace=SECONDS or --dry_run," \
-         "and write the arguments of genre_jax.main after --" ;;
+    *) fail "unknown argument '$1': choose --processes=N, --devices=N, --platform=auto|cpu|cuda, --grace=SECONDS or" \
+         "--dry_run, and write the arguments of genre_jax.main after --" ;;
   esac
   shift
 done

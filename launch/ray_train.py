@@ -1,7 +1,7 @@
 """Train a run on several hosts of a Ray cluster with the JaxTrainer of Ray Train.
 
-    python launch/ray_train.py --workers=4 --gpus=8 [--dry_run] -- --config=bytenet --workdir=/shared/runs/run1
-    python launch/ray_train.py --workers=4 --tpu=TPU-V6E --topology=4x4 --chips=4 -- --config=bytenet --workdir=gs://BUCKET/runs/run1
+    python launch/ray_train.py --workers=4 --gpus=8 [--dry_run] -- --config=bytenet --workdir=/shared/runs/1
+    python launch/ray_train.py --workers=4 --tpu=TPU-V6E --topology=4x4 --chips=4 -- --config=bytenet --workdir=/shared/runs/1
 
 Needs Ray (`pip install 'ray[train]'`) and genre_jax on all nodes of the cluster, and the address of the cluster in RAY_ADDRESS;
 without it Ray starts on this machine alone. All nodes must see the workdir, the data and --storage. JaxTrainer is alpha; this
@@ -23,7 +23,7 @@ import subprocess
 import sys
 from typing import Any
 
-import hosts
+import arguments
 from absl import flags
 
 from genre_jax import console
@@ -47,10 +47,10 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Train, or print what would be trained. Returns the exit code."""
     args = flags.FLAGS
-    arguments = hosts.arguments(argv)
+    words = arguments.of_main(argv)
     scaling, run = scaling_config(args), run_config(args)
     if args.dry_run:
-        example = command(arguments, "HOST:PORT", args.workers, 0)
+        example = command(words, "HOST:PORT", args.workers, 0)
         say(f"ScalingConfig: {scaling}\nRunConfig: {run}\nworker 0: {shlex.join(example)}")
         return 0
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"  # before the import
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"Ray Train is not installed: pip install 'ray[train]' (the import failed with {error})") from error
     trainer = JaxTrainer(
         work,
-        train_loop_config={"arguments": arguments},
+        train_loop_config={"arguments": words},
         # For GPUs, Ray would take the first ones of the node for each worker; `work` connects the processes instead.
         jax_config=None if args.tpu else JaxConfig(use_tpu=False, use_gpu=False),
         scaling_config=ScalingConfig(**scaling),
@@ -94,10 +94,10 @@ def run_config(args: Any) -> dict[str, Any]:
     return config | ({"storage_path": args.storage} if args.storage else {})
 
 
-def command(arguments: list[str], coordinator: str, processes: int, process_id: int) -> list[str]:
+def command(words: list[str], coordinator: str, processes: int, process_id: int) -> list[str]:
     """The command of a worker."""
     connection = [f"--coordinator={coordinator}", f"--processes={processes}", f"--process_id={process_id}"]
-    return [sys.executable, "-m", "genre_jax.main", *arguments, *connection]
+    return [sys.executable, "-m", "genre_jax.main", *words, *connection]
 
 
 def work(config: dict[str, Any]) -> None:
@@ -118,12 +118,12 @@ def work(config: dict[str, Any]) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     # On Linux the process gets SIGTERM when Ray kills the worker.
     guard = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
-    words = command(config["arguments"], address, context.get_world_size(), rank)
-    done = subprocess.run([*guard, *words], env=environment, check=False)
+    started = command(config["arguments"], address, context.get_world_size(), rank)
+    done = subprocess.run([*guard, *started], env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"genre_jax.main of worker {rank} ended with exit code {done.returncode}")
 
 
 if __name__ == "__main__":
     define_flags()
-    console.run(main, hosts.parse_flags)
+    console.run(main, arguments.parse_flags)

@@ -11,16 +11,16 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.log
 #
-# Does the runs of launch/repeat.py (folds, seeds or both) as a SLURM job array: independent runs, one in each task of the array.
+# Does the runs of launch/repeat.py (folds, seeds or both) as a SLURM job array: one independent run in each task.
 #
-#   sbatch [--array=0-9] launch/slurm_array.sh --config=FILE:presets --workdir=DIR --folds=10 [--seeds=N] [--config.KEY=VALUE …]
+#   sbatch [--array=0-9] launch/slurm_array.sh --config=FILE:presets --workdir=DIR --folds=10 [--seeds=N]
 #   bash launch/slurm_array.sh --dry_run …                prints the command of a task, and starts nothing
 #
 # The array must be 0 to (number of runs - 1). Submit it in the checkout; all nodes must mount the checkout, the data and DIR.
 # The interpreter is $PYTHON, otherwise .venv/bin/python.
-# When all tasks have ended, the same arguments for launch/repeat.py print mean ± standard deviation, and write DIR/summary.json:
+# When all tasks have ended, the same arguments for launch/repeat.py print the summary, and write DIR/summary.json:
 #   python launch/repeat.py --config=FILE:presets --workdir=DIR --folds=10
-# Before the time limit SLURM sends SIGTERM: the run saves its state and ends with 143, and its task enters the queue again.
+# Before the time limit SLURM sends SIGTERM: the run saves its state and ends with 143, and its task is queued again.
 # Stop: scancel JOB, or scancel JOB_TASK. Resume: submit the same command again; finished runs end at once.
 set -u
 

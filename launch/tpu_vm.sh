@@ -4,7 +4,8 @@
 #   launch/tpu_vm.sh --name=run1 --zone=us-central2-b --type=v4-32 --runtime=tpu-ubuntu2204-base [--spot] [--project=P]
 #       [--attempts=1] [--steps=create,install,run,delete] [--dry_run] -- MAIN'S ARGUMENTS
 #   launch/tpu_vm.sh --name=run1 --zone=us-central2-b --type=v4-32 --spot --attempts=20 -- \
-#       --config=resnet34_spectrogram:multi --workdir=gs://BUCKET/runs/audioset --config.data.data_dir=gs://BUCKET/data
+#       --config=bytenet --workdir=gs://BUCKET/runs/audioset --config.data.data_dir=gs://BUCKET/data \
+#       --config.data.order=by_shard --config.data.sampling=uniform
 #
 # Needs the gcloud command, signed in, with quota for the TPU. The workdir and the data must be in a bucket that the service
 # account of the TPU may use. --runtime is the software of the TPU VM. Uncommitted changes of the checkout are not installed.

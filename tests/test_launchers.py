@@ -237,6 +237,28 @@ def test_repeat_picks_one_run_by_its_number():
             repeat.pick(runs, number)
 
 
+REPEAT = """
+import sys
+sys.path.insert(0, "launch")
+import child, repeat
+from genre_jax import console
+child.MAIN = (sys.executable, "-c", "import sys; print(*sys.argv[2:])")
+repeat.define_flags()
+console.run(repeat.main, console.parse_flags)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(1, 0), (2, 1)])
+def test_repeat_does_the_run_of_a_task_alone(number, code, tmp_path):
+    folder = tmp_path / "runs"
+    arguments = ["--config=bytenet:demo", f"--workdir={folder}", "--seeds=2", f"--only={number}"]
+    done = subprocess.run([sys.executable, "-c", REPEAT, *arguments], text=True, capture_output=True, cwd=ROOT)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ("" if code else f"[seed_1] --config.seed=1 --workdir={folder}/seed_1\n")
+    assert done.stderr.startswith("error: --only must be from 0 to 1, because") if code else not done.stderr
+    assert not folder.exists()
+
+
 # ---------------------------------------------------------------- TPU VMs
 
 

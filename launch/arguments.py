@@ -11,7 +11,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     return app.parse_flags_with_usage(argv[:end]) + argv[end:]
 
 
-def arguments(argv: list[str]) -> list[str]:
+def of_main(argv: list[str]) -> list[str]:
     """Returns main's arguments in what `parse_flags` has returned. Raises `UserError` if there are none, or others."""
     if len(argv) > 1 and argv[1] != "--":
         raise UserError(f"unexpected argument {argv[1]!r}: write the arguments of genre_jax.main after --")
