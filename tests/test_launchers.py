@@ -447,7 +447,10 @@ rank, do = int(given["process_id"]), given["do"]
 signals = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: signals.append(number))
-print("process", rank, os.environ["JAX_PLATFORMS"], os.environ["JAX_NUM_CPU_DEVICES"], flush=True)
+def show(line):  # in one write, so that the lines of several processes are not mixed
+    sys.stdout.write(f"{line}\\n")
+    sys.stdout.flush()
+show(f"process {rank} {os.environ['JAX_PLATFORMS']} {os.environ['JAX_NUM_CPU_DEVICES']}")
 pathlib.Path(f"started{rank}").touch()
 if do == "fail" and rank == 1:
     print("no newline at the end", end="")
@@ -463,7 +466,7 @@ while time.monotonic() < until and not (signals and do == "wait"):
     if do == "hang" and signals:
         sys.exit(143)
 time.sleep(0.5)  # a second signal would come now
-print("signals", signals, flush=True)
+show(f"signals {signals}")
 sys.exit(128 + signals[0] if signals else 0)
 """
 
