@@ -5,12 +5,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import finish, run_module
+from conftest import ROOT, finish, run_module
 
 CONFIG = (
     "--config=tests/small_run.py:resnet,model.stages=[1]",
@@ -63,11 +64,17 @@ def alone(tones, tmp_path_factory) -> Path:
 
 
 def test_two_hosts_train_the_run_of_one(tones, alone, tmp_path):
-    """They also stop together after a signal to one of them, and go on where they stopped."""
+    """`launch/local.sh` starts them."""
     workdir = tmp_path / "run"
-    first, second = run(2, tones, workdir, *WIDE)
-    assert "2 processes on " in first and "4 device(s)" in first
-    (note,) = [line for line in second.splitlines() if line and "Gloo" not in line]
+    launched = subprocess.run(
+        [ROOT / "launch" / "local.sh", "--processes=2", "--devices=2", "--platform=cpu", "--",
+         *CONFIG, *WIDE, f"--config.data.data_dir={tones}", f"--workdir={workdir}"],
+        cwd=ROOT, env=os.environ | {"PYTHON": sys.executable, "GENRE_JAX_CACHE": str(ROOT / ".cache" / "children")}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    assert "2 processes on " in launched.stdout and "4 device(s)" in launched.stdout
+    seconds = [line for line in (launched.stdout + launched.stderr).splitlines() if line.startswith("[1] ")]
+    (note,) = [line for line in seconds if "Gloo" not in line]
     assert note.endswith("coordinates the run and prints its progress")
     assert_same(workdir, alone, 1e-10)
     assert {path.name for path in workdir.iterdir()} == {path.name for path in alone.iterdir()}

@@ -79,10 +79,6 @@ def manifest(*arguments: str) -> dict:
 def check_main(words: list[str]) -> flags.FlagValues:
     """The flags of genre_jax.main in these arguments. An unknown flag or a config that cannot be loaded raises an error."""
     parsed = copy.deepcopy(flags.FLAGS)
-    for name in ("coordinator", "processes", "process_id", "distributed"):
-        if name not in parsed:  # main of this branch does not have them yet
-            define = {"coordinator": flags.DEFINE_string, "distributed": flags.DEFINE_bool}.get(name, flags.DEFINE_integer)
-            define(name, None, name, flag_values=parsed)
     parsed.unparse_flags()
     rest = parsed(["main", *(word for word in words if not word.startswith("--config."))])
     assert rest == ["main"]
