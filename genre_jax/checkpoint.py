@@ -9,6 +9,9 @@ A run starts from the first of these that exists:
 A checkpoint has three items: "model" (parameters, batch statistics, front-end statistics, moving average: everything that
 prediction needs), "training" (step, optimiser state), and "about" (see `Checkpoints.save`). Orbax writes into a temporary
 folder and renames it, so that a killed run finds its last complete checkpoint.
+
+Of several hosts the first one alone reads and writes checkpoints. It sends the state to the others, which therefore need not
+see the workdir. All hosts call the methods together, and an error of the first one is raised on all.
 """
 
 import contextlib
@@ -84,6 +87,9 @@ class Checkpoints:
         self._origin = {"config": configs.digest(config), "labels": checksum.of_json(list(labels))}
         self._abouts: dict[int, About] = {}
         self._lost = 0  # number of checkpoints that were set aside
+        hosts.broadcast(self._read_abouts)
+
+    def _read_abouts(self) -> None:
         self._manager = self._open()
         for step in self._manager.all_steps():
             try:
@@ -93,11 +99,14 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         with self._writing():
+            if not self._read_only:
+                self._directory.mkdir(parents=True, exist_ok=True)
             return ocp.CheckpointManager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_LastAndBest(self._keep, self._abouts),
-                    create=not self._read_only,
+                    create=False,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
                     cleanup_tmp_directories=not self._read_only,
                     # Threads that wait for a folder which cannot be created would hold up the end of the process for minutes.
                     async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
@@ -125,8 +134,11 @@ class Checkpoints:
         Raises `UserError` if the state or the metrics hold NaN or infinity, if the disk has too little space, or if this
         checkpoint or the one before it cannot be written.
         """
-        self.wait()
         model, training = _items(parallel.to_host(state))
+        hosts.broadcast(lambda: self._write(step, model, training, metrics, progress))
+
+    def _write(self, step: int, model: Any, training: Any, metrics: dict[str, float] | None, progress: Any) -> None:
+        self._wait()
         arrays = named(model | training)
         self._check_finite(step, arrays | {f"metrics/{name}": np.array(value) for name, value in (metrics or {}).items()})
         self._check_space(sum(array.nbytes for array in arrays.values()))
@@ -148,6 +160,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is written. Raises `UserError` if it cannot be written."""
+        hosts.broadcast(self._wait)
+
+    def _wait(self) -> None:
         with self._writing():
             try:
                 self._manager.wait_until_finished()
@@ -156,6 +171,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and release the folder. Raises `UserError` as `wait` does."""
+        hosts.broadcast(self._close)
+
+    def _close(self) -> None:
         with self._writing():
             self._manager.close()
 
@@ -177,7 +195,7 @@ class Checkpoints:
 
     def _check_finite(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         if broken := not_finite(arrays):
-            latest = self.latest()
+            latest = self._latest()
             raise UserError(
                 f"the state at step {step} holds NaN or infinity in {listed(broken)}, and is not saved; the last whole "
                 f"checkpoint in {self._workdir} is {'none' if latest is None else f'of step {latest}'}"
@@ -199,21 +217,37 @@ class Checkpoints:
         Args:
           abstract: a TrainState with the shapes, types and placement of the state.
         """
-        while (step := self.latest()) is not None:
-            if (state := self._restore(step, abstract)) is not None:
-                return state, step, self._abouts[step]["progress"]
-        if self._lost:
-            say(f"no whole checkpoint is left in {self._workdir}: the run starts anew")
-        return None
+        state: Any = abstract
+
+        def read() -> tuple[int, Any] | None:
+            nonlocal state
+            while (step := self._latest()) is not None:
+                if (restored := self._restore(step, abstract)) is not None:
+                    state = restored
+                    return step, self._abouts[step]["progress"]
+            if self._lost:
+                say(f"no whole checkpoint is left in {self._workdir}: the run starts anew")
+            return None
+
+        found = hosts.broadcast(read)
+        return (parallel.place(state, abstract), *found) if found else None
 
     def final(self, which: str, abstract: Any) -> tuple[Any, int]:
         """State and step to evaluate, of the "best" or the "last" checkpoint that is whole.
 
         Raises `UserError` if there is none.
         """
-        while (state := self._restore(step := self.choose(which), abstract)) is None:
-            pass
-        return state, step
+        state: Any = abstract
+
+        def read() -> int:
+            nonlocal state
+            while (restored := self._restore(step := self.choose(which), abstract)) is None:
+                pass
+            state = restored
+            return step
+
+        step = hosts.broadcast(read)
+        return parallel.place(state, abstract), step
 
     def restore_model(self, step: int) -> dict[str, Any]:
         """The item "model" at `step`, as host arrays. Raises `UserError` if it is damaged."""
@@ -227,12 +261,14 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Step of the last complete checkpoint."""
+        return hosts.broadcast(self._latest)
+
+    def _latest(self) -> int | None:
         return max(self._abouts, default=None)
 
     def scores(self, step: int) -> dict[str, float] | None:
         """The validation scores with which the checkpoint of `step` was saved; None if it was not evaluated."""
-        scores: dict[str, float] | None = self._abouts[step]["metrics"]
-        return scores
+        return hosts.broadcast(lambda: self._abouts[step]["metrics"])
 
     def choose(self, which: str) -> int:
         """Step of the "best" checkpoint on validation (the last one if none was evaluated) or of the "last" one.
@@ -240,7 +276,7 @@ class Checkpoints:
         Raises `UserError` if there is no checkpoint.
         """
         step = best(self._abouts) if which == "best" else None
-        step = self.latest() if step is None else step
+        step = self._latest() if step is None else step
         if step is None:
             raise UserError(
                 f"{self._directory} holds no {'whole ' if self._lost else ''}checkpoint{'' if self._lost else ' yet'}"
@@ -248,8 +284,8 @@ class Checkpoints:
         return step
 
     def _restore(self, step: int, abstract: Any) -> Any:
-        """The state at `step`, or None if the checkpoint was damaged and is now set aside."""
-        model, training = _items(abstract)
+        """The state at `step` as arrays of this host, or None if the checkpoint was damaged and is now set aside."""
+        model, training = _items(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract))
         if self._abouts[step]["layout"] != _layout(named(model | training)):
             raise UserError(
                 f"the checkpoint of step {step} in {self._workdir} holds arrays of other names, types or shapes than this run: "
@@ -266,7 +302,7 @@ class Checkpoints:
         return abstract.replace(**restored.model, **restored.training)
 
     def _verify(self, step: int, item: str, tree: Any) -> None:
-        if checksum.of_arrays(named(parallel.to_host(tree))) != self._abouts[step][item]:
+        if checksum.of_arrays(named(tree)) != self._abouts[step][item]:
             raise Damaged(f"the arrays of its item {item!r} have another checksum than those that were written")
 
     def _read_about(self, step: int) -> About:
@@ -293,16 +329,13 @@ class Checkpoints:
         """Move a damaged checkpoint out of the way. Raises `UserError` instead if the checkpoints are read-only."""
         if self._read_only:
             raise self._refusal(step, cause)
-        self.close()
+        self._close()
         folder = self._workdir / "damaged"
         names = [str(step), *(f"{step}_{number}" for number in range(2, 1000))]
         target = next(folder / name for name in names if not (folder / name).exists())
-        hosts.wait_for_all()  # every host has read the checkpoint
-        if hosts.is_first():
-            with self._writing():
-                folder.mkdir(exist_ok=True)
-                os.rename(self._directory / str(step), target)
-        hosts.wait_for_all()
+        with self._writing():
+            folder.mkdir(exist_ok=True)
+            os.rename(self._directory / str(step), target)
         self._abouts.pop(step, None)
         self._lost += 1
         self._manager = self._open()

@@ -302,6 +302,7 @@ class Team:
                 _die(f"{self._who(0)}, which coordinates the run, has gone: the same command resumes the run", 1)
             return
         if end["process"] != self.index and not self._ending.wait(END):
+            self._say_goodbye()
             _die(f"{self._who(end['process'])} ended: {end['text']}", end["code"])
 
     # ------------------------------------------------------------ the end
@@ -321,12 +322,27 @@ class Team:
                 time.sleep(BEAT)
         alike = self.index > 0 and self._first_said(text)
         self.announce_end(code, text)
-        time.sleep(2 * BEAT)  # the others receive it while the store is there
         self._ending.set()
+        if self.index:
+            self._say_goodbye()
+        else:
+            self._wait_for_goodbyes()
         # Python's own end would wait for the other processes in JAX's shutdown.
         atexit.register(_leave, code)
         if alike:
             raise SystemExit(code) from error
+
+    def _say_goodbye(self) -> None:
+        """Tell the first process that this one needs the store no longer."""
+        with contextlib.suppress(Exception):
+            self._set(f"left/{self.index}", "")
+
+    def _wait_for_goodbyes(self) -> None:
+        """Keep the store until the others have left, if they still live: without it JAX would end them in its own way."""
+        deadline = time.monotonic() + 2 * END
+        while time.monotonic() < deadline and len(self._all("left").keys() | map(str, self._silent(5 * BEAT))) < self.count - 1:
+            time.sleep(BEAT / 4)
+        time.sleep(BEAT / 2)
 
     def _first_said(self, text: str) -> bool:
         """Whether the first process announces in the next seconds that it ends because of `text`."""

@@ -1,7 +1,6 @@
 """The life of a run in its workdir: resume, the training loop, checkpoints, the end by a signal, and the results."""
 
 import contextlib
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
     Returns the content of `results.json`. The workdir of a finished run stays as it is. SIGINT and SIGTERM save the state and
     raise KeyboardInterrupt and `console.Terminated`; the next call resumes. Raises `UserError`, also if another process
-    holds the workdir. Of several hosts the first one writes the workdir, which all must see.
+    holds the workdir. Of several hosts the first one reads and writes the workdir.
     """
     if not hosts.is_first():
         with Interrupt() as interrupt:
@@ -54,19 +53,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
 
 
 def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool) -> dict[str, Any]:
-    results = workdir / "results.json"
-    hosts.wait_for_all()  # the first host has made the workdir and holds it
-    seen = workdir.exists()
-    hosts.wait_for_all()  # it removes the workdir again if it fails
-    if not seen:
-        raise UserError(f"host {platform.node()} does not see the workdir {workdir}: choose a --workdir that all hosts share")
     config = resolved(config)
-    if hosts.broadcast(lambda: _finished(workdir, config)):
+    if finished := hosts.broadcast(lambda: _finished(workdir, config)):
         say(
             f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one, and "
             f"--config.init_from={workdir} starts it from these weights)"
         )
-        return read_json(results, dict)
+        return finished
     config = backends.choose(config, workdir)
     run = Run(config)
     fitted = gmm.check(config, run.program.network.model)
@@ -98,21 +91,22 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
         return _final(run, state, step, workdir, known)
 
 
-def _finished(workdir: Path, config: ConfigDict) -> bool:
-    """Whether the run is finished. Raises `UserError` if the workdir holds checkpoints of a run with another config."""
+def _finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """The results of a finished run, or None. Raises `UserError` if the workdir holds checkpoints of another config."""
     path, results = workdir / "config.json", workdir / "results.json"
+    known: dict[str, Any] | None = read_json(results, dict) if results.exists() else None
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
-        return results.exists()
+        return known
     old = configs.flat(configs.read_json(path))
     changed = [
         key for key, value in configs.flat(config).items() if old.get(key) != value and key not in configs.FREE_ON_RESUME
     ]
     if changed:
-        onward = f", and set --config.init_from={workdir} to train its weights further" if results.exists() else ""
+        onward = f", and set --config.init_from={workdir} to train its weights further" if known else ""
         raise UserError(
             f"{workdir} holds a run of another config (it differs in {', '.join(changed)}): choose another --workdir{onward}"
         )
-    return results.exists()
+    return known
 
 
 def _check_clips(workdir: Path, clips: str) -> None:

@@ -278,6 +278,19 @@ def _put(x: Any, place: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, place, lambda part: values[part])
 
 
+def place(tree: Any, abstract: Any) -> Any:
+    """Place a tree of arrays of the first host on the devices of all hosts, as `abstract` (of `Devices.abstract`) says.
+
+    The other hosts pass `abstract` itself, or any tree of its structure. A leaf for which `abstract` names no devices stays an
+    array of this host.
+    """
+    if jax.process_count() > 1:
+        if jax.process_index():
+            tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+        tree = multihost_utils.broadcast_one_to_all(tree)
+    return jax.tree.map(lambda leaf, like: _put(leaf, like.sharding) if hasattr(like, "sharding") else leaf, tree, abstract)
+
+
 def to_host(tree: Any) -> Any:
     """Copy a tree of arrays, which may be divided over hosts, to NumPy arrays of each host."""
 
