@@ -158,9 +158,7 @@ def _read(
 # ---------------------------------------------------------------- reading ahead
 
 
-def prefetch(
-    batch: TrainBatches | EvalBatches, start: int, stop: int, reader: str = "auto", ahead: int = 4
-) -> Iterator[Batch]:
+def prefetch(batch: TrainBatches | EvalBatches, start: int, stop: int, reader: str = "auto", ahead: int = 4) -> Iterator[Batch]:
     """Yield `batch(n)` for n in [start, stop), in order; up to `ahead` batches are read before they are needed.
 
     `reader` is a value of `data.reader`. "sequential" needs the order "by_shard". Raises `UserError` if the reader cannot work
@@ -192,9 +190,7 @@ def resolve_verify(verify: str) -> str:
     return verify if tfrecord.HAS_CHECKSUM else "never"
 
 
-def _through_threads(
-    batch: Callable[[int], Batch], start: int, stop: int, ahead: int, workers: int = 0
-) -> Iterator[Batch]:
+def _through_threads(batch: Callable[[int], Batch], start: int, stop: int, ahead: int, workers: int = 0) -> Iterator[Batch]:
     with ThreadPoolExecutor(workers or min(ahead, os.cpu_count() or 1), "reader") as pool:
         queue: collections.deque = collections.deque()
         try:

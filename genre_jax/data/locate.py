@@ -21,15 +21,22 @@ VERSION = "1.0.0"
 REMEDY = "prepare the data set again, with --overwrite"
 
 
-def directory(data_dir: str | Path, name: str, sample_rate: int) -> Place:
-    """The folder of the data set `name` at `sample_rate` Hz."""
-    return place(data_dir) / name / f"{sample_rate}hz" / VERSION
+def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
+    """The local folder of the data set `name` at `sample_rate` Hz."""
+    return Path(data_dir) / name / f"{sample_rate}hz" / VERSION
+
+
+def folder_of(data: ConfigDict) -> Place:
+    """The folder of the data set of a config's section `data`, which may be in a bucket."""
+    if is_url(data.data_dir):
+        return place(data.data_dir) / data.name / f"{data.sample_rate}hz" / VERSION
+    return directory(data.data_dir, data.name, data.sample_rate)
 
 
 def prepared(data_dir: str | Path) -> dict[str, list[int]]:
     """The data sets in `data_dir`: name → sample rates in Hz."""
     found: dict[str, list[int]] = {}
-    for passport in sorted(place(data_dir).glob(f"*/*hz/{VERSION}/passport.json"), key=str):
+    for passport in sorted(Path(data_dir).glob(f"*/*hz/{VERSION}/passport.json")):
         found.setdefault(passport.parts[-4], []).append(int(passport.parts[-3].removesuffix("hz")))
     return found
 
@@ -86,7 +93,9 @@ def read_exclude(folder: Place) -> dict[str, set[str]]:
 
 
 def check_name(name: str, data_dir: str) -> None:
-    """Raise `UserError` unless `name` is prepared in `data_dir`, or `prepare` can make it."""
+    """Raise `UserError` unless `name` is prepared in `data_dir`, or `prepare` can make it. In a bucket, `find` looks for it."""
+    if is_url(data_dir):
+        return
     there = prepared(data_dir)
     if name in there:
         return
@@ -109,7 +118,7 @@ def kind_of(name: str) -> str:
 def find(config: ConfigDict) -> Place:
     """The folder of the config's data set. Raises `UserError` with the `prepare` command if it is missing."""
     data = config.data
-    folder = directory(data.data_dir, data.name, data.sample_rate)
+    folder = folder_of(data)
     if (folder / "passport.json").exists():
         stated = read_passport(folder)["sample_rate"]
         if stated != data.sample_rate:
@@ -150,7 +159,7 @@ def find(config: ConfigDict) -> Place:
     )
 
 
-def _prepare_embedded(name: str, data_dir: str, sample_rate: int) -> Place:
+def _prepare_embedded(name: str, data_dir: str, sample_rate: int) -> Path:
     """Prepare an embedded data set in a child process, which keeps TensorFlow out of this process."""
     command = [sys.executable, "-m", "genre_jax.prepare", f"--dataset={name}", f"--data_dir={data_dir}"]
     done = subprocess.run([*command, f"--sample_rate={sample_rate}"], check=False)

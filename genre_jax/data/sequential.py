@@ -174,9 +174,9 @@ def _dataset(tf: Any, index: Index, plan: Plan, number: int, verify: str, failur
     """A `tf.data.Dataset` of (clip, bytes of the cut, name, example or b"") of what `plan` lists from `number` on."""
     text = tf.TensorSpec((), tf.string)
     features = dict.fromkeys(("audio", "name"), tf.io.FixedLenFeature((), tf.string))
-    remote = isinstance(index.shards[0], Remote)
-    native = not remote or index.shards[0].native
-    buffer = RANGE if remote else BUFFER
+    shard = index.shards[0]  # all are in one folder
+    native = not isinstance(shard, Remote) or shard.native
+    buffer = RANGE if isinstance(shard, Remote) else BUFFER
 
     def fetch(url: bytes, at: int, sizes: np.ndarray) -> Iterator[bytes]:
         try:
@@ -193,7 +193,8 @@ def _dataset(tf: Any, index: Index, plan: Plan, number: int, verify: str, failur
 
     def open_extent(path, at, rows):
         nothing = tf.data.Dataset.from_tensors(b"").repeat()  # for records that lie behind the end of the file
-        return tf.data.Dataset.zip((records(path, at, rows[:, 1]).concatenate(nothing), tf.data.Dataset.from_tensor_slices(rows)))
+        whole = records(path, at, rows[:, 1]).concatenate(nothing)
+        return tf.data.Dataset.zip((whole, tf.data.Dataset.from_tensor_slices(rows)))
 
     def parse(record, row):
         example = tf.io.parse_single_example(record, features)

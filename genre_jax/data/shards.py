@@ -93,14 +93,10 @@ class Index:
         out[count:] = 0
         shard = self.shards[self.shard[clip]]
         if isinstance(shard, Remote):
-            example = shard.read_bytes(int(self.record[clip]), int(self.size[clip]))
-            if verify == "always" or (verify == "first" and self.state[clip] != VERIFIED):
-                self.verify(clip, example)
-            elif len(example) < self.size[clip]:
-                self.state[clip] = DAMAGED
-                raise DamagedClip(self, clip, f"the file ends at byte {self.record[clip] + len(example)}")
-            place = int(self.offset[clip] - self.record[clip]) + 2 * start
-            out[:count] = np.frombuffer(example[place : place + 2 * count], np.int16)
+            record = shard.read_bytes(int(self.record[clip]), int(self.size[clip]))
+            if verify == "always" or (verify == "first" and self.state[clip] != VERIFIED) or len(record) != self.size[clip]:
+                self.verify(clip, record)
+            out[:count] = np.frombuffer(record, np.int16, count, int(self.offset[clip] - self.record[clip]) + 2 * start)
             return out
         # The shard is opened for each cut: the pages of a memory map would count as memory of this process, and the number of
         # open files is limited.
@@ -133,7 +129,7 @@ class Index:
         return memoryview(example)
 
     def verify(self, clip: int, example: bytes) -> None:
-        """Compare the checksum of a clip's record with the `example` that was read, and update the clip's `state`.
+        """Compare the size and the checksum of a clip's record with the `example` that was read, and update the clip's `state`.
 
         Raises `DamagedClip`.
         """

@@ -20,7 +20,8 @@ from pathlib import Path
 from genre_jax import console
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
-from genre_jax.data import locate
+from genre_jax.data import locate, shards
+from genre_jax.data.bucket import is_url
 from genre_jax.datasets import DATASETS
 from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import audio, parts
@@ -75,6 +76,8 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise console.unknown("data set", dataset, DATASETS)
+    if is_url(data_dir):
+        raise UserError(f"prepare writes local folders alone, and --data_dir is {data_dir!r}: copy the folder when it is whole")
     path = None if source is None else Path(source)
     _check_options(dataset, options)
     steps = conditions.parse(condition)
@@ -265,6 +268,8 @@ def build(
         parts.assemble(folder, name, planned)  # last, because the parts are lost to the next `prepare` if it fails
         final = locate.directory(data_dir, name, sample_rate)
         _move_into_place(folder, final, scratch)
+    for split in passport["splits"]:
+        shards.load_index(final, split, whole=True)  # writes index-SPLIT.npz, which a copy in a bucket needs
     return final
 
 
