@@ -25,9 +25,7 @@ def measure(folder: Path, readers: list[str], samples: int, batch: int, rate: in
     for reader in readers:
         for hosts in (1, 4):
             speed = _together(folder, reader, samples, batch, hosts)
-            say(
-                f"{reader:<11}{samples / rate:>5g} s  {hosts} process{'es' if hosts > 1 else '  '}{speed:>12,.0f} clips/s in all"
-            )
+            say(f"{reader:<11}{samples / rate:>5g} s  processes: {hosts}{speed:>12,.0f} clips/s in all")
             rows.append({"reader": reader, "seconds": samples / rate, "processes": hosts, "clips_per_second": speed})
     return rows
 
@@ -63,11 +61,11 @@ def _read(folder: str, reader: str, samples: int, batch: int, hosts: int, host: 
     config.train.batch_size = batch
     ahead = prefetch(TrainBatches(index, config, host, hosts), 0, 4 * len(index) // batch, reader)
     next(ahead)
-    print("ready", flush=True)
+    say("ready")
     sys.stdin.readline()
     started = time.time()
     clips = sum(len(arrays["audio"]) for arrays in ahead)
-    print(json.dumps([clips, started, time.time()]))
+    say(json.dumps([clips, started, time.time()]))
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ def place(text: str | Path) -> Place:
 
 def unreadable(url: str, error: Exception) -> UserError:
     """The error for a file that cannot be read: `error` comes from TensorFlow, fsspec or a client of a bucket."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{url} cannot be read: it is missing")
     reason = (str(getattr(error, "message", "")) or str(error) or type(error).__name__).strip().splitlines()[0]
     if isinstance(error, ImportError):
         reason += " (the extra `bucket` of genre_jax installs gcsfs and s3fs)"
