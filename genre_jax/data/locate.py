@@ -22,7 +22,9 @@ REMEDY = "prepare the data set again, with --overwrite"
 
 
 def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
-    """The local folder of the data set `name` at `sample_rate` Hz."""
+    """The local folder of the data set `name` at `sample_rate` Hz. Raises `UserError` if `data_dir` is a URL."""
+    if is_url(data_dir):
+        raise UserError(f"prepare writes local folders alone, and --data_dir is {data_dir!r}: copy the folder when it is whole")
     return Path(data_dir) / name / f"{sample_rate}hz" / VERSION
 
 

@@ -21,7 +21,6 @@ from genre_jax import console
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
 from genre_jax.data import locate, shards
-from genre_jax.data.bucket import is_url
 from genre_jax.datasets import DATASETS
 from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import audio, parts
@@ -76,8 +75,6 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise console.unknown("data set", dataset, DATASETS)
-    if is_url(data_dir):
-        raise UserError(f"prepare writes local folders alone, and --data_dir is {data_dir!r}: copy the folder when it is whole")
     path = None if source is None else Path(source)
     _check_options(dataset, options)
     steps = conditions.parse(condition)
