@@ -54,10 +54,10 @@ def _together(folder: Path, reader: str, samples: int, batch: int, hosts: int) -
 
 
 def _read(folder: str, reader: str, samples: int, batch: int, hosts: int, host: int) -> None:
-    """Read four epochs as host number `host`; the first blocks are read before the start."""
+    """Read four epochs as host number `host`; the first blocks, which are small, are read before the start."""
     index = shards.load_index(Path(folder), "train")
     config = configs.base("bench")
-    config.data.update(samples=samples, order="by_shard", streams=math.gcd(8, batch))
+    config.data.update(samples=samples, order="by_shard", streams=math.gcd(8, batch), shuffle_buffer=16)
     config.train.batch_size = batch
     ahead = prefetch(TrainBatches(index, config, host, hosts), 0, 4 * len(index) // batch, reader)
     next(ahead)
