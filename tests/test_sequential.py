@@ -193,6 +193,26 @@ def test_clips_that_are_left_out_are_not_read(tones, index):
         assert_equal(batch, batches(number))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_an_embedded_data_set_is_read_alike_and_once_an_epoch(hosts, tmp_path_factory):
+    from genre_jax.prepare import build
+
+    folder = build.prepare("synthetic", tmp_path_factory.getbasetemp() / "embedded", 8000)
+    index = shards.load_index(folder, "train")
+    config = configs.base("embedded")
+    config.data.update(order="by_shard", samples=24_576, sample_rate=8000, shuffle_buffer=16)
+    count = 2 * len(index) // config.train.batch_size
+    assert count * config.train.batch_size == 2 * len(index)
+    seen = []
+    for host in range(hosts):
+        batches = TrainBatches(index, config, host, hosts)
+        for one, other in zip(prefetch(batches, 0, count, "threads"), prefetch(batches, 0, count, "sequential"), strict=True):
+            assert_equal(one, other)
+            seen += zip(other["visit"].tolist(), other["clip"].tolist(), strict=True)
+    assert sorted(seen) == [(epoch, clip) for epoch in range(2) for clip in range(len(index))]
+
+
 def test_memory_stays_within_a_block_for_each_stream(tones, index, monkeypatch):
     held, most = 0, 0
     taken = sequential._taken
