@@ -47,6 +47,7 @@ setup(
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "bucket": ["gcsfs", "s3fs"],  # data sets behind s3://, and gs:// of another server: docs/data.md
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
         "sweep": ["optuna"],  # launch/sweep.py
         "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],

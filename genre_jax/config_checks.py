@@ -10,7 +10,7 @@ from genre_jax import console, durations, evaluate, freezing, frontends, losses,
 from genre_jax.augment import validate as augment
 from genre_jax.config_section import component_options, flat
 from genre_jax.console import UserError
-from genre_jax.data import order
+from genre_jax.data import order, shard_order
 
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
@@ -76,6 +76,7 @@ def check_values(config: ConfigDict) -> None:
         raise UserError("config key 'train.patience' needs a validation split, and data.validation is ''")
     evaluate.check_select(config)
     order.check(config.data)
+    shard_order.check(config)
     augment.check(config.augment)
     for duration in augment.durations(config.augment).values():
         durations.parse_duration(duration, "config key 'augment.start'")

@@ -127,7 +127,7 @@ def _describe(run: Run, workdir: Path, clips: str) -> None:
     verify = resolve_verify(config.data.verify)
     if verify != config.data.verify:
         say("google-crc32c is not installed: the audio is not verified against its checksums (pip install google-crc32c)")
-    chosen = {"reader": resolve_reader(config.data.reader), "verify": verify}
+    chosen = {"reader": resolve_reader(config.data.reader, run.folder), "verify": verify}
     chosen |= {"data_set": str(run.folder), "clips_sha256": clips}
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say
 from genre_jax.data import locate, mix, select, shards
 from genre_jax.data.batches import EvalBatches, TrainBatches, label_matrix
+from genre_jax.data.bucket import Place
 from genre_jax.data.order import parse_pairs
 from genre_jax.frontends import scaling
 from genre_jax.models.bytenet.network import Reach
@@ -221,7 +221,7 @@ def resolved(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _load_split(folder: Path, split: str, config: ConfigDict) -> shards.Index:
+def _load_split(folder: Place, split: str, config: ConfigDict) -> shards.Index:
     index = select.load(folder, split, config.data.classes)
     counts = label_matrix(index, config.data.labels).sum(1)
     if evaluate.task(config) == "single" and not (counts == 1).all():

@@ -11,7 +11,10 @@ pytestmark = pytest.mark.slow
 def test_input(tmp_path):
     path = tmp_path / "rows.json"
     finish(run_module("genre_jax.bench", "input", "--clips=64", "--shards=3", "--batch=8", "--repeats=1", f"--json={path}"))
-    rows = json.loads(path.read_text())["rows"]
+    record = json.loads(path.read_text())
+    rows = record["rows"]
+    assert {(row["reader"], row["processes"]) for row in record["hosts"]} >= {("threads", 1), ("threads", 4)}
+    assert all(row["clips_per_second"] > 0 for row in record["hosts"])
     assert {row["sampling"] for row in rows} == {"uniform", "balanced"} and {row["seconds"] for row in rows} == {3, 10}
     for row in rows:
         assert row["most"] >= row["clips_per_second"] >= row["least"] > 0 and row["resident_mb"] > 10

@@ -81,14 +81,16 @@ def built(data_dir: Path, monkeypatch, last: int | None = None, found: Source | 
 
 
 def content(folder: Path) -> dict[str, bytes]:
+    """The files of a data set, except the indices, which hold the times and inodes of the shards."""
     assert all(path.is_file() for path in folder.iterdir())
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith("index-")}
 
 
 def test_shards_are_numbered_and_every_clip_is_in_one(small_shards, tmp_path, monkeypatch):
     folder, _ = built(tmp_path, monkeypatch)
     found = sorted(path.name for path in folder.glob("*.tfrecord-*"))
     passport = locate.read_passport(folder)
+    assert {path.name for path in folder.glob("index-*")} == {f"index-{split}.npz" for split in passport["splits"]}
     for split, told in passport["splits"].items():
         own = [name for name in found if f"-{split}." in name]
         assert own == [f"noise-{split}.tfrecord-{i:05d}-of-{len(own):05d}" for i in range(len(own))]

@@ -3,11 +3,14 @@
 The benchmark writes ten-second clips of noise at 16 kHz to a temporary data set with unbalanced classes, which is then read
 from the page cache. It reads whole clips and cuts of 3 s, with `TrainBatches` alone ("direct", one thread) and through each
 reader. Uniform and class-balanced order alternate, so that other load on the machine does not change their ratio. "peak" is
-the resident memory of the whole process. A second table shows what `data.verify` costs in the first epoch, in which "first"
-compares the checksum of every clip.
+the resident memory of the whole process. The reader "sequential" has the order "by_shard", which is uniform, and reads whole
+clips also for short cuts. A second table shows the readers in one process and in four processes at once, each with the share
+of a host. A third table shows what `data.verify` costs in the first epoch, in which "first" compares the checksum of every
+clip.
 """
 
 import importlib.util
+import math
 import statistics
 import tempfile
 import time
@@ -18,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax.bench import resident
+from genre_jax.bench import input_hosts, resident
 from genre_jax.bench.record import machine, write_record
 from genre_jax.console import say
 from genre_jax.data import locate, shards
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> None:
     """Measure and print every row."""
     del argv
     rows = []
-    readers = ["direct", "threads", *(["tfdata"] if importlib.util.find_spec("tensorflow") else [])]
+    readers = ["direct", "threads", *(["tfdata", "sequential"] if importlib.util.find_spec("tensorflow") else [])]
     with tempfile.TemporaryDirectory() as data_dir:
         folder = _write(Path(data_dir))
         started = time.perf_counter()
@@ -49,15 +52,20 @@ def main(argv: list[str]) -> None:
         say(f"{'reader':<10}{'cut':>8}  {'order':<10}{titles}")
         for samples in (3 * RATE, SECONDS * RATE):
             for reader in readers:
-                rows += _measure(index, reader, samples)
-                for row in rows[-len(SAMPLINGS) :]:
+                measured = _measure(index, reader, samples)
+                rows += measured
+                for row in measured:
                     say(
                         f"{reader:<10}{row['seconds']:>6g} s  {row['sampling']:<10}{row['clips_per_second']:>18,.0f}"
                         f"{row['least']:>10,.0f}{row['most']:>10,.0f}{row['of_uniform']:>12.2f}{row['resident_mb']:>7,.0f} MB"
                     )
+        hosts = [
+            row for samples in (3 * RATE, SECONDS * RATE)
+            for row in input_hosts.measure(folder, readers[1:], samples, BATCH.value, RATE)
+        ]  # fmt: skip
         verification = [row for samples in (3 * RATE, SECONDS * RATE) for row in _verification(index, samples)]
     settings = {"benchmark": "input", "environment": machine(), "clips": CLIPS.value, "shards": SHARDS.value}
-    write_record(settings | {"rows": rows, "verification": verification})
+    write_record(settings | {"rows": rows, "hosts": hosts, "verification": verification})
 
 
 def _measure(index: shards.Index, reader: str, samples: int) -> list[dict[str, Any]]:
@@ -67,7 +75,10 @@ def _measure(index: shards.Index, reader: str, samples: int) -> list[dict[str, A
     batches: dict[str, TrainBatches] = {}
     speeds: dict[str, list[float]] = {}
     peaks: dict[str, list[int]] = {}
-    for sampling in SAMPLINGS:
+    if reader == "sequential":
+        # The clips of the first blocks are read before the clock starts: few.
+        config.data.update(order="by_shard", streams=math.gcd(config.data.streams, BATCH.value), shuffle_buffer=16)
+    for sampling in SAMPLINGS[:1] if reader == "sequential" else SAMPLINGS:
         config.data.sampling = sampling
         batches[sampling], speeds[sampling], peaks[sampling] = TrainBatches(index, config), [], []
     count = 4 * len(index) // BATCH.value  # four epochs, so that batches read before the clock starts matter little

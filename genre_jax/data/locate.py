@@ -5,6 +5,7 @@ A data set lies in `DATA_DIR/NAME/RATEhz/1.0.0`, the layout of tensorflow-datase
 
 import csv
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -14,14 +15,24 @@ from ml_collections import ConfigDict
 
 from genre_jax import checksum, console
 from genre_jax.console import UserError
+from genre_jax.data.bucket import Place, Remote, is_url, place
 
 VERSION = "1.0.0"
 REMEDY = "prepare the data set again, with --overwrite"
 
 
 def directory(data_dir: str | Path, name: str, sample_rate: int) -> Path:
-    """The folder of the data set `name` at `sample_rate` Hz."""
+    """The local folder of the data set `name` at `sample_rate` Hz. Raises `UserError` if `data_dir` is a URL."""
+    if is_url(data_dir):
+        raise UserError(f"prepare writes local folders alone, and --data_dir is {data_dir!r}: copy the folder when it is whole")
     return Path(data_dir) / name / f"{sample_rate}hz" / VERSION
+
+
+def folder_of(data: ConfigDict) -> Place:
+    """The folder of the data set of a config's section `data`, which may be in a bucket."""
+    if is_url(data.data_dir):
+        return place(data.data_dir) / data.name / f"{data.sample_rate}hz" / VERSION
+    return directory(data.data_dir, data.name, data.sample_rate)
 
 
 def prepared(data_dir: str | Path) -> dict[str, list[int]]:
@@ -32,10 +43,12 @@ def prepared(data_dir: str | Path) -> dict[str, list[int]]:
     return found
 
 
-def read_passport(folder: Path) -> dict:
+def read_passport(folder: Place) -> dict:
     """The `passport.json` of a prepared data set. Raises `UserError` if it is missing, damaged, or has changed."""
     path = folder / "passport.json"
     try:
+        if isinstance(path, Remote):  # read once by a process
+            return _read_passport(path, (0, 0, 0))
         stat = path.stat()
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a prepared data set: it holds no passport.json") from error
@@ -43,10 +56,10 @@ def read_passport(folder: Path) -> dict:
 
 
 @functools.lru_cache(maxsize=8)  # the passport of AudioSet has 30 MB
-def _read_passport(path: Path, stamp: tuple[int, int, int]) -> dict:
+def _read_passport(path: Place, stamp: tuple[int, int, int]) -> dict:
     del stamp
     try:
-        passport = json.loads(path.read_text(encoding="utf-8"))
+        passport = json.loads(path.read_bytes())
         stated = passport.pop("sha256", None)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {REMEDY}") from error
@@ -57,7 +70,7 @@ def _read_passport(path: Path, stamp: tuple[int, int, int]) -> dict:
     return passport
 
 
-def read_exclude(folder: Path) -> dict[str, set[str]]:
+def read_exclude(folder: Place) -> dict[str, set[str]]:
     """Split → names of the clips that `exclude.csv` excludes; empty if there is no such file beside the shards.
 
     The file has the columns `name` and `split`, and may have others. `prepare --check` writes it; users may edit it.
@@ -67,12 +80,11 @@ def read_exclude(folder: Path) -> dict[str, set[str]]:
         return {}
     splits = read_passport(folder)["splits"]
     left_out: dict[str, set[str]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            columns, rows = reader.fieldnames or (), list(reader)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a CSV file in UTF-8 ({error}): save it as UTF-8, or delete it") from error
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+        columns, rows = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file in UTF-8 ({error}): save it as UTF-8, or delete it") from error
     if not {"name", "split"} <= set(columns):
         raise UserError(f"{path} needs the columns name and split, and has {', '.join(columns) or 'none'}")
     for number, row in enumerate(rows, 2):  # row 1 holds the columns
@@ -83,7 +95,9 @@ def read_exclude(folder: Path) -> dict[str, set[str]]:
 
 
 def check_name(name: str, data_dir: str) -> None:
-    """Raise `UserError` unless `name` is prepared in `data_dir`, or `prepare` can make it."""
+    """Raise `UserError` unless `name` is prepared in `data_dir`, or `prepare` can make it. In a bucket, `find` looks for it."""
+    if is_url(data_dir):
+        return
     there = prepared(data_dir)
     if name in there:
         return
@@ -103,10 +117,10 @@ def kind_of(name: str) -> str:
     return max(fitting, key=len, default="folder")
 
 
-def find(config: ConfigDict) -> Path:
+def find(config: ConfigDict) -> Place:
     """The folder of the config's data set. Raises `UserError` with the `prepare` command if it is missing."""
     data = config.data
-    folder = directory(data.data_dir, data.name, data.sample_rate)
+    folder = folder_of(data)
     if (folder / "passport.json").exists():
         stated = read_passport(folder)["sample_rate"]
         if stated != data.sample_rate:
@@ -123,6 +137,11 @@ def find(config: ConfigDict) -> Path:
         return folder
     from genre_jax.datasets import EMBEDDED
 
+    if is_url(data.data_dir):
+        raise UserError(
+            f"data set {data.name!r} at {data.sample_rate} Hz is not in {data.data_dir!r}: prepare it in a local folder, and "
+            f"copy the folder {data.name} there with gsutil, aws or the like (docs/data.md)"
+        )
     if data.name in EMBEDDED:
         return _prepare_embedded(data.name, data.data_dir, data.sample_rate)
     rates = prepared(data.data_dir).get(data.name)

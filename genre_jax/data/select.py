@@ -12,19 +12,19 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.data import mix, shards
+from genre_jax.data.bucket import Place
 from genre_jax.data.shards import Index
 
 _TERM = re.compile(r"([^\[\]+@]+)(?:\[(-?\d*):(-?\d*)(?:@(\d{1,18}))?\])?")
 
 
-def load(folder: Path, splits: str, classes: Sequence[str] = ()) -> Index:
+def load(folder: Place, splits: str, classes: Sequence[str] = ()) -> Index:
     """The clips of `splits`, in the form that this module describes, of the data set in `folder`.
 
     With `classes`, only clips of these classes are kept, and only these classes remain, in the order of the data set.
@@ -40,7 +40,7 @@ def load(folder: Path, splits: str, classes: Sequence[str] = ()) -> Index:
     return dataclasses.replace(index, split=splits)
 
 
-def _slice(folder: Path, term: str, splits: str) -> Index:
+def _slice(folder: Place, term: str, splits: str) -> Index:
     match = _TERM.fullmatch(term.strip())
     if match is None:
         raise UserError(

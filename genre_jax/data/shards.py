@@ -19,6 +19,7 @@ also for a cached index. `Index.cut` compares the checksum of a record with its 
 import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -28,6 +29,7 @@ import numpy as np
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError
 from genre_jax.data import tfrecord
+from genre_jax.data.bucket import Place, Remote
 from genre_jax.data.locate import REMEDY, read_exclude, read_passport
 
 COLUMNS = ("track", "shard", "record", "size", "checksum", "offset", "length", "maximum", "labels", "first_label")
@@ -42,8 +44,9 @@ class Index:
     split: str
     sample_rate: int
     classes: tuple[str, ...]
-    shards: tuple[Path, ...]
-    stamps: np.ndarray  # int64 (shards, 3): size in bytes, time of change in ns, inode; updated when a shard changes
+    shards: tuple[Place, ...]
+    # int64 (shards, 3): size in bytes, time of change in ns, inode; updated when a shard changes; zeros for shards in a bucket
+    stamps: np.ndarray
     names: tuple[str, ...]
     tracks: tuple[str, ...]  # the distinct tracks, sorted
     track: np.ndarray  # int32, row of `tracks`
@@ -87,11 +90,19 @@ class Index:
         if out is None:
             out = np.empty(samples, np.int16)
         count = max(0, min(samples, int(self.length[clip]) - start))
+        out[count:] = 0
+        shard = self.shards[self.shard[clip]]
+        if isinstance(shard, Remote):
+            record = shard.read_bytes(int(self.record[clip]), int(self.size[clip]))
+            if verify == "always" or (verify == "first" and self.state[clip] != VERIFIED) or len(record) != self.size[clip]:
+                self.verify(clip, record)
+            out[:count] = np.frombuffer(record, np.int16, count, int(self.offset[clip] - self.record[clip]) + 2 * start)
+            return out
         # The shard is opened for each cut: the pages of a memory map would count as memory of this process, and the number of
         # open files is limited.
-        file = os.open(self.shards[self.shard[clip]], os.O_RDONLY)
+        file = os.open(shard, os.O_RDONLY)
         try:
-            self._watch(file, clip)
+            self.watch(self.shard[clip], file)
             place = int(self.offset[clip]) + 2 * start
             if verify == "always" or (verify == "first" and self.state[clip] != VERIFIED):
                 example = self._verified(file, clip)
@@ -101,12 +112,11 @@ class Index:
                 self._read(file, clip, memoryview(out[:count].view(np.uint8)), place)
         finally:
             os.close(file)
-        out[count:] = 0
         return out
 
-    def _watch(self, file: int, clip: int) -> None:
-        """Forget what was verified in the clip's shard if the open `file` has another stamp than before."""
-        shard, stamp = self.shard[clip], _stamp(os.fstat(file))
+    def watch(self, shard: int, file: int | Path) -> None:
+        """Forget what was verified in a local shard if its `file`, open or a path, has another stamp than before."""
+        stamp = _stamp(file)
         if not np.array_equal(self.stamps[shard], stamp):
             self.stamps[shard] = stamp
             self.state[self.shard == shard] = UNREAD
@@ -115,14 +125,26 @@ class Index:
         """The example of a clip, whose checksum is compared and whose `state` is updated."""
         example = bytearray(int(self.size[clip]))
         self._read(file, clip, memoryview(example), int(self.record[clip]))
-        if tfrecord.HAS_CHECKSUM:
-            import google_crc32c
-
-            if google_crc32c.value(bytes(example)) != self.checksum[clip]:
-                self.state[clip] = DAMAGED
-                raise DamagedClip(self, clip, "its bytes differ from its checksum")
-        self.state[clip] = VERIFIED
+        self.verify(clip, bytes(example))
         return memoryview(example)
+
+    def verify(self, clip: int, example: bytes) -> None:
+        """Compare the size and the checksum of a clip's record with the `example` that was read, and update the clip's `state`.
+
+        Raises `DamagedClip`.
+        """
+        if not self.matches(clip, example):
+            self.state[clip] = DAMAGED
+            raise DamagedClip(self, clip, "its bytes differ from its checksum")
+        self.state[clip] = VERIFIED
+
+    def matches(self, clip: int, example: bytes) -> bool:
+        """Whether `example` has the size and the checksum of a clip's record; without google-crc32c the size alone counts."""
+        if len(example) != self.size[clip] or not tfrecord.HAS_CHECKSUM:
+            return len(example) == self.size[clip]
+        import google_crc32c
+
+        return google_crc32c.value(example) == self.checksum[clip]
 
     def _read(self, file: int, clip: int, buffer: memoryview, place: int) -> None:
         """Fill `buffer` from byte `place` of the file. A read may return less than was asked for."""
@@ -145,8 +167,10 @@ class DamagedClip(UserError):
         )
 
 
-def load_index(folder: Path, split: str, whole: bool = False) -> Index:
+def load_index(folder: Place, split: str, whole: bool = False) -> Index:
     """The index of a split, from the cached index file if it matches the shards; otherwise the shards are scanned.
+
+    In a bucket the index file must be there, as `prepare` wrote it: a scan would read every shard as a whole.
 
     Clips that `exclude.csv` lists are left out, unless `whole` is true. Raises `UserError` for an unknown or empty split, and
     if the shards are not those that the passport lists.
@@ -164,11 +188,16 @@ def load_index(folder: Path, split: str, whole: bool = False) -> Index:
         )
     listed = passport["splits"][split]["shards"]
     paths = _present(folder, split, listed)
-    stamps = np.array([_stamp(path.stat()) for path in paths], np.int64).reshape(-1, 3)
+    stamps = np.array([_stamp(path) for path in paths], np.int64).reshape(-1, 3)
     cache = folder / f"index-{split}.npz"
     columns = _read_cache(cache, stamps, list(listed.values()))
     if columns is None:
-        columns = scan(paths, passport["labels"])
+        if isinstance(cache, Remote):
+            raise UserError(
+                f"{cache} is missing, or is not the index of these shards: copy it from the folder that prepare wrote, where "
+                "`genre-jax prepare --check` writes it again if it is missing"
+            )
+        columns = scan([path for path in paths if isinstance(path, Path)], passport["labels"])
         for path, found, expected in zip(paths, digests(columns, len(paths)), listed.values(), strict=True):
             if found != expected:
                 raise UserError(f"shard {path} does not hold the clips that its passport lists: {tfrecord.RESTORE}")
@@ -189,7 +218,7 @@ def load_index(folder: Path, split: str, whole: bool = False) -> Index:
     return index if whole else index.without(read_exclude(folder).get(split, set()))
 
 
-def _present(folder: Path, split: str, listed: Collection[str]) -> list[Path]:
+def _present(folder: Place, split: str, listed: Collection[str]) -> list[Place]:
     """The paths of the listed shards. Raises `UserError` if one is missing, or another one is there."""
     there = {path.name for path in folder.glob(f"*-{split}.tfrecord-*")}
     if missing := set(listed) - there:
@@ -272,16 +301,26 @@ def _texts(column: np.ndarray) -> tuple[str, ...]:
     return tuple(column.tobytes().decode().split("\0")) if len(column) else ()
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
+def _stamp(file: int | Place) -> tuple[int, int, int]:
+    if isinstance(file, Remote):
+        return 0, 0, 0
+    stat = os.stat(file)
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _read_cache(cache: Path, stamps: np.ndarray, expected: list[str]) -> dict[str, np.ndarray] | None:
-    """The columns of a cached index, or None if it is missing, damaged, or of other shards than those with these digests."""
+def _read_cache(cache: Place, stamps: np.ndarray, expected: list[str]) -> dict[str, np.ndarray] | None:
+    """The columns of a cached index, or None if it is missing, damaged, or of other shards than those with these digests.
+
+    In a bucket the stamps of the shards are not compared, because a copy has others.
+    """
     try:
-        with open(cache, "rb") as opened, np.load(opened) as file:  # NumPy does not close a damaged file
+        opening = io.BytesIO(cache.read_bytes()) if isinstance(cache, Remote) else open(cache, "rb")  # noqa: SIM115
+        with opening as opened, np.load(opened) as file:  # NumPy does not close a damaged file
             columns = {key: file[key] for key in ("names", "tracks", "stamps", *COLUMNS)}
-        whole = np.array_equal(columns.pop("stamps"), stamps) and digests(columns, len(stamps)) == expected
+        same = np.array_equal(columns.pop("stamps"), stamps) or isinstance(cache, Remote)
+        whole = same and digests(columns, len(stamps)) == expected
+    except UserError:  # a bucket that cannot be read
+        raise
     except Exception:  # NumPy and zipfile raise many types for a damaged file
         return None
     return columns if whole else None

@@ -102,7 +102,7 @@ def count_classes(config: ConfigDict) -> int:
     data = config.data
     if data.classes:
         return len(data.classes)
-    folder = locate.directory(data.data_dir, data.name, data.sample_rate)
+    folder = locate.folder_of(data)
     if (folder / "passport.json").exists():
         return len(locate.read_passport(folder)["labels"])
     kind = locate.kind_of(data.name)

@@ -20,7 +20,7 @@ from pathlib import Path
 from genre_jax import console
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
-from genre_jax.data import locate
+from genre_jax.data import locate, shards
 from genre_jax.datasets import DATASETS
 from genre_jax.datasets.types import Item, Source
 from genre_jax.prepare import audio, parts
@@ -265,6 +265,8 @@ def build(
         parts.assemble(folder, name, planned)  # last, because the parts are lost to the next `prepare` if it fails
         final = locate.directory(data_dir, name, sample_rate)
         _move_into_place(folder, final, scratch)
+    for split in passport["splits"]:
+        shards.load_index(final, split, whole=True)  # writes index-SPLIT.npz, which a copy in a bucket needs
     return final
 
 

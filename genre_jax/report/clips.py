@@ -9,6 +9,7 @@ import numpy as np
 from genre_jax import metrics
 from genre_jax.console import UserError
 from genre_jax.data import select, shards
+from genre_jax.data.bucket import is_url
 from genre_jax.report import formats
 from genre_jax.report.runs import Run
 from genre_jax.report.tables import Column, Table
@@ -31,8 +32,10 @@ class Audio:
         self.missing, self._rows = "", {}
         if run.results is None:
             self.missing = "the run has no results yet"
+        elif is_url(place := run.results.get("directory", "")):
+            self.missing = f"the data set is at {place}, and the report plays clips of local folders alone"
         elif run.folder is None:
-            self.missing = f"the data set is no longer at {run.results.get('directory', '')}"
+            self.missing = f"the data set is no longer at {place}"
         else:
             try:
                 self._index = select.load(run.folder, split)
