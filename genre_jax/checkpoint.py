@@ -32,7 +32,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-from genre_jax import checksum, hosts, parallel
+from genre_jax import checksum, hosts, placing
 from genre_jax import config as configs
 from genre_jax.console import UserError, say
 from genre_jax.weights.files import listed, not_finite
@@ -134,7 +134,7 @@ class Checkpoints:
         Raises `UserError` if the state or the metrics hold NaN or infinity, if the disk has too little space, or if this
         checkpoint or the one before it cannot be written.
         """
-        model, training = _items(parallel.to_host(state))
+        model, training = _items(placing.to_host(state))
         hosts.broadcast(lambda: self._write(step, model, training, metrics, progress))
 
     def _write(self, step: int, model: Any, training: Any, metrics: dict[str, float] | None, progress: Any) -> None:
@@ -230,7 +230,7 @@ class Checkpoints:
             return None
 
         found = hosts.broadcast(read)
-        return (parallel.place(state, abstract), *found) if found else None
+        return (placing.place(state, abstract), *found) if found else None
 
     def final(self, which: str, abstract: Any) -> tuple[Any, int]:
         """State and step to evaluate, of the "best" or the "last" checkpoint that is whole.
@@ -247,7 +247,7 @@ class Checkpoints:
             return step
 
         step = hosts.broadcast(read)
-        return parallel.place(state, abstract), step
+        return placing.place(state, abstract), step
 
     def restore_model(self, step: int) -> dict[str, Any]:
         """The item "model" at `step`, as host arrays. Raises `UserError` if it is damaged."""

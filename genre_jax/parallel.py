@@ -7,9 +7,9 @@ Checkpoints therefore do not depend on the number of devices.
 The runner "pmap" runs the whole step on each device. The runner "jit" runs the part that reads the batch on each device
 (`jax.shard_map`), and the update as one program on global arrays; the optimiser state may then be divided over the devices.
 
-If `time_shards` devices share each clip along time (`TimeShards`), each of them receives the whole clip, which is small beside
-the activations of a network, and the network takes its part. Means over the batch count each clip `time_shards` times in both
-numerator and denominator, so that losses and gradients are those of whole clips.
+If `time_shards` devices share each clip along time (`models/bytenet/time_shards.py`), each of them receives the whole clip, which
+is small beside the activations of a network, and the network takes its part. Means over the batch count each clip `time_shards`
+times in both numerator and denominator, so that losses and gradients are those of whole clips.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genre_jax.console import UserError
+from genre_jax.placing import put
 
 AXIS = "devices"
 RUNNERS = ("pmap", "jit")
@@ -65,7 +66,7 @@ Axis = str | Group | None
 def sum(tree: Any, axis: Axis) -> Any:
     """Sum every leaf over the devices. With one device or without `axis` this is the tree itself: XLA would copy it."""
     if isinstance(axis, Group):
-        return jax.lax.psum(tree, axis.axis_name, axis_index_groups=_groups(axis.axis_name, axis.count))
+        return jax.lax.psum(tree, axis.axis_name, axis_index_groups=groups(axis.axis_name, axis.count))
     return tree if axis is None or jax.lax.axis_size(axis) == 1 else jax.lax.psum(tree, axis)
 
 
@@ -75,7 +76,8 @@ def mean(tree: Any, axis_name: str | None) -> Any:
     return jax.tree.map(lambda x: x / devices, sum(tree, axis_name))
 
 
-def _groups(axis_name: str, count: int) -> list[list[int]]:
+def groups(axis_name: str, count: int) -> list[list[int]]:
+    """The numbers of the devices in each group of `count` neighbours on an axis."""
     devices = jax.lax.axis_size(axis_name)
     return [list(range(first, first + count)) for first in range(0, devices, count)]
 
@@ -90,52 +92,6 @@ def following(tree: Any, axis_name: str | None, time_shards: int = 1) -> Any:
         return jax.lax.ppermute(x[:1], axis_name, [(device, (device - time_shards) % devices) for device in range(devices)])
 
     return jax.tree.map(lambda x: jnp.concatenate([x[1:], next_first(x)]), tree)
-
-
-@dataclasses.dataclass(frozen=True)
-class TimeShards:
-    """`count` neighbouring devices of an axis that share each sequence; shard i holds the steps from i · n to (i + 1) · n.
-
-    Arrays are `(batch, n, …)` on each device, with the same n. The last shards may hold steps beyond the end of the sequence.
-    """
-
-    axis_name: str
-    count: int
-
-    @property
-    def index(self) -> jax.Array:
-        """The number of this device's shard."""
-        return jax.lax.axis_index(self.axis_name) % self.count
-
-    @property
-    def _groups(self) -> list[list[int]]:
-        return _groups(self.axis_name, self.count)
-
-    def sum(self, tree: Any) -> Any:
-        """Sum every leaf over the shards."""
-        return jax.lax.psum(tree, self.axis_name, axis_index_groups=self._groups)
-
-    def gather(self, x: jax.Array) -> jax.Array:
-        """Gather the whole sequence `(batch, count · n, …)` on every device."""
-        return jax.lax.all_gather(x, self.axis_name, axis_index_groups=self._groups, axis=1, tiled=True)
-
-    def extend(self, x: jax.Array, before: int, after: int) -> jax.Array:
-        """Extend the shard by `before` and `after` steps of its neighbours; outside the sequence these are zeros.
-
-        The steps come from the two neighbours (halo exchange), or from the gathered sequence if a shard is shorter than them.
-        """
-        steps = x.shape[1]
-        if max(before, after) > steps:
-            whole = jnp.pad(self.gather(x), ((0, 0), (before, after), (0, 0)))
-            return jax.lax.dynamic_slice_in_dim(whole, self.index * steps, before + steps + after, 1)
-        earlier = [self._shift(x[:, steps - before :], 1)] if before else []
-        later = [self._shift(x[:, :after], -1)] if after else []
-        return jnp.concatenate([*earlier, x, *later], 1)
-
-    def _shift(self, x: jax.Array, by: int) -> jax.Array:
-        """Receive `x` of the shard `by` places earlier; zeros if there is none."""
-        pairs = [(device, device + by) for group in self._groups for device in group if device + by in group]
-        return jax.lax.ppermute(x, self.axis_name, pairs)
 
 
 class Devices:
@@ -203,7 +159,7 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Place a tree of arrays of this host on every device, as the steps take it. A sharded optimiser state is divided."""
-        return jax.tree.map(_put, tree, self._placement(tree))
+        return jax.tree.map(put, tree, self._placement(tree))
 
     def abstract(self, tree: Any) -> Any:
         """Shapes, types and placement of a replicated tree, into which a checkpoint is restored."""
@@ -266,37 +222,3 @@ class Devices:
         if jax.process_count() == 1:
             return batch
         return {key: multihost_utils.process_allgather(value, tiled=True) for key, value in batch.items()}
-
-
-def _put(x: Any, place: NamedSharding) -> jax.Array:
-    """Place an array of this host by `place`, which may name devices of other hosts, whose arrays are the same."""
-    if jax.process_count() == 1:
-        return jax.device_put(x, place)
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_put(jax.random.key_data(x), place))
-    values = np.asarray(x)
-    return jax.make_array_from_callback(values.shape, place, lambda part: values[part])
-
-
-def place(tree: Any, abstract: Any) -> Any:
-    """Place a tree of arrays of the first host on the devices of all hosts, as `abstract` (of `Devices.abstract`) says.
-
-    The other hosts pass `abstract` itself, or any tree of its structure. A leaf for which `abstract` names no devices stays an
-    array of this host.
-    """
-    if jax.process_count() > 1:
-        if jax.process_index():
-            tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-        tree = multihost_utils.broadcast_one_to_all(tree)
-    return jax.tree.map(lambda leaf, like: _put(leaf, like.sharding) if hasattr(like, "sharding") else leaf, tree, abstract)
-
-
-def to_host(tree: Any) -> Any:
-    """Copy a tree of arrays, which may be divided over hosts, to NumPy arrays of each host."""
-
-    def copy(x):
-        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-            x = multihost_utils.process_allgather(x, tiled=True)
-        return np.array(x)
-
-    return jax.tree.map(copy, tree)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import atomic, forward, hosts, losses, parallel, run, train
+from genre_jax import atomic, forward, hosts, losses, placing, run, train
 from genre_jax import config as configs
 from genre_jax.augment import waveform as augment
 from genre_jax.checkpoint import named
@@ -27,7 +27,7 @@ def dump(folder: Path, work: run.Run, state: train.TrainState, step: int, metric
 
     All hosts call this, and the first one writes.
     """
-    batch, state = work.program.devices.gather_rows(work.batches(step - 1)), parallel.to_host(state)
+    batch, state = work.program.devices.gather_rows(work.batches(step - 1)), placing.to_host(state)
     index = work.splits["train"]
     clips = [index.names[clip] for clip in batch["clip"]]
     if not hosts.is_first():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import durations, evaluate, forward, freezing, hosts, optim, parallel, probe
+from genre_jax import durations, evaluate, forward, freezing, hosts, optim, parallel, placing, probe
 from genre_jax.augment import noise, validate
 from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say
@@ -166,7 +166,7 @@ class Run:
 
     def refitted(self, state: TrainState) -> TrainState:
         """The state, at the step of `state`, with a classifier that is fitted on the training and the validation split."""
-        variables = self._with_probe(parallel.to_host(state.variables()), "train", "validation")
+        variables = self._with_probe(placing.to_host(state.variables()), "train", "validation")
         return self.program.devices.replicate(self.program.state_of(variables).replace(step=state.step))
 
     def _with_probe(self, variables: dict[str, Any], *parts: str) -> dict[str, Any]:

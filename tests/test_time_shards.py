@@ -12,6 +12,7 @@ from genre_jax.console import UserError
 from genre_jax.models.bytenet import block
 from genre_jax.models.bytenet.block_set import BlockSet
 from genre_jax.models.bytenet.network import ByteNet
+from genre_jax.models.bytenet.time_shards import TimeShards
 from genre_jax.run import Run
 
 RNG = np.random.default_rng(0)
@@ -32,7 +33,7 @@ def sharded(function, count: int):
 def test_extended_shards_hold_their_neighbours_steps(count, before, after):
     """A halo of at most 5 steps (the shard length) uses halo exchange. A longer halo uses gathering."""
     x = RNG.normal(size=(2, 5 * count, 3))
-    shards = parallel.TimeShards(parallel.AXIS, count)
+    shards = TimeShards(parallel.AXIS, count)
     parts = np.stack(np.split(x, count, 1))
     run = jax.pmap(lambda x: shards.extend(x, before, after), parallel.AXIS, devices=jax.devices()[:count])
     padded = np.pad(x, ((0, 0), (before, after), (0, 0)))
@@ -43,7 +44,7 @@ def test_extended_shards_hold_their_neighbours_steps(count, before, after):
 def test_two_groups_do_not_mix():
     """Four devices share two clips. Each pair of devices receives only the data of its clip."""
     x = RNG.normal(size=(2, 1, 6, 1)).astype(np.float32)
-    shards = parallel.TimeShards(parallel.AXIS, 2)
+    shards = TimeShards(parallel.AXIS, 2)
     parts = x.reshape(2, 1, 2, 3, 1).swapaxes(1, 2).reshape(4, 1, 3, 1)
 
     def step(x):
@@ -126,7 +127,7 @@ def test_a_set_in_parts_is_the_set_in_float32(remat):
 
     params = jax.jit(BlockSet(4, spec, remat, jnp.dtype("float32")).init)(jax.random.key(0), x)
     value, (d_params, d_x) = jax.device_get(jax.jit(gradient_of(None))(params, x[:, :133]))
-    got = sharded(gradient_of(parallel.TimeShards(parallel.AXIS, count)), count)(params, x)
+    got = sharded(gradient_of(TimeShards(parallel.AXIS, count)), count)(params, x)
     assert got[0] == pytest.approx(value, rel=1e-5)
     assert distance(got[1], (d_params, np.pad(d_x, ((0, 0), (0, samples - 133), (0, 0))))) < 1e-5
 
@@ -153,7 +154,7 @@ def test_a_shard_holds_a_part_of_the_activations():
     """With four shards, the gradient needs less than half of the temporary memory per device."""
 
     def temporary(count):
-        shards = parallel.TimeShards(parallel.AXIS, count) if count > 1 else None
+        shards = TimeShards(parallel.AXIS, count) if count > 1 else None
         spec = block.BlockSpec(3, (1, 2, 4), False, "instance", False, 0.0, jnp.dtype("float32"), "shift", 65_536, shards)
         net = BlockSet(4, spec, "block", jnp.dtype("float32"))
         x = jax.ShapeDtypeStruct((count, 1, 65_536 // count, 8), jnp.float32)

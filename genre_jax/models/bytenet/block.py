@@ -1,6 +1,6 @@
 """ByteNet's residual block, with JAX's backward pass and with a backward pass written by hand that needs less memory.
 
-If devices share a sequence along time (`parallel.TimeShards`), sums over time are those of all shards, and the dilated
+If devices share a sequence along time (`time_shards.TimeShards`), sums over time are those of all shards, and the dilated
 convolution sees the steps of neighbouring shards. Gradients are those of the sum over all devices.
 """
 
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from genre_jax.models.bytenet.dilated import dilated_conv, over_chunks, same_padding
+from genre_jax.models.bytenet.time_shards import TimeShards
 from genre_jax.models.layers import drop_steps, gate
-from genre_jax.parallel import TimeShards
 
 Params = dict[str, dict[str, jax.Array]]
 # Mean and 1 / deviation (batch, 1, channels) of a sequence; () with layer norm, which needs none.

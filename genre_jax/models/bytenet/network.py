@@ -10,9 +10,9 @@ from genre_jax.models.bytenet.block import NORMS, BlockSpec
 from genre_jax.models.bytenet.block_set import REMAT, BlockSet
 from genre_jax.models.bytenet.dilated import BACKENDS
 from genre_jax.models.bytenet.reach import Reach, capped, reach_of
+from genre_jax.models.bytenet.time_shards import TimeShards
 from genre_jax.models.layers import Conv, Dense, torch_init
 from genre_jax.models.network import Network
-from genre_jax.parallel import TimeShards
 
 HEADS = ("fixed", "pooled", "attention")
 
@@ -56,7 +56,7 @@ class ByteNet(Network):
       remat: what is kept for the backward pass, one of `block_set.REMAT`. No policy changes a number.
       backend: of the dilated convolutions: lax, shift or phases (`bytenet/dilated.py`), auto (`resolve_backend`), or timed, the
         fastest on the device as `planning/backends.py` measures.
-      time_shards: devices that share each clip along time (`parallel.TimeShards`). No number changes.
+      time_shards: devices that share each clip along time (`time_shards.TimeShards`). No number changes.
     """
 
     width: int = 112
