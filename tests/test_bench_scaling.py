@@ -169,7 +169,10 @@ def test_a_row_that_fails_leaves_the_others_alone(tmp_path):
         (["--devices=1,x"], "--devices must be whole numbers above 0, separated by commas, not '1,x'"),
         (["--devices=3", "--hosts=2"], "--devices=3 must have a multiple of a number in --hosts=2"),
         (["--share=0"], "--share must be above 0 and at most 1, not 0"),
-        (["--links=NVLink 3e11"], "--links must name the link inside a host and at least one between hosts, not only 'NVLink 3e11'"),
+        (
+            ["--links=NVLink 3e11"],
+            "--links must name the link inside a host and at least one between hosts, not only 'NVLink 3e11'",
+        ),
         (["--plot=Makefile"], "Makefile cannot be read as JSON: "),
     ],
 )

@@ -88,7 +88,14 @@ def test_results_are_saved_at_once_and_what_fails_leaves_the_rest_alone(fake):
     assert environments["first"] == {} and environments["lost"] == {"jax": "2"}
     first = record["measurements"][0]
     assert first["command"] == "python -m genre_jax.bench first --flag=1" and first["rows"] == [{"status": "ok"}]
-    assert [len(one["measurements"]) for one in saved if one["measurements"][-1]["status"] != "not finished"] == [1, 2, 3, 4, 5, 6]
+    assert [len(one["measurements"]) for one in saved if one["measurements"][-1]["status"] != "not finished"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def test_what_the_time_does_not_suffice_for_is_left_out(fake):
@@ -147,7 +154,9 @@ RECORD = {
 
 def test_tables():
     text = tables.markdown(RECORD)
-    assert "1 × NVIDIA H200, driver: NVIDIA H200, 580.1, 143771 MiB, 16 CPU cores" in text and "torchaudio not installed" in text
+    assert (
+        "1 × NVIDIA H200, driver: NVIDIA H200, 580.1, 143771 MiB, 16 CPU cores" in text and "torchaudio not installed" in text
+    )
     assert "| 512 | `lean` | 100 × 10, 10 | 10.40 | 13.00 | 1.25 | 0.0 | 76.5 | 160 | 51.2 | ok |" in text
     assert "| 16 | `lean` | 100 × 10, 100 | 80.20 |  |  | 0.0 |  |  | 60.0 | out of memory |" in text
     assert "| `resnet101` | genre_jax | 128 × 224 × 224 × 1 | 48.00 |  |  |  | 70.0 | second step, a single one |" in text
@@ -180,7 +189,9 @@ def test_a_measurement_without_optional_libraries(tmp_path):
     out, _ = finish(run_module("genre_jax.bench", "card", "--dry_run", "--only=backends", f"--json={path}", hide=hidden))
     record = json.loads(path.read_text())
     (one,) = record["measurements"]
-    assert one["status"] == "ok" and {"devices", "jax", "command", "driver", "variables", "peers"} < record["environment"].keys()
+    assert (
+        one["status"] == "ok" and {"devices", "jax", "command", "driver", "variables", "peers"} < record["environment"].keys()
+    )
     assert "optimization_level=0" in record["environment"]["variables"]["XLA_FLAGS"]
     assert {row["pass"] for row in one["rows"]} == {"forward", "input_gradient", "weight_gradient"}
     assert all(min(row["first_s"].values()) > 0 for row in one["rows"]) and "measured: 1 of 1" in out

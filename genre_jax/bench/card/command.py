@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
     """Measure everything that fits into the time, or print the tables of a record."""
     del argv
     if TABLE.value:
-        record = read_json(Path(TABLE.value), dict)
-        if record.get("benchmark") != "card":
+        shown = read_json(Path(TABLE.value), dict)
+        if shown.get("benchmark") != "card":
             raise UserError(f"--table must name a JSON file that this benchmark wrote; {TABLE.value!r} is not one")
-        say(tables.markdown(record))
+        say(tables.markdown(shown))
         return
     names = [one.name for one in MEASUREMENTS]
     for name in ONLY.value:

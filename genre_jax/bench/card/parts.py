@@ -27,7 +27,14 @@ class Measurement(NamedTuple):
 def _bytenet(dilation: int, policy: str, at_a_time: int, seconds: float) -> Measurement:
     """Return the training step of the full ByteNet on 100 clips of 10 s in bfloat16."""
     name = f"bytenet_{dilation}_{policy}_{at_a_time}"
-    arguments = ("dilation", f"--max_dilation={dilation}", f"--remat={policy}", "--dtype=bfloat16", "--seconds=10", "--batch=100")
+    arguments = (
+        "dilation",
+        f"--max_dilation={dilation}",
+        f"--remat={policy}",
+        "--dtype=bfloat16",
+        "--seconds=10",
+        "--batch=100",
+    )
     small = ("--dry_run", "--batch=4", f"--micro_batch={4 if at_a_time == 100 else 2}", "--steps=1")
     return Measurement(1, name, seconds, (*arguments, f"--micro_batch={at_a_time}"), small, False)
 
@@ -35,7 +42,9 @@ def _bytenet(dilation: int, policy: str, at_a_time: int, seconds: float) -> Meas
 def _against_torch(part: int, name: str, batch: int, seconds: float, *more: str) -> Measurement:
     """Return a training step against PyTorch's, compiled and not, in bfloat16."""
     arguments = ("train_step", f"--networks={name}", "--dtype=bfloat16", f"--batch={batch}", "--rounds=5", *more)
-    return Measurement(part, f"torch_{name}", seconds, arguments, ("--dry_run", "--batch=2", "--shape=", "--dtype=float32"), True)
+    return Measurement(
+        part, f"torch_{name}", seconds, arguments, ("--dry_run", "--batch=2", "--shape=", "--dtype=float32"), True
+    )
 
 
 def _front_ends(part: int, case: str, seconds: float, *small: str) -> Measurement:

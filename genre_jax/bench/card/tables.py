@@ -1,5 +1,6 @@
 """The Markdown tables of `bench card`, from its record. They name no figure that the record lacks."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ Column = tuple[str, Callable[[Row], Any], str]  # title, value of a row (None or
 def markdown(record: dict[str, Any]) -> str:
     """Return one section per part, and a list of what was not measured."""
     facts = record["environment"]
-    machine = [facts.get("devices"), f"driver: {facts['driver']}" if facts.get("driver") else None, f"{facts['cpus']} CPU cores"]
+    machine = [
+        facts.get("devices"),
+        f"driver: {facts['driver']}" if facts.get("driver") else None,
+        f"{facts['cpus']} CPU cores",
+    ]
     versions = [f"{name} {facts[name]}" for name in ("jax", "flax", "numpy", "python") if name in facts]
     versions += [f"{name} {version or 'not installed'}" for name, version in facts["peers"].items()]
     lines = [", ".join(filter(None, [*machine, *versions])) + f" ({facts.get('time', 'no time')})."]
@@ -104,11 +109,18 @@ def _front_ends(measurements: list[Row]) -> list[str]:
     return _table(columns, _rows(measurements, "frontends"))
 
 
+def _milliseconds(name: str, row: Row) -> float:
+    return row[name] * 1e3
+
+
 def _backends(measurements: list[Row]) -> list[str]:
     rows = _rows(measurements, "backends")
     names = list(rows[0]["first_s"]) if rows else []
-    columns: list[Column] = [("dilation", lambda row: row["dilation"], ""), ("pass", lambda row: row["pass"].replace("_", " "), "")]
-    columns += [(f"`{name}`, ms", lambda row, name=name: row[name] * 1e3, ",.3f") for name in names]
+    columns: list[Column] = [
+        ("dilation", lambda row: row["dilation"], ""),
+        ("pass", lambda row: row["pass"].replace("_", " "), ""),
+    ]
+    columns += [(f"`{name}`, ms", functools.partial(_milliseconds, name), ",.3f") for name in names]
     columns += [("fastest", lambda row: f"`{row['fastest']}`", "")]
     columns += [("first calls, s", lambda row: sum(row["first_s"].values()), ".1f")]
     return _table(columns, rows)

@@ -2,24 +2,31 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # A computation's first line, `%name (parameters) -> type {`; an all-reduce with its result's type; the references of a line.
 _HEAD = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
 _ALL_REDUCE = re.compile(r" = (?P<type>.*?) all-reduce(-start)?\(")
 _ARRAY = re.compile(r"(?P<dtype>[a-z]\w*)\[(?P<shape>[\d,]*)\]")
-_CALLED = re.compile(r"(?:body|calls|to_apply|branch_computations|true_computation|false_computation)=\{?((?:%?[\w.-]+(?:, )?)+)")
+_CALLED = re.compile(
+    r"(?:body|calls|to_apply|branch_computations|true_computation|false_computation)=\{?((?:%?[\w.-]+(?:, )?)+)"
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class AllReduces(NamedTuple):
-    """All-reduces in one call of a program on one device: how many wait for one another at most, and their operands' bytes."""
+    """All-reduces in one call of a program on one device: their number, and the bytes of their operands."""
 
-    count: int
+    number: int
     size: int
 
-    def __add__(self, other: tuple) -> "AllReduces":
-        return AllReduces(self.count + other[0], self.size + other[1])
+
+def _sum(parts: Iterable[AllReduces]) -> AllReduces:
+    total = AllReduces(0, 0)
+    for part in parts:
+        total = AllReduces(total.number + part.number, total.size + part.size)
+    return total
 
 
 def all_reduces(text: str) -> AllReduces:
@@ -40,20 +47,16 @@ def all_reduces(text: str) -> AllReduces:
 
     def total(name: str) -> AllReduces:
         if name not in known:
-            known[name] = AllReduces(0, 0)
-            for line in lines.get(name, ()):
-                known[name] += _of(line)
+            known[name] = _sum(map(of_line, lines.get(name, ())))
         return known[name]
 
-    def _of(line: str) -> AllReduces:
+    def of_line(line: str) -> AllReduces:
         if found := _ALL_REDUCE.search(line):
             return AllReduces(1, type_bytes(found["type"]))
-        inside = AllReduces(0, 0)
-        for names in _CALLED.findall(line):
-            for name in names.split(", "):
-                inside += total(name.lstrip("%"))
+        called = [name.lstrip("%") for names in _CALLED.findall(line) for name in names.split(", ")]
+        inside = _sum(map(total, called))
         trips = int(found[1]) if (found := _TRIPS.search(line)) else 1
-        return AllReduces(trips * inside.count, trips * inside.size)
+        return AllReduces(trips * inside.number, trips * inside.size)
 
     return total(entry)
 

@@ -56,7 +56,9 @@ LINKS = flags.DEFINE_list(
     "links", ["NVLink 300e9 2e-6", "400G InfiniBand 50e9 5e-6", "100G Ethernet 12.5e9 2e-5"],
     "Links as NAME BYTES_PER_SECOND [LATENCY]: the first inside a host, the others between hosts.",
 )  # fmt: skip
-CLIPS = flags.DEFINE_integer("clips", 224_155, "Clips of an epoch in the prediction (AudioSet's unbalanced music).", lower_bound=1)
+CLIPS = flags.DEFINE_integer(
+    "clips", 224_155, "Clips of an epoch in the prediction (AudioSet's unbalanced music).", lower_bound=1
+)
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "This process is one of a run on several hosts: measure their topology.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process; default: JAX asks the cluster.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; default: JAX asks the cluster.")
@@ -109,14 +111,16 @@ def topologies() -> list[Topology]:
     """Return the rows of the flags; a number of devices that the hosts do not divide is left out. Raise `UserError`."""
     counts, hosts = (_numbers(flag) for flag in (DEVICES, HOSTS))
     rows = []
-    for kind in ("weak", "strong"):
-        for count in hosts:
+    for count in hosts:  # one process first: its rows of one device are what the others are compared with
+        for kind in ("weak", "strong"):
             for devices in counts:
                 batch = BATCH.value * (devices if kind == "weak" else max(counts))
                 if devices % count == 0:
                     rows.append(Topology(kind, devices, count, batch))
     if not rows:
-        raise UserError(f"--devices={','.join(DEVICES.value)} must have a multiple of a number in --hosts={','.join(HOSTS.value)}")
+        raise UserError(
+            f"--devices={','.join(DEVICES.value)} must have a multiple of a number in --hosts={','.join(HOSTS.value)}"
+        )
     return rows
 
 
@@ -324,7 +328,9 @@ def _shown(sums: list[dict[str, Any]], overlapped: list[dict[str, Any]]) -> str:
     low, high = sums[-1], overlapped[-1]
     speeds = " … ".join(f"{row['clips_per_second']:,.0f}" for row in (low, high))
     shares = " … ".join(f"{row['efficiency']:.0%}" for row in (low, high))
-    host = f"{high['clips_per_second_and_host']:,.0f} clips/s ({high['int16_bytes_per_second_and_host'] / 1e6:,.0f} MB/s) per host"
+    host = (
+        f"{high['clips_per_second_and_host']:,.0f} clips/s ({high['int16_bytes_per_second_and_host'] / 1e6:,.0f} MB/s) per host"
+    )
     epoch = clock(CLIPS.value / high["clips_per_second"])
     return f"{low['devices']} devices {speeds} clips/s, efficiency {shares}, input {host}, epoch {epoch}"
 

@@ -3,10 +3,11 @@
 `build(point)` returns the contestants: {"point": Point} measures a topology, {"network": Network} only traces and compiles.
 """
 
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Network:
         found = all_reduces(program.train_step.lower(*shapes).compile().as_text())
         return {
             "network": config.model.name, "flops_a_clip": program.flops_per_clip(), "clip_bytes": 2 * config.data.samples,
-            "gradient_bytes": memory.tree_bytes(shapes[0].params), "all_reduces": found.count, "all_reduce_bytes": found.size,
+            "gradient_bytes": memory.tree_bytes(shapes[0].params), "all_reduces": found.number, "all_reduce_bytes": found.size,
         }  # fmt: skip
 
 
@@ -81,7 +82,9 @@ class Point:
         if point["cluster"] is not None:
             start(*point["cluster"])
             if point["cluster"][0] and jax.default_backend() != "cpu":
-                raise UserError("--hosts starts several processes on this machine, which needs CPU devices: use --distributed on a pod")
+                raise UserError(
+                    "--hosts starts several processes on this machine, which needs CPU devices: use --distributed on a pod"
+                )
         self.folder = tempfile.TemporaryDirectory()
         config = configs.load(point["config"], point["overrides"])
         config.devices = point["devices"] if jax.process_count() == 1 else 0
@@ -108,26 +111,22 @@ class Point:
 
         def train(batches: Iterator[Any]) -> float:
             nonlocal state
-            next_batch = program.devices.shard(next(batches))  # starts the reader outside of the time
+            shard: Any = program.devices.shard(next(batches))  # starts the reader outside of the time
             began = time.perf_counter()
             for _ in range(steps):
-                state, metrics = call(state, self.run.constants, next_batch)
+                state, metrics = call(state, self.run.constants, shard)
                 following = next(batches, None)
-                next_batch = following and program.devices.shard(following)
+                shard = following and program.devices.shard(following)
             jax.block_until_ready((state, metrics))
             return (time.perf_counter() - began) / steps
 
-        readers: dict[str, Callable[[int], Iterator[Any]]] = {
-            "step_s": lambda start, first=self.run.batches(0): iter([first] * (steps + 1)),
-            "step_with_input_s": lambda start: prefetch(
-                self.run.batches, start, start + steps + 1, config.data.reader, config.data.prefetch
-            ),
-        }
-        times: dict[str, list[float]] = {key: [] for key in readers}
-        train(readers["step_s"](0))  # warms up
-        for turn in range(self.point["rounds"]):
-            for key, reader in readers.items():
-                times[key].append(train(reader(turn * (steps + 1))))
+        first = self.run.batches(0)
+        train(itertools.repeat(first))  # warms up
+        times: dict[str, list[float]] = {"step_s": [], "step_with_input_s": []}
+        for start in range(0, self.point["rounds"] * (steps + 1), steps + 1):
+            read = prefetch(self.run.batches, start, start + steps + 1, config.data.reader, config.data.prefetch)
+            times["step_s"].append(train(itertools.repeat(first)))
+            times["step_with_input_s"].append(train(read))
         row |= {key: statistics.median(values) for key, values in times.items()}
         row |= self._sizes(found, size)
         return row | {"all_reduce_s": all_reduce_seconds(program.devices, size, steps, self.point["rounds"])}
@@ -138,7 +137,7 @@ class Point:
         return {
             "platform": jax.default_backend(), "devices": len(devices.all), "hosts": jax.process_count(),
             "global_batch": config.train.batch_size, "clip_bytes": 2 * config.data.samples,
-            "gradient_bytes": size, "all_reduces": found.count, "all_reduce_bytes": found.size,
+            "gradient_bytes": size, "all_reduces": found.number, "all_reduce_bytes": found.size,
         }  # fmt: skip
 
     def close(self) -> None:
