@@ -4,10 +4,10 @@ The benchmark times each case with this library (both STFT engines), librosa, to
 are installed in this interpreter or in `--peer_python`. All of them run in turn in every round, so that other load on the
 machine slows all of them. Only JAX and NumPy are required.
 
-"error" is relative to the peak of this library's float64 result on the CPU, which the tests compare with librosa and with the
-definition. "difference", in the JSON file, is the largest one between a result and that of our first row, over all clips and relative
-to the largest value. "peak MB" is the resident memory that one call adds. "memory ×" is the memory of the compiled program (input, output
-and temporaries) divided by that of input and output.
+"error" is relative to the peak of this library's float64 result on the CPU, which the tests compare with librosa and with
+the definition. "difference", in the JSON file, is the largest one between a result and that of our first row, over all
+clips and relative to the largest value. "peak MB" is the resident memory that one call adds. "memory ×" is the memory of
+the compiled program (input, output and temporaries) divided by that of input and output.
 """
 
 import json

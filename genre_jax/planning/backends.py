@@ -56,8 +56,8 @@ def seconds(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each dilation and pass: {"dilation", "pass", backend: median seconds of `repeats` calls, "first_s"}.
 
-    "first_s" is {backend: seconds of the first call, which compiles}. The backends are called in turn, so that other load on the
-    machine slows all of them.
+    "first_s" is {backend: seconds of the first call, which compiles}. The backends are called in turn, so that other load on
+    the machine slows all of them.
     """
     rng = np.random.default_rng(0)
     x, dy = (jnp.asarray(rng.normal(size=(batch, steps, width)), dtype) for _ in range(2))

@@ -2,19 +2,21 @@
 
 The parts, with the most valuable first (`parts.py`):
 
-1. ByteNet on 100 clips of 10 s in bfloat16, at the largest dilations 16 and 512, in micro-batches and with offload: the bytes that
-   XLA plans, the peak that the device reports, and clips per second; and the same network in PyTorch with torch.compile.
+1. ByteNet on 100 clips of 10 s in bfloat16, at the largest dilations 16 and 512, in micro-batches and with offload: the
+   bytes that XLA plans, the peak that the device reports, and clips per second; and the same network in PyTorch with
+   torch.compile.
 2. ResNet101 and DenseNet121 against torch.compile. DenseNet121 compiles for minutes, and comes last of all.
 3. 1,024 int16 clips of 10 s to log-mel, against torchaudio and torch.stft, with the largest difference of the results.
 4. The fastest backend of the dilated convolution, for the forward pass and both gradients, by dilation.
 5. Front ends by FFT and by matrix product.
 
-Each measurement is another benchmark in processes of its own, so that one that fails leaves the others alone. What it has measured
-is in the JSON file at once. A measurement is left out if the rest of the `--minutes` is shorter than its estimate, and stopped at
-their end. The list of what was left out is printed, and `--only=NAME,…` measures it later.
+Each measurement is another benchmark in processes of its own, so that one that fails leaves the others alone. What it has
+measured is in the JSON file at once. A measurement is left out if the rest of the `--minutes` is shorter than its estimate,
+and stopped at their end. The list of what was left out is printed, and `--only=NAME,…` measures it later.
 
-`--table=FILE.json` measures nothing, and prints the Markdown tables of a record. This machine needs JAX, Flax, Optax, NumPy, absl
-and ml_collections; torch, torchvision and torchaudio only for the comparisons (in this interpreter or in `--peer_python`).
+`--table=FILE.json` measures nothing, and prints the Markdown tables of a record. This machine needs JAX, Flax, Optax,
+NumPy, absl and ml_collections; torch, torchvision and torchaudio only for the comparisons (in this interpreter or in
+`--peer_python`).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Run measurements one after the other within a time. This module loads no JAX: who measures needs all of the device's memory."""
+"""Run measurements one after the other within a time. No JAX is loaded here: a measurement needs all memory of the device."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def driver() -> str | None:
 
 
 def peers(python: str) -> dict[str, str | None]:
-    """Return package → version, or None if the interpreter `python` does not have it. Raise `UserError` if it does not start."""
+    """Return package → version, or None if the interpreter `python` lacks it. Raise `UserError` if it does not start."""
     code = (
         "import importlib.metadata as m, json\n"
         f"print(json.dumps({{d.name: d.version for d in m.distributions() if d.name in {PEERS!r}}}))"

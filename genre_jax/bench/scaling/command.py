@@ -1,24 +1,25 @@
-"""Scaling over devices and hosts: `python -m genre_jax.bench scaling [--config=NAME] [--devices=1,2,4] [--hosts=1,2] [--json=FILE]`.
+"""Scaling over devices and hosts: `python -m genre_jax.bench scaling [--config=NAME] [--devices=1,2,4] [--hosts=1,2]`.
 
-"weak" rows train with `--batch` clips per device, "strong" rows with the same global batch on all numbers of devices (that of the
-largest weak row). Each topology runs in processes of its own. On a CPU these have as many CPU devices as the row says, and several
-"hosts" are several processes on this machine: this checks the accounting, but shows no speed-up, because all devices share the
-processor cores. On an accelerator a row uses the first devices. On several machines start the same command on each of them with
-`--distributed`: it measures the present topology as one row, and the first process prints and writes it.
+"weak" rows train with `--batch` clips per device, "strong" rows with the same global batch on all numbers of devices (that
+of the largest weak row). Each topology runs in processes of its own. On a CPU these have as many CPU devices as the row
+says, and several "hosts" are several processes on this machine: this checks the accounting, but shows no speed-up, because
+all devices share the processor cores. On an accelerator a row uses the first devices. On several machines start the same
+command on each of them with `--distributed`: it measures the present topology as one row, and the first process prints and
+writes it.
 
 The data are clips of noise in a temporary data set; with `--own_data` they are those of the config. Columns:
 
-- "step": seconds of a training step on a batch that is in memory already; "with input" reads, cuts and batches clips meanwhile.
-  Both contain the transfer of int16 samples to the devices.
+- "step": seconds of a training step on a batch that is in memory already; "with input" reads, cuts and batches clips
+  meanwhile. Both contain the transfer of int16 samples to the devices.
 - "efficiency": clips per second and device, relative to one device in the row of the same kind.
-- "all-reduces": how many a step has (XLA merges those that do not wait for one another), their bytes in the compiled program, and
-  the time of a single all-reduce of the gradient's size.
+- "all-reduces": how many a step has (XLA merges those that do not wait for one another), their bytes in the compiled
+  program, and the time of a single all-reduce of the gradient's size.
 - "model": the predicted step over the measured one, less 1. The model (`model.py`) is fitted to the steps of one device and to
   the times of the all-reduces alone; the steps of several devices check it.
 
-Then the model predicts `--predict` for links and devices that are assumptions: the FLOP/s of a device are `--share` of the maker's
-figure for bfloat16, a host has `--devices_per_host` of them, and `--links` names the link inside a host and then those between
-hosts, in bytes per second and direction.
+Then the model predicts `--predict` for links and devices that are assumptions: the FLOP/s of a device are `--share` of the
+maker's figure for bfloat16, a host has `--devices_per_host` of them, and `--links` names the link inside a host and then
+those between hosts, in bytes per second and direction.
 """
 
 import dataclasses
@@ -302,7 +303,8 @@ def _predict(record: dict[str, Any], inside: model.Link, between: list[model.Lin
     assumptions |= {"devices_per_host": DEVICES_PER_HOST.value, "links": [link._asdict() for link in (inside, *between)]}
     record["prediction"] = {"assumptions": assumptions, "networks": [], "rows": []}
     say(
-        f"\nprediction, not measured: {CARD.value} at {SHARE.value:.0%} of its bfloat16 FLOP/s, {DEVICES_PER_HOST.value} per host, "
+        f"\nprediction, not measured: {CARD.value} at {SHARE.value:.0%} of its bfloat16 FLOP/s, "
+        f"{DEVICES_PER_HOST.value} per host, "
         f"{PREDICT_BATCH.value} clips per device (weak); sum … overlapped"
     )
     for config in PREDICT.value:

@@ -37,7 +37,8 @@ def parse_link(text: str) -> Link:
         words.pop()
     if not words or not numbers or not all(0 < number < float("inf") for number in numbers):
         raise UserError(
-            f"--links must be NAME BYTES_PER_SECOND [SECONDS_OF_LATENCY], separated by commas, as in 'NVLink 300e9 2e-6', not {text!r}"
+            "--links must be NAME BYTES_PER_SECOND [SECONDS_OF_LATENCY], separated by commas, as in 'NVLink 300e9 2e-6', "
+            f"not {text!r}"
         )
     return Link(" ".join(words), *numbers)
 

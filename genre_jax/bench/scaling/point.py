@@ -40,7 +40,7 @@ def build(task: str, point: dict[str, Any]) -> dict[str, Any]:
 
 
 def start(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Connect this process with the others of the run; without arguments JAX asks the cluster. Call it before any device is used."""
+    """Connect this process with the others of the run, before any device is used. Without arguments JAX asks the cluster."""
     jax.distributed.initialize(coordinator, processes, process_id)
 
 
@@ -73,8 +73,8 @@ class Point:
 
     Args:
       point: "config" and "overrides" as the flags of `main`; "devices" of all hosts (0: all that are present); "global_batch";
-        "steps" and "rounds" of the timing; "noise": whether a temporary data set replaces the config's; "cluster": the arguments
-        of `start`, or None for a single process.
+        "steps" and "rounds" of the timing; "noise": whether a temporary data set replaces the config's; "cluster": the
+        arguments of `start`, or None for a single process.
     """
 
     def __init__(self, point: dict[str, Any]):
