@@ -21,7 +21,7 @@ FAST, SLOW = Link("fast", 100.0, 0.5), Link("slow", 10.0, 2.0)
 def test_ring():
     assert model.ring(1, 1000, FAST) == 0
     assert model.ring(2, 1000, FAST) == pytest.approx(2 * 500 / 100 + 2 * 0.5)
-    assert model.ring(4, 1000, FAST, messages=3) == pytest.approx(6 * 250 / 100 + 3 * 6 * 0.5)
+    assert model.ring(4, 1000, FAST, messages=3) == pytest.approx(6 * 250 / 100 + 6 * 0.5 + 2 * 4 * 0.5)
 
 
 def test_all_reduce_inside_and_between_hosts():
@@ -168,6 +168,10 @@ def test_a_row_that_fails_leaves_the_others_alone(tmp_path):
     [
         (["--devices=1,x"], "--devices must be whole numbers above 0, separated by commas, not '1,x'"),
         (["--devices=3", "--hosts=2"], "--devices=3 must have a multiple of a number in --hosts=2"),
+        (
+            ["--predict_batch=8,8,8"],
+            "--predict_batch must have one number, or one for each of the 2 networks in --predict, not 3",
+        ),
         (["--share=0"], "--share must be above 0 and at most 1, not 0"),
         (
             ["--links=NVLink 3e11"],

@@ -37,7 +37,6 @@ from genre_jax.bench.contestants import Side
 from genre_jax.bench.record import machine, write_record
 from genre_jax.bench.scaling import model
 from genre_jax.console import UserError, overrides, parse_flags, pick, say
-from genre_jax.logbook import clock
 
 CONFIG = flags.DEFINE_string("config", "bytenet:demo", "Config to measure, as in `main`; --config.KEY=VALUE changes a key.")
 DEVICES = flags.DEFINE_list("devices", ["1", "2", "4"], "Numbers of devices of all hosts together.")
@@ -47,8 +46,9 @@ STEPS = flags.DEFINE_integer("steps", 4, "Steps per timing.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings per row; the table shows their median.", lower_bound=1)
 OWN_DATA = flags.DEFINE_bool("own_data", False, "Read the config's data set instead of noise.")
 LIMIT = flags.DEFINE_float("limit", 300, "Seconds after which a row is given up.", lower_bound=1)
-PREDICT = flags.DEFINE_multi_string("predict", ["bytenet:thesis", "resnet34_spectrogram"], "Configs to predict; repeatable.")
-PREDICT_BATCH = flags.DEFINE_integer("predict_batch", 8, "Clips per device in the prediction.", lower_bound=1)
+PREDICT = flags.DEFINE_multi_string(
+    "predict", ["bytenet:thesis@8", "resnet34_spectrogram@128"], "Configs to predict, as CONFIG@CLIPS_PER_DEVICE; repeatable."
+)
 PREDICT_DEVICES = flags.DEFINE_integer("predict_devices", 256, "Largest number of devices of the prediction.", lower_bound=1)
 DEVICES_PER_HOST = flags.DEFINE_integer("devices_per_host", 8, "Devices of a host in the prediction.", lower_bound=1)
 CARD = flags.DEFINE_string("card", "NVIDIA H100 80GB HBM3", f"Device of the prediction: {', '.join(CARDS)}.")
@@ -94,6 +94,7 @@ def main(argv: list[str]) -> None:
     if not 0 < SHARE.value <= 1:
         raise UserError(f"--share must be above 0 and at most 1, not {SHARE.value:g}")
     pick("card", CARD.value, CARDS)
+    jobs = [_job(text) for text in PREDICT.value]
     changes = overrides(argv[1:])
     record: dict[str, Any] = {"benchmark": "scaling", "config": CONFIG.value, "overrides": changes, "rows": []}
     record["environment"] = machine() | {"command": " ".join(sys.orig_argv[1:])}
@@ -104,13 +105,13 @@ def main(argv: list[str]) -> None:
         _measure_all(record, changes)
     _check(record)
     write_record(record)
-    _predict(record, inside, between)
+    _predict(record, jobs, inside, between)
     write_record(record)
 
 
 def topologies() -> list[Topology]:
     """Return the rows of the flags; a number of devices that the hosts do not divide is left out. Raise `UserError`."""
-    counts, hosts = (_numbers(flag) for flag in (DEVICES, HOSTS))
+    counts, hosts = (sorted(set(_numbers(flag))) for flag in (DEVICES, HOSTS))
     rows = []
     for count in hosts:  # one process first: its rows of one device are what the others are compared with
         for kind in ("weak", "strong"):
@@ -126,10 +127,10 @@ def topologies() -> list[Topology]:
 
 
 def _numbers(flag: flags.FlagHolder) -> list[int]:
-    """Return the sorted numbers of a list flag."""
+    """Return the numbers of a list flag."""
     if not flag.value or not all(text.strip().isdigit() and int(text) for text in flag.value):
         raise UserError(f"--{flag.name} must be whole numbers above 0, separated by commas, not {','.join(flag.value)!r}")
-    return sorted({int(text) for text in flag.value})
+    return [int(text) for text in flag.value]
 
 
 def _point(changes: dict[str, str], **topology: Any) -> dict[str, Any]:
@@ -293,36 +294,42 @@ def _check(record: dict[str, Any]) -> None:
         )
 
 
-def _predict(record: dict[str, Any], inside: model.Link, between: list[model.Link]) -> None:
+def _predict(record: dict[str, Any], jobs: list[tuple[str, int]], inside: model.Link, between: list[model.Link]) -> None:
     """Predict every network over every link, print the speeds at some numbers of devices, and add the rows to the record."""
     speed = SHARE.value * CARDS[CARD.value].flops_a_second["bfloat16"]
     counts = [1]
     while 2 * counts[-1] <= PREDICT_DEVICES.value:
         counts.append(2 * counts[-1])
-    assumptions = {"card": CARD.value, "share": SHARE.value, "flops_a_second": speed, "batch": PREDICT_BATCH.value}
+    assumptions = {"card": CARD.value, "share": SHARE.value, "flops_a_second": speed}
     assumptions |= {"devices_per_host": DEVICES_PER_HOST.value, "links": [link._asdict() for link in (inside, *between)]}
     record["prediction"] = {"assumptions": assumptions, "networks": [], "rows": []}
     say(
         f"\nprediction, not measured: {CARD.value} at {SHARE.value:.0%} of its bfloat16 FLOP/s, "
-        f"{DEVICES_PER_HOST.value} per host, "
-        f"{PREDICT_BATCH.value} clips per device (weak); sum … overlapped"
+        f"{DEVICES_PER_HOST.value} per host; "
+        "sum … overlapped"
     )
-    for config in PREDICT.value:
+    for config, batch in jobs:
         facts = _describe(config)
-        record["prediction"]["networks"].append({"config": config} | facts)
+        record["prediction"]["networks"].append({"config": config, "batch": batch} | facts)
         messages = facts["all_reduces"]
         size = f"{facts['all_reduce_bytes'] / 1e6:.1f} MB in {messages} all-reduces"
-        say(f"{config}: {facts['flops_a_clip'] / 1e9:,.0f} GFLOP per clip, {size} per step")
-        job = model.Job(
-            facts["flops_a_clip"], speed, PREDICT_BATCH.value, facts["all_reduce_bytes"], messages, facts["clip_bytes"]
-        )
+        say(f"{config}: {batch} clips per device, {facts['flops_a_clip'] / 1e9:,.0f} GFLOP per clip, {size} per step")
+        job = model.Job(facts["flops_a_clip"], speed, batch, facts["all_reduce_bytes"], messages, facts["clip_bytes"])
         for link in between:
             for kind in ("weak", "strong"):
                 curves = [
                     model.predict(job, kind, counts, DEVICES_PER_HOST.value, inside, link, overlap) for overlap in (False, True)
                 ]
                 record["prediction"]["rows"] += [{"config": config} | row for rows in curves for row in rows]
-                say(f"  {kind}, {link.name}: {_shown(*curves)}")
+            say(f"  {link.name}: {_shown(*curves)}")  # on the largest number of devices both kinds are the same
+
+
+def _job(text: str) -> tuple[str, int]:
+    """Return config and clips per device of a text CONFIG@CLIPS."""
+    config, _, clips = text.rpartition("@")
+    if not config or not clips.isdigit() or not int(clips):
+        raise UserError(f"--predict must be CONFIG@CLIPS_PER_DEVICE, as in 'bytenet:thesis@8', not {text!r}")
+    return config, int(clips)
 
 
 def _shown(sums: list[dict[str, Any]], overlapped: list[dict[str, Any]]) -> str:
@@ -333,7 +340,7 @@ def _shown(sums: list[dict[str, Any]], overlapped: list[dict[str, Any]]) -> str:
     host = (
         f"{high['clips_per_second_and_host']:,.0f} clips/s ({high['int16_bytes_per_second_and_host'] / 1e6:,.0f} MB/s) per host"
     )
-    epoch = clock(CLIPS.value / high["clips_per_second"])
+    epoch = f"{CLIPS.value / high['clips_per_second']:.1f} s"
     return f"{low['devices']} devices {speeds} clips/s, efficiency {shares}, input {host}, epoch {epoch}"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from genre_jax.atomic import read_json
 from genre_jax.console import UserError
@@ -36,7 +36,8 @@ def draw(record: dict[str, Any]) -> figures.Draw:
         weak.set(title="predicted: efficiency, batch grows", xlabel="devices", ylim=(0, 1.03))
         weak.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _bands(strong, theme, [row for row in predicted if row["kind"] == "strong"], "clips_per_second")
-        strong.set(title="predicted: clips per second, fixed batch", xlabel="devices", yscale="log")
+        strong.set(title="predicted: clips/s, fixed batch", xlabel="devices", yscale="log")
+        strong.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         for axes in (steps, weak, strong):
             axes.grid(True)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=3)

@@ -5,8 +5,12 @@
 or, if the all-reduce is hidden behind the backward pass, the larger of the two. The all-reduce is a ring inside each host and a
 ring over the hosts: among n members that send B bytes each of 2 (n - 1) rounds sends B / n bytes over the link, and waits for
 the link's latency. All devices of a host share its link to other hosts.
+
+XLA merges the all-reduces of the gradient into one. The others of a step (statistics of batch norms, sums of the loss) are
+small, wait for one another, and take only latency: 2 log2(n) messages each, as in the trees that NCCL uses for small sizes.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,13 +47,13 @@ def parse_link(text: str) -> Link:
     return Link(" ".join(words), *numbers)
 
 
-def ring(members: int, size: float, link: Link, messages: float = 1) -> float:
-    """Return the seconds of ring all-reduces of `size` bytes in total, in `messages` calls that wait for one another."""
-    rounds = 2 * (members - 1)
-    return rounds / members * size / link.bytes_a_second + messages * rounds * link.latency
+def ring(members: int, size: float, link: Link, messages: int = 1) -> float:
+    """Return the seconds of a ring all-reduce of `size` bytes, and of `messages` - 1 small ones that wait for one another."""
+    rounds, small = 2 * (members - 1), 2 * math.ceil(math.log2(members))
+    return rounds / members * size / link.bytes_a_second + (rounds + max(0, messages - 1) * small) * link.latency
 
 
-def all_reduce(devices: int, per_host: int, size: float, inside: Link, between: Link, messages: float = 1) -> float:
+def all_reduce(devices: int, per_host: int, size: float, inside: Link, between: Link, messages: int = 1) -> float:
     """Return the seconds of the all-reduces of a step; `per_host` devices share a host, and `between` connects the hosts."""
     local = min(devices, per_host)
     return ring(local, size, inside, messages) + ring(-(-devices // local), size, between, messages)
