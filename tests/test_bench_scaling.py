@@ -126,13 +126,13 @@ def test_a_point_measures_its_topology(tones):
 
 ARGUMENTS = (
     f"--config={ROOT}/tests/small_run.py:snn", "--steps=1", "--rounds=1", "--batch=2", 
-    f"--predict={ROOT}/tests/small_run.py:snn,data.name=synthetic", "--predict_devices=16",
+    f"--predict={ROOT}/tests/small_run.py:snn,data.name=synthetic@4", "--predict_devices=16",
 )  # fmt: skip
 
 
 def test_rows_and_prediction(tones, tmp_path):
     path = tmp_path / "rows.json"
-    data = (f"--config.data.data_dir={tones}", "--own_data", "--predict_batch=4", f"--json={path}")
+    data = (f"--config.data.data_dir={tones}", "--own_data", f"--json={path}")
     out, _ = finish(run_module("genre_jax.bench", "scaling", *ARGUMENTS, *data, "--devices=1,2", "--hosts=1"))
     record = json.loads(path.read_text())
     rows = record["rows"]
@@ -169,8 +169,8 @@ def test_a_row_that_fails_leaves_the_others_alone(tmp_path):
         (["--devices=1,x"], "--devices must be whole numbers above 0, separated by commas, not '1,x'"),
         (["--devices=3", "--hosts=2"], "--devices=3 must have a multiple of a number in --hosts=2"),
         (
-            ["--predict_batch=8,8,8"],
-            "--predict_batch must have one number, or one for each of the 2 networks in --predict, not 3",
+            ["--predict=bytenet:thesis"],
+            "--predict must be CONFIG@CLIPS_PER_DEVICE, as in 'bytenet:thesis@8', not 'bytenet:thesis'",
         ),
         (["--share=0"], "--share must be above 0 and at most 1, not 0"),
         (
