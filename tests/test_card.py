@@ -107,8 +107,10 @@ def test_what_the_time_does_not_suffice_for_is_left_out(fake):
 
 def test_a_measurement_is_stopped_at_the_end_and_its_rows_are_kept(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(measure.tempfile, "TemporaryDirectory", lambda: contextlib.nullcontext(tmp_path))
-    record, _ = fake(measurement("endless", 0.5), seconds=2)
+    record, saved = fake(measurement("endless", 0.5), seconds=2)
     (one,) = record["measurements"]
+    (before,) = saved[0]["measurements"]  # while it ran
+    assert before["status"] == "not finished" and before["rows"] == one["rows"]
     assert one["status"] == "stopped: the 8 minutes were over" and one["rows"] == [{"status": "ok", "clips": 3}]
     group = int((tmp_path / "rows.json.pid").read_text())
     with pytest.raises(ProcessLookupError):
