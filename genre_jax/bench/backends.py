@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
     device = jax.devices()[0].device_kind
     say(f"{BATCH.value} × {STEPS.value} steps × {WIDTH.value} channels, {TAPS.value} taps, {DTYPE.value}, on {device}")
     say(f"{'dilation':>8}  {'pass':<16}" + "".join(f"{name + ', ms':>14}" for name in backends.BACKENDS) + "  fastest")
+    shape = {"batch": BATCH.value, "steps": STEPS.value, "width": WIDTH.value, "taps": TAPS.value, "dtype": DTYPE.value}
+    machine = {"cpus": os.cpu_count(), "device": device} | environment()
     rows = []
     dilations, dtype = network.dilations(MAX_DILATION.value), jnp.dtype(DTYPE.value)
     for row in backends.seconds(dilations, BATCH.value, STEPS.value, WIDTH.value, TAPS.value, dtype, REPEATS.value):
@@ -42,6 +44,4 @@ def main(argv: list[str]) -> None:
         rows.append(row | {"fastest": min(times, key=times.__getitem__)})
         shown = "".join(f"{value * 1e3:>14.2f}" for value in times.values())
         say(f"{row['dilation']:>8}  {row['pass']:<16}{shown}  {rows[-1]['fastest']}")
-    shape = {"batch": BATCH.value, "steps": STEPS.value, "width": WIDTH.value, "taps": TAPS.value, "dtype": DTYPE.value}
-    machine = {"cpus": os.cpu_count(), "device": device} | environment()
-    write_record({"benchmark": "backends", "environment": machine} | shape | {"rows": rows})
+        write_record({"benchmark": "backends", "environment": machine} | shape | {"rows": rows})

@@ -90,8 +90,8 @@ def main(argv: list[str]) -> None:
     record["environment"]["command"] = " ".join(sys.orig_argv[1:])  # instead of the child's
     console.say("".join(f"{title:>{width}}" for title, width, _ in COLUMNS.values()))
     for point in settings:
-        rows.append(measure(point))
-        write_record(record | {"rows": rows})
+        rows.append(dict.fromkeys(KEYS))
+        measure(point, rows[-1], lambda: write_record(record | {"rows": rows}))
         _write_csv(rows)
 
 
@@ -129,9 +129,8 @@ def _numbers(flag: flags.FlagHolder, kind: type) -> list[Any]:
     return values
 
 
-def measure(point: dict[str, Any]) -> dict[str, Any]:
-    """Measure a point in a child process and return its row. The line of the table is printed as the values arrive."""
-    row: dict[str, Any] = dict.fromkeys(KEYS)
+def measure(point: dict[str, Any], row: dict[str, Any], save: Callable[[], None]) -> None:
+    """Measure a point in a child process and fill its row. As values arrive, they are printed, and `save` is called."""
     row |= {key: value for key, value in point.items() if key in KEYS and key != "backend"}
     waiting = list(COLUMNS)
 
@@ -142,13 +141,13 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
             _, width, text = COLUMNS[key]
             sys.stdout.write(f"{'-' if row[key] is None else text(row[key]):>{width}}")
         sys.stdout.flush()
+        save()
 
     code, words = _child("measure", point, update)
     if not row["status"]:
         killed = code == -signal.SIGKILL  # Linux kills a process if memory runs out
         update({"status": "out of memory" if killed or "bad_alloc" in words else f"failed: {words or f'exit status {code}'}"})
     sys.stdout.write("\n")
-    return row
 
 
 def _child(task: str, argument: Any, update: Callable[[dict[str, Any]], None]) -> tuple[int, str]:

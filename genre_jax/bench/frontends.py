@@ -4,9 +4,10 @@ The benchmark times each case with this library (both STFT engines), librosa, to
 are installed in this interpreter or in `--peer_python`. All of them run in turn in every round, so that other load on the
 machine slows all of them. Only JAX and NumPy are required.
 
-"error" is relative to the peak of this library's float64 result on the CPU, which the tests compare with librosa and with the
-definition. "peak MB" is the resident memory that one call adds. "memory ×" is the memory of the compiled program (input, output
-and temporaries) divided by that of input and output.
+"error" is relative to the peak of this library's float64 result on the CPU, which the tests compare with librosa and with
+the definition. "difference", in the JSON file, is the largest one between a result and that of our first row, over all
+clips and relative to the largest value. "peak MB" is the resident memory that one call adds. "memory ×" is the memory of
+the compiled program (input, output and temporaries) divided by that of input and output.
 """
 
 import json
@@ -48,11 +49,12 @@ def main(argv: list[str]) -> None:
     on_accelerator = jax.default_backend() != "cpu"
     chosen = ONLY.value or [name for name, case in CASES.items() if on_accelerator or not case.accelerator]
     peers = Side("genre_jax.bench.frontend_peers", PEER_PYTHON.value)
-    rows = [row for name in chosen for row in measure(name, CASES[name], peers)]
-    compilation = {} if ONLY.value else compile_all()
     machine = {"cpus": os.cpu_count()} | environment(**peers.versions())
-    record = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": rows}
-    write_record(record | {"compile_s": compilation})
+    record: dict[str, Any] = {"benchmark": "frontends", "dry_run": DRY_RUN.value, "environment": machine, "rows": []}
+    for name in chosen:
+        record["rows"] += measure(name, CASES[name], peers)
+        write_record(record)
+    write_record(record | {"compile_s": {} if ONLY.value else compile_all()})
     peers.close()
 
 
@@ -81,6 +83,7 @@ def measure(name: str, case: Case, peers: Side) -> list[dict[str, Any]]:
         row = {
             "case": name, "library": label, "clips": case.clips, "seconds_a_clip": seconds, "median_s": medians[label],
             "least_s": min(times[label]), "times_ours": medians[label] / fastest, "error": _error(outputs[label], reference),
+            "difference": _error(outputs[label], next(iter(outputs.values()))),
             "peak_mb": contestant.peak_mb(), **facts.get(label, {}),
         }  # fmt: skip
         rows.append(row)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from genre_jax.console import UserError, say
@@ -14,7 +14,11 @@ Contestants = dict[str, Any]
 
 
 def start(
-    contestants: Contestants, ours: list[str], tolerance: float, coarse: Collection[str] = ()
+    contestants: Contestants,
+    ours: list[str],
+    tolerance: float,
+    coarse: Collection[str] = (),
+    note: Callable[[str, dict[str, Any]], None] = lambda label, fact: None,
 ) -> dict[str, dict[str, Any]]:
     """Run two steps of each contestant, and compare their losses with those of the first contestant in `ours`.
 
@@ -26,6 +30,7 @@ def start(
       ours: labels of our contestants.
       tolerance: largest relative difference of the first losses.
       coarse: labels of contestants whose large sums are inexact; only their first loss must agree, to ten times the tolerance.
+      note: called with a label and its fact as soon as it is known, or with {"skipped": reason} for a peer that cannot run.
 
     Returns:
       For each contestant {"losses" of both steps, "compile_s", "step_s"}.
@@ -40,9 +45,11 @@ def start(
             if label in ours:
                 raise
             say(f"{label} is skipped: {error}")
+            note(label, {"skipped": str(error)})
             del contestants[label]
             continue
         facts[label] = {"losses": [loss, updated], "compile_s": max(0.0, before - seconds), "step_s": seconds}
+        note(label, facts[label])
         say(f"{label}: loss {loss:.6f}, {updated:.6f} after an update; first step {before:.1f} s, second {seconds:.3f} s")
         expected = facts[ours[0]]["losses"]
         fall, expected_fall = loss - updated, expected[0] - expected[1]

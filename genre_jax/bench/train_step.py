@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
         say(f"{side}: {cores} CPU cores, " + " ".join(f"{key}={value}" for key, value in values.items()))
     record: dict[str, Any] = {"benchmark": "train_step", "dry_run": DRY_RUN.value, "dtype": DTYPE.value}
     record["recompute"] = RECOMPUTE.value
-    record |= {"environment": environment(cores), "variables": variables, "rows": []}
+    record |= {"environment": environment(cores), "variables": variables, "rows": [], "starts": []}
     failed = []
     for name in NETWORKS.value:
         with (
@@ -81,6 +81,7 @@ def main(argv: list[str]) -> None:
                 measure(name, our_side.build(name, variants, DTYPE.value, DRY_RUN.value, changes), peer_side, record)
             except UserError as error:
                 say(f"{name} is skipped: {error}")
+                record["starts"].append({"network": name, "library": "", "skipped": str(error)})
                 failed.append(name)
             record["environment"] |= our_side.versions()
         write_record(record)
@@ -158,11 +159,17 @@ def measure(name: str, contestants: dict[str, Any], peer_side: Side, record: dic
             record["environment"] |= peer_side.versions()
         except UserError as error:
             say(f"{name}: no peer, {error}")
+            record["starts"].append({"network": name, "library": "PyTorch", "skipped": str(error)})
     batch, shape, work = problem["batch"], tuple(problem["shape"]), first.ask("work")
     flops, limit = work["flops"], work["card_flops_a_second"]
     sizes = f"{work['parameters']:,} parameters, {batch} inputs {shape} per step, {flops / 1e9:,.1f} GFLOP"
     say(f"\n{name}: {sizes}, {DTYPE.value}")
-    facts = rounds.start(contestants, ours, TOLERANCE[DTYPE.value], coarse)
+
+    def note(label: str, fact: dict[str, Any]) -> None:
+        record["starts"].append({"network": name, "library": label, "batch": batch, "shape": shape} | fact)
+        write_record(record)
+
+    facts = rounds.start(contestants, ours, TOLERANCE[DTYPE.value], coarse, note)
     clock, cores = rounds.alternate(contestants, facts, 2 if DRY_RUN.value else ROUNDS.value)
     titles = f"{'median':>12}{'quartiles':>20}{'× ours':>9}{'quartiles':>15}{'inputs/s':>11}{'TFLOP/s':>9}{'of card':>9}"
     say(f"{'':<28}{titles}{'core s':>9}{'× ours':>9}{'compile':>10}")

@@ -53,9 +53,10 @@ def programs(backend: str, dilation: int, furthest: int, steps: int, taps: int) 
 def seconds(
     dilations: tuple[int, ...], batch: int, steps: int, width: int, taps: int, dtype: Any, repeats: int = 5
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each dilation and pass: {"dilation", "pass", backend: median seconds of `repeats` calls}.
+    """Yield a row for each dilation and pass: {"dilation", "pass", backend: median seconds of `repeats` calls, "first_s"}.
 
-    The backends are called in turn, so that other load on the machine slows all of them.
+    "first_s" is {backend: seconds of the first call, which compiles}. The backends are called in turn, so that other load on
+    the machine slows all of them.
     """
     rng = np.random.default_rng(0)
     x, dy = (jnp.asarray(rng.normal(size=(batch, steps, width)), dtype) for _ in range(2))
@@ -64,13 +65,14 @@ def seconds(
         passes = {backend: programs(backend, dilation, max(dilations), steps, taps) for backend in BACKENDS}
         for name in PASSES:
             times: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
-            for repeat in range(repeats + 1):
+            for _ in range(repeats + 1):
                 for backend in BACKENDS:
                     started = time.perf_counter()
                     jax.block_until_ready(passes[backend][name](x, kernel, dy))
-                    if repeat:  # the first call compiles
-                        times[backend].append(time.perf_counter() - started)
-            yield {"dilation": dilation, "pass": name} | {b: statistics.median(values) for b, values in times.items()}
+                    times[backend].append(time.perf_counter() - started)
+            medians: dict[str, Any] = {backend: statistics.median(values[1:]) for backend, values in times.items()}
+            first = {backend: values[0] for backend, values in times.items()}
+            yield {"dilation": dilation, "pass": name} | medians | {"first_s": first}
 
 
 def choose(config: ConfigDict, workdir: Path | None) -> ConfigDict:
