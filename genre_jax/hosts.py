@@ -40,7 +40,7 @@ FOREVER = 2**31 - 1  # milliseconds
 _team: "Team | None" = None
 
 
-def start(coordinator: str | None, processes: int | None, process_id: int | None, patience: int) -> None:
+def start(coordinator: str | None, processes: int | None, process_id: int | None, patience: int = 300) -> None:
     """Join the other processes of the run. Call it before anything touches a device.
 
     Args:
@@ -159,7 +159,13 @@ def together() -> Iterator[None]:
     except BaseException as error:
         _team.fail(error)
         raise
-    _team.finish()
+    finish()
+
+
+def finish() -> None:
+    """End the connection of this process, after the first one has called this. `together` does it at its end."""
+    if _team:
+        _team.finish()
 
 
 def _die(sentence: str, code: int) -> NoReturn:

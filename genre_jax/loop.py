@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import evaluate, gmm, hosts, lock, models, replay
+from genre_jax import evaluate, gmm, hosts, lock, mirror, models, replay
 from genre_jax.atomic import read_json, write_json
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import Terminated, UserError, say
@@ -28,16 +28,18 @@ from genre_jax.train import TrainState
 FRESH: dict[str, Any] = {"rows": [], "due": False, "damaged": [], "best": None, "stale": 0}
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False) -> dict[str, Any]:
+def train_and_evaluate(
+    config: ConfigDict, workdir: Path, profile: bool = False, push: mirror.Push = lambda: None
+) -> dict[str, Any]:
     """Train from the start that `checkpoint.py` describes to the end, evaluate on the test split, and write the results.
 
     Returns the content of `results.json`. The workdir of a finished run stays as it is. SIGINT and SIGTERM save the state and
     raise KeyboardInterrupt and `console.Terminated`; the next call resumes. Raises `UserError`, also if another process
-    holds the workdir. Of several hosts the first one reads and writes the workdir.
+    holds the workdir. Of several hosts the first one reads and writes it. `push` is called when it holds something new.
     """
     if not hosts.is_first():
         with Interrupt() as interrupt:
-            return _work(config, workdir, interrupt, profile)
+            return _work(config, workdir, interrupt, profile, push)
     new = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
     busy = (
@@ -46,13 +48,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, profile: bool = False)
     )
     try:
         with lock.hold(workdir / ".lock", busy), Interrupt() as interrupt:
-            return _work(config, workdir, interrupt, profile)
+            return _work(config, workdir, interrupt, profile, push)
     finally:
         if new and not any(workdir.iterdir()):
             workdir.rmdir()
 
 
-def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool) -> dict[str, Any]:
+def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool, push: mirror.Push) -> dict[str, Any]:
     config = resolved(config)
     if finished := hosts.broadcast(lambda: _finished(workdir, config)):
         say(
@@ -77,7 +79,7 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     _announce(run, parameters)
     with contextlib.closing(Logbook(workdir, start - progress["due"])) as logbook:
         if not fitted:
-            state = Loop(run, checkpoints, logbook, interrupt, workdir).train(state, start, progress, profile)
+            state = Loop(run, checkpoints, logbook, interrupt, workdir, push).train(state, start, progress, profile)
         elif not start:
             state = _fit(run, state, checkpoints, logbook)
         skipped = int(state.skipped)
@@ -163,8 +165,11 @@ class Loop:
     the training clips that are left out; "best" and "stale", the best validation score, and the number of evaluations since.
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path):
+    def __init__(
+        self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path, push: mirror.Push
+    ):
         self.run, self.checkpoints, self.logbook, self.interrupt, self.workdir = run, checkpoints, logbook, interrupt, workdir
+        self._push = push
         self._best: float | None = None
         self._stale = 0
 
@@ -222,6 +227,7 @@ class Loop:
         save = bool(scores or due["checkpoint"])
         if save:
             self._save(step, state, scores, [], due=False)
+        self._push()
         return save
 
     def _compare(self, score: float) -> None:

@@ -11,7 +11,9 @@ from genre_jax import console
 CONFIG = flags.DEFINE_string(
     "config", None, "Config file or name of a shipped config, with presets and key=value after a colon."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/CONFIG-NAME.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is kept, a folder or a folder in a bucket; default runs/CONFIG-NAME."
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, reach, memory, steps per epoch and ETA, then stop.")
 OVERFIT = flags.DEFINE_bool("overfit_one_batch", False, "Train on the first batch alone: a check of model and loss.")
 CACHE = flags.DEFINE_string(
@@ -75,7 +77,7 @@ def checked(argv: list[str]) -> None:
 
 def work(config) -> None:
     """Do what the flags say: a dry run, a check, or a whole run."""
-    from genre_jax import dry_run, hosts, loop, run
+    from genre_jax import dry_run, hosts, loop, mirror, run
     from genre_jax.planning import backends
 
     if DRY_RUN.value or OVERFIT.value:
@@ -83,10 +85,10 @@ def work(config) -> None:
         config.head.start = "random"  # a fitted classifier changes nothing that is checked here
         dry_run.dry_run(config) if DRY_RUN.value else dry_run.overfit_one_batch(config)
         return
-    workdir = Path(WORKDIR.value or Path("runs") / config.name)
-    loop.train_and_evaluate(config, workdir, PROFILE.value)
-    if hosts.is_first():
-        report(workdir)
+    with mirror.opened(WORKDIR.value or f"runs/{config.name}") as (workdir, push):
+        loop.train_and_evaluate(config, workdir, PROFILE.value, push)
+        if hosts.is_first():
+            report(workdir)
 
 
 def report(workdir: Path) -> None:

@@ -7,7 +7,7 @@ Checkpoints therefore do not depend on the number of devices.
 The runner "pmap" runs the whole step on each device. The runner "jit" runs the part that reads the batch on each device
 (`jax.shard_map`), and the update as one program on global arrays; the optimiser state may then be divided over the devices.
 
-If `time_shards` devices share each clip along time (`models/bytenet/time_shards.py`), each of them receives the whole clip, which
+If `time_shards` devices share each clip along time (models/bytenet/time_shards.py), each of them receives the whole clip, which
 is small beside the activations of a network, and the network takes its part. Means over the batch count each clip `time_shards`
 times in both numerator and denominator, so that losses and gradients are those of whole clips.
 """

@@ -23,7 +23,7 @@ def is_url(text: str | Path) -> bool:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Remote:
-    """A file or folder behind a URL, with the part of the interface of `pathlib.Path` that reading a data set needs.
+    """A file or folder behind a URL, with the part of the interface of `pathlib.Path` that data sets and workdirs need.
 
     A failure other than a missing file raises `UserError` with the URL and the reason: no permission, no such server, a
     package that is not installed.
@@ -91,6 +91,23 @@ class Remote:
                 except tf.errors.NotFoundError as error:
                     raise FileNotFoundError(f"{self.url} is missing") from error
             return self._system().cat_file(self.url, start=start, end=None if size is None else start + size)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the file, or replace it. A bucket shows the whole file or the one before."""
+        with self._errors():
+            if not self.native:
+                self._system().pipe_file(self.url, content)
+                return
+            with _tensorflow().io.gfile.GFile(self.url, "wb") as file:
+                file.write(content)
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        with self._errors(), contextlib.suppress(FileNotFoundError):
+            if not self.native:
+                self._system().rm_file(self.url)
+            elif self.exists():
+                _tensorflow().io.gfile.remove(self.url)
 
     def _system(self) -> Any:
         return _file_system(self.url.partition("://")[0])

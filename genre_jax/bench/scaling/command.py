@@ -32,6 +32,7 @@ from typing import Any
 
 from absl import flags
 
+from genre_jax import hosts
 from genre_jax.bench.cards import CARDS
 from genre_jax.bench.contestants import Side
 from genre_jax.bench.record import machine, write_record
@@ -232,7 +233,7 @@ def _present_topology(record: dict[str, Any], changes: dict[str, str]) -> bool:
     record["environment"] |= point.versions()
     row = {"kind": "weak"} | row | {"status": "ok"}
     record["rows"].append(row | efficiencies(row, []))
-    if not point.is_first():
+    if not hosts.is_first():
         return False
     _say_titles()
     _say_row(record["rows"][0])

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax import config as configs
-from genre_jax import logbook, parallel
+from genre_jax import hosts, logbook, parallel
 from genre_jax.bench.scaling.collectives import all_reduces
 from genre_jax.console import UserError
 from genre_jax.data import locate
@@ -37,16 +37,6 @@ def versions() -> dict[str, str]:
 def build(task: str, point: dict[str, Any]) -> dict[str, Any]:
     """Return {task: contestant} for the task "point" or "network"."""
     return {task: {"point": Point, "network": Network}[task](point)}
-
-
-def start(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Connect this process with the others of the run, before any device is used. Without arguments JAX asks the cluster."""
-    jax.distributed.initialize(coordinator, processes, process_id)
-
-
-def is_first() -> bool:
-    """Return whether this is the first process of the run."""
-    return jax.process_index() == 0
 
 
 class Network:
@@ -74,13 +64,13 @@ class Point:
     Args:
       point: "config" and "overrides" as the flags of `main`; "devices" of all hosts (0: all that are present); "global_batch";
         "steps" and "rounds" of the timing; "noise": whether a temporary data set replaces the config's; "cluster": the
-        arguments of `start`, or None for a single process.
+        arguments of `hosts.start`, or None for a single process.
     """
 
     def __init__(self, point: dict[str, Any]):
         self.point = point
         if point["cluster"] is not None:
-            start(*point["cluster"])
+            hosts.start(*point["cluster"])
             if point["cluster"][0] and jax.default_backend() != "cpu":
                 raise UserError(
                     "--hosts starts several processes on this machine, which needs CPU devices: use --distributed on a pod"
@@ -141,8 +131,9 @@ class Point:
         }  # fmt: skip
 
     def close(self) -> None:
-        """Remove the temporary data set."""
+        """Remove the temporary data set, and leave the other processes."""
         self.folder.cleanup()
+        hosts.finish()
 
 
 def all_reduce_seconds(devices: parallel.Devices, size: int, steps: int, rounds: int) -> float:
