@@ -202,6 +202,7 @@ class Team:
         self._stop_at: int | None = None
         self._asked = 0
         self._ending = threading.Event()  # this process ends by itself
+        self._left = threading.Event()  # it says nothing more
         self._failed = False
         self._seen: dict[int, tuple[str, float]] = {}  # process → its last heartbeat, and when it came
         self._set(f"name/{index}", socket.gethostname())
@@ -272,7 +273,7 @@ class Team:
     def _beat(self) -> None:
         """Count up the heartbeat, look at those of the others, and take notice of a request to stop."""
         for number in itertools.count():
-            if self._ending.wait(BEAT) and not self._failed:
+            if self._left.wait(BEAT):
                 return
             try:
                 self._set(f"beat/{self.index}", str(number))
@@ -304,7 +305,7 @@ class Team:
         try:
             end = json.loads(self._get("end"))
         except Exception:
-            if not self._ending.is_set() or self._failed:
+            if not self._left.is_set():
                 _die(f"{self._who(0)}, which coordinates the run, has gone: the same command resumes the run", 1)
             return
         if end["process"] != self.index and not self._ending.wait(END):
@@ -333,6 +334,7 @@ class Team:
             self._say_goodbye()
         else:
             self._wait_for_goodbyes()
+        self._left.set()
         # Python's own end would wait for the other processes in JAX's shutdown.
         atexit.register(_leave, code)
         if alike:
@@ -363,6 +365,7 @@ class Team:
         if self.index:
             self._get("done")
         self._ending.set()
+        self._left.set()
         if not self.index:
             self._set("done", "")
         jax.distributed.shutdown()
