@@ -11,7 +11,8 @@ prediction needs), "training" (step, optimiser state), and "about" (see `Checkpo
 folder and renames it, so that a killed run finds its last complete checkpoint.
 
 Of several hosts the first one alone reads and writes checkpoints. It sends the state to the others, which therefore need not
-see the workdir. All hosts call the methods together, and an error of the first one is raised on all.
+see the workdir. All hosts call the methods together, and an error of the first one is raised on all. Checkpoints that are opened
+read-only, as for `init_from`, are read by each host.
 """
 
 import contextlib
@@ -21,9 +22,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ from genre_jax import config as configs
 from genre_jax.console import UserError, say
 from genre_jax.weights.files import listed, not_finite
 
+T = TypeVar("T")
 MODEL = ("params", "batch_stats", "frontend", "ema")
 TRAINING = ("step", "opt_state", "skipped")
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the next try may succeed
@@ -87,7 +89,11 @@ class Checkpoints:
         self._origin = {"config": configs.digest(config), "labels": checksum.of_json(list(labels))}
         self._abouts: dict[int, About] = {}
         self._lost = 0  # number of checkpoints that were set aside
-        hosts.broadcast(self._read_abouts)
+        self._shared(self._read_abouts)
+
+    def _shared(self, call: Callable[[], T]) -> T:
+        """What `call` returns on the first host; each host calls it if the checkpoints are read-only."""
+        return call() if self._read_only else hosts.broadcast(call)
 
     def _read_abouts(self) -> None:
         self._manager = self._open()
@@ -106,7 +112,9 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_LastAndBest(self._keep, self._abouts),
                     create=False,
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        primary_host=hosts.index(), active_processes={hosts.index()}
+                    ),
                     cleanup_tmp_directories=not self._read_only,
                     # Threads that wait for a folder which cannot be created would hold up the end of the process for minutes.
                     async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
@@ -135,7 +143,7 @@ class Checkpoints:
         checkpoint or the one before it cannot be written.
         """
         model, training = _items(placing.to_host(state))
-        hosts.broadcast(lambda: self._write(step, model, training, metrics, progress))
+        self._shared(lambda: self._write(step, model, training, metrics, progress))
 
     def _write(self, step: int, model: Any, training: Any, metrics: dict[str, float] | None, progress: Any) -> None:
         self._wait()
@@ -160,7 +168,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is written. Raises `UserError` if it cannot be written."""
-        hosts.broadcast(self._wait)
+        self._shared(self._wait)
 
     def _wait(self) -> None:
         with self._writing():
@@ -171,7 +179,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and release the folder. Raises `UserError` as `wait` does."""
-        hosts.broadcast(self._close)
+        self._shared(self._close)
 
     def _close(self) -> None:
         with self._writing():
@@ -229,7 +237,7 @@ class Checkpoints:
                 say(f"no whole checkpoint is left in {self._workdir}: the run starts anew")
             return None
 
-        found = hosts.broadcast(read)
+        found = self._shared(read)
         return (placing.place(state, abstract), *found) if found else None
 
     def final(self, which: str, abstract: Any) -> tuple[Any, int]:
@@ -246,7 +254,7 @@ class Checkpoints:
             state = restored
             return step
 
-        step = hosts.broadcast(read)
+        step = self._shared(read)
         return placing.place(state, abstract), step
 
     def restore_model(self, step: int) -> dict[str, Any]:
@@ -261,14 +269,14 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Step of the last complete checkpoint."""
-        return hosts.broadcast(self._latest)
+        return self._shared(self._latest)
 
     def _latest(self) -> int | None:
         return max(self._abouts, default=None)
 
     def scores(self, step: int) -> dict[str, float] | None:
         """The validation scores with which the checkpoint of `step` was saved; None if it was not evaluated."""
-        return hosts.broadcast(lambda: self._abouts[step]["metrics"])
+        return self._shared(lambda: self._abouts[step]["metrics"])
 
     def choose(self, which: str) -> int:
         """Step of the "best" checkpoint on validation (the last one if none was evaluated) or of the "last" one.
