@@ -11,8 +11,8 @@ prediction needs), "training" (step, optimiser state), and "about" (see `Checkpo
 folder and renames it, so that a killed run finds its last complete checkpoint.
 
 Of several hosts the first one alone reads and writes checkpoints. It sends the state to the others, which therefore need not
-see the workdir. All hosts call the methods together, and an error of the first one is raised on all. Checkpoints that are opened
-read-only, as for `init_from`, are read by each host.
+see the workdir. All hosts call the methods together, and an error of the first one is raised on all. Each host reads the
+checkpoints that are opened read-only, as for `init_from`.
 """
 
 import contextlib

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -100,7 +101,15 @@ def test_losses_and_predictions_do_not_depend_on_the_hosts(tones, tmp_path, host
     steps = ("--config.train.duration=20 steps", "--config.train.log_every=1 steps")
     run(1, tones, tmp_path / "one", *WIDE, *steps, devices=1)
     jit = (f"--config.runner={runner}", f"--config.shard_optimizer={str(runner == 'jit').lower()}")
-    run(hosts, tones, tmp_path / "many", *WIDE, *steps, *jit)
+    run(hosts, tones, tmp_path / "many", *WIDE, *steps, *jit, "--config.train.keep=9")
+    assert_same(tmp_path / "many", tmp_path / "one", 1e-10)
+    # The checkpoint of these hosts is resumed by one process, with the other runner.
+    for step in range(12, 21, 2):
+        shutil.rmtree(tmp_path / "many" / "checkpoints" / str(step))
+    for name in ("results.json", "predictions.npz"):
+        (tmp_path / "many" / name).unlink()
+    out = run(1, tones, tmp_path / "many", *WIDE, *steps, "--config.train.keep=9", devices=4)
+    assert "from its checkpoint at step 10" in out[0]
     assert_same(tmp_path / "many", tmp_path / "one", 1e-10)
 
 
@@ -172,3 +181,38 @@ def test_a_signal_to_one_host_saves_and_ends_all(tones, tmp_path, victim, number
     for hosts, where in ((1, workdir), (1, tmp_path / "whole")):
         run(hosts, tones, where, *WIDE, *steps, "--config.train.evaluate_every=90 steps")
     assert_same(workdir, tmp_path / "whole", 1e-8)
+
+
+@pytest.mark.slow
+def test_two_teams_in_one_workdir(tones, tmp_path):
+    team = start(2, tones, tmp_path / "run", *LONG)
+    wait_for(team, tmp_path / "run" / "metrics.jsonl", 10)
+    first, second = run(2, tones, tmp_path / "run", *LONG, code=1)
+    assert f"error: another run holds the workdir {tmp_path / 'run'}" in first and "error" not in second
+    os.kill(team[0].pid, signal.SIGTERM)
+    assert ends(team, 60)[0] == [143, 143]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_on_all_hosts(tones, tmp_path):
+    short = ("--config.train.evaluate_every=6 steps",)
+    run(2, tones, tmp_path / "run", *WIDE, *short)
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    (tmp_path / "run" / "results.json").unlink()
+    array = max((tmp_path / "run/checkpoints/6/training").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    array.write_bytes(array.read_bytes()[:-40] + bytes(40))
+    first, second = run(2, tones, tmp_path / "run", *WIDE, *short)
+    assert "the checkpoint of step 6 is damaged" in first and "resuming" in first and "from its checkpoint at step 4" in first
+    assert_same(tmp_path / "run", tmp_path / "whole", 1e-12)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_is_explained(tones, tmp_path):
+    """The dump holds the clips of all hosts, and a single process replays it."""
+    huge = ("--config.schedule.learning_rate=1e30", "--config.optimizer.name=sgd")
+    first, second = run(2, tones, tmp_path / "run", *huge, code=1)
+    assert "not finite" in first and first.count("train/") == 16 and "error" not in second
+    with np.load(tmp_path / "run" / "nonfinite" / "batch.npz") as batch:
+        assert len(batch["clip"]) == 16
+    out, _ = finish(run_module("genre_jax.main", f"--replay={tmp_path / 'run' / 'nonfinite'}", devices=4))
+    assert "now and in the run" in out and "is not reproduced" not in out
