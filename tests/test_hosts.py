@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_is_set_aside_on_all_hosts(tones, tmp_path):
     (tmp_path / "run" / "results.json").unlink()
     array = max((tmp_path / "run/checkpoints/6/training").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     array.write_bytes(array.read_bytes()[:-40] + bytes(40))
-    first, second = run(2, tones, tmp_path / "run", *WIDE, *short)
+    first, _ = run(2, tones, tmp_path / "run", *WIDE, *short)
     assert "the checkpoint of step 6 is damaged" in first and "resuming" in first and "from its checkpoint at step 4" in first
     assert_same(tmp_path / "run", tmp_path / "whole", 1e-12)
 
