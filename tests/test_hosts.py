@@ -188,7 +188,8 @@ def test_two_teams_in_one_workdir(tones, tmp_path):
     team = start(2, tones, tmp_path / "run", *LONG)
     wait_for(team, tmp_path / "run" / "metrics.jsonl", 10)
     first, second = run(2, tones, tmp_path / "run", *LONG, code=1)
-    assert f"error: another run holds the workdir {tmp_path / 'run'}" in first and "error" not in second
+    busy = f"another run holds the workdir {tmp_path / 'run'}"
+    assert f"error: {busy}" in first and f"error: process 0 on {socket.gethostname()} ended: {busy}" in second
     os.kill(team[0].pid, signal.SIGTERM)
     assert ends(team, 60)[0] == [143, 143]
 
