@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -50,9 +51,10 @@ def start(coordinator: str | None, processes: int | None, process_id: int | None
       process_id: number of this process, from 0.
       patience: seconds after which the run ends if a process has not come.
 
-    Raises `UserError` if JAX cannot find out.
+    Raises `UserError` for illegal values, if JAX cannot find out, and if it cannot connect.
     """
     global _team
+    _check(coordinator, processes, process_id)
     import jax
     from jax._src import distributed  # the key-value store has no public name; Orbax takes it from here, too
 
@@ -75,10 +77,26 @@ def start(coordinator: str | None, processes: int | None, process_id: int | None
             f"the other processes of the run are not known ({str(error).rstrip('.')}): start it in a SLURM step, on a TPU pod, "
             "or set --coordinator, --processes and --process_id"
         ) from error
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError, as for a port that is in use
+        raise UserError(f"the processes of the run cannot be joined: {str(error).strip().splitlines()[0]}") from error
     finally:
         came.set()
     state = distributed.global_state
     _team = Team(state.client, state.process_id, state.num_processes)
+
+
+def _check(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
+    """Raise `UserError` unless all three are set and legal, or none is set."""
+    if coordinator is None and processes is None and process_id is None:
+        return
+    if coordinator is None or processes is None or process_id is None:
+        raise UserError("--coordinator, --processes and --process_id go together: set all three, or --distributed")
+    if not re.fullmatch(r".+:[0-9]+", coordinator):
+        raise UserError(f"--coordinator must be HOST:PORT, and was given {coordinator!r}")
+    if not 0 <= process_id < processes:
+        raise UserError(
+            f"--process_id must lie in [0, {processes - 1}] for --processes={processes}, and was given {process_id}"
+        )
 
 
 def count() -> int:

@@ -86,8 +86,8 @@ class Interrupt:
         return bool(hosts.ticked()) if hosts.count() > 1 else self.received is not None
 
     def end(self) -> NoReturn:
-        """Raise the exception of the signal that came, to this host or to another one."""
-        raise KeyboardInterrupt if signal.SIGINT in (self.received, hosts.stopped()) else console.Terminated
+        """Raise the exception of the signal that came; of several hosts, of the signal by which all end."""
+        raise KeyboardInterrupt if (hosts.stopped() or self.received) == signal.SIGINT else console.Terminated
 
     def _handle(self, number: int, _: object) -> None:
         self.received = signal.Signals(number)  # the thread may be later

@@ -41,9 +41,7 @@ def main(argv: list[str]) -> None:
     from genre_jax import hosts
 
     explicit = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-    if any(value is not None for value in explicit) and None in explicit:
-        raise console.UserError("--coordinator, --processes and --process_id go together: set all three, or --distributed")
-    if DISTRIBUTED.value or COORDINATOR.value:
+    if DISTRIBUTED.value or explicit != (None, None, None):
         hosts.start(*explicit, START_TIMEOUT.value)
     with hosts.together():
         checked(argv)

@@ -89,9 +89,19 @@ def test_a_mistake_is_one_sentence_on_all_hosts(tones, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_flags_that_belong_together(call_main):
-    _, err = call_main("--config=bytenet:demo", "--coordinator=localhost:1", "--processes=2", code=1)
-    assert err == "error: --coordinator, --processes and --process_id go together: set all three, or --distributed\n"
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--coordinator=localhost:1", "--processes=2"], "--coordinator, --processes and --process_id go together: set all three"),
+        (["--process_id=0"], "--coordinator, --processes and --process_id go together: set all three, or --distributed"),
+        (["--coordinator=localhost", "--processes=2", "--process_id=1"], "--coordinator must be HOST:PORT, and was given 'localhost'"),
+        (["--coordinator=a:1", "--processes=2", "--process_id=2"], "--process_id must lie in [0, 1] for --processes=2, and was given 2"),
+        (["--distributed"], "the other processes of the run are not known (coordinator_address should be defined): start it in"),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_fit_are_refused(call_main, flags, sentence):
+    _, err = call_main("--config=bytenet:demo", *flags, code=1)
+    assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
 
 
 @pytest.mark.slow
