@@ -97,6 +97,13 @@ def _check(coordinator: str | None, processes: int | None, process_id: int | Non
         raise UserError(
             f"--process_id must lie in [0, {processes - 1}] for --processes={processes}, and was given {process_id}"
         )
+    if process_id == 0:  # JAX would abort the process
+        port, dual = int(coordinator.rpartition(":")[2]), socket.has_dualstack_ipv6()
+        try:
+            family = socket.AF_INET6 if dual else socket.AF_INET
+            socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+        except OSError as error:
+            raise UserError(f"port {port} of --coordinator={coordinator} cannot be opened ({error.strerror})") from error
 
 
 def count() -> int:

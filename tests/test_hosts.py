@@ -104,6 +104,13 @@ def test_flags_that_do_not_fit_are_refused(call_main, flags, sentence):
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
 
 
+def test_a_port_that_is_in_use_is_refused(call_main):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        _, err = call_main(f"--coordinator=localhost:{port}", "--processes=2", "--process_id=0", code=1)
+    assert err.startswith(f"error: port {port} of --coordinator=localhost:{port} cannot be opened (Address already in use)")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("hosts", [2, 4])
 @pytest.mark.parametrize("runner", ["pmap", "jit"])
