@@ -103,7 +103,9 @@ def _check(coordinator: str | None, processes: int | None, process_id: int | Non
             family = socket.AF_INET6 if dual else socket.AF_INET
             socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
         except OSError as error:
-            raise UserError(f"port {port} of --coordinator={coordinator} cannot be opened ({error.strerror})") from error
+            raise UserError(
+                f"port {port} of --coordinator={coordinator} cannot be opened ({os.strerror(error.errno or 0)})"
+            ) from error
 
 
 def count() -> int:
