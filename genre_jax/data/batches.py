@@ -126,9 +126,11 @@ def _read(
     variant: np.ndarray, mask: np.ndarray,
 ) -> Batch:  # fmt: skip
     index, samples, (verify, on_corrupt) = batches.index, batches.samples, batches.reading
-    audio = np.zeros((len(clip), samples), np.int16)
-    for row in np.flatnonzero(mask).tolist():
-        c, s = int(clip[row]), int(start[row])
+    audio = np.empty((len(clip), samples), np.int16)
+    audio[mask == 0] = 0
+    for row, (c, s, counts) in enumerate(zip(clip.tolist(), start.tolist(), mask.tolist(), strict=True)):
+        if not counts:
+            continue
         known = index.state[c] == DAMAGED
         try:
             if cut is None:

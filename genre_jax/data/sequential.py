@@ -44,6 +44,7 @@ def batches(source: TrainBatches | EvalBatches, start: int, stop: int) -> Iterat
             index.state[clip] = DAMAGED
             raise samples
         out[: len(samples)] = samples
+        out[len(samples) :] = 0
 
     for number in range(start, stop):
         yield source(number, cut)
