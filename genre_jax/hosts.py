@@ -63,7 +63,10 @@ def start(coordinator: str | None, processes: int | None, process_id: int | None
     def give_up() -> None:
         if not came.wait(patience):
             where = f" at {coordinator}" if coordinator else ""
-            _die(f"not all processes of the run came to the coordinator{where} within {patience} s: start all of them", 1)
+            _die(
+                f"not all processes of the run have met the coordinator, process 0{where}, within {patience} s: start all of "
+                "them, and check that the address is that of process 0 and that its port is open", 1
+            )  # fmt: skip
 
     threading.Thread(target=give_up, daemon=True).start()
     try:
@@ -75,7 +78,7 @@ def start(coordinator: str | None, processes: int | None, process_id: int | None
     except ValueError as error:
         raise UserError(
             f"the other processes of the run are not known ({str(error).rstrip('.')}): start it in a SLURM step, on a TPU pod, "
-            "or set --coordinator, --processes and --process_id"
+            "by mpirun, or set --coordinator, --processes and --process_id"
         ) from error
     except RuntimeError as error:  # jax.errors.JaxRuntimeError, as for a port that is in use
         raise UserError(f"the processes of the run cannot be joined: {str(error).strip().splitlines()[0]}") from error
@@ -97,6 +100,11 @@ def _check(coordinator: str | None, processes: int | None, process_id: int | Non
         raise UserError(
             f"--process_id must lie in [0, {processes - 1}] for --processes={processes}, and was given {process_id}"
         )
+    host = coordinator.rpartition(":")[0].strip("[]")
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise UserError(f"the host {host!r} of --coordinator={coordinator} cannot be resolved: check the name") from error
     if process_id == 0:  # JAX would abort the process
         port, dual = int(coordinator.rpartition(":")[2]), socket.has_dualstack_ipv6()
         try:

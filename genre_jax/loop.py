@@ -29,17 +29,18 @@ FRESH: dict[str, Any] = {"rows": [], "due": False, "damaged": [], "best": None, 
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: Path, profile: bool = False, push: mirror.Push = lambda: None
+    config: ConfigDict, workdir: Path, profile: bool = False, place: mirror.Place | None = None
 ) -> dict[str, Any]:
     """Train from the start that `checkpoint.py` describes to the end, evaluate on the test split, and write the results.
 
     Returns the content of `results.json`. The workdir of a finished run stays as it is. SIGINT and SIGTERM save the state and
     raise KeyboardInterrupt and `console.Terminated`; the next call resumes. Raises `UserError`, also if another process
-    holds the workdir. Of several hosts the first one reads and writes it. `push` is called when it holds something new.
+    holds the workdir. Of several hosts the first one reads and writes it. `place` says where it is copied to.
     """
+    place = place or mirror.Place(str(workdir))
     if not hosts.is_first():
         with Interrupt() as interrupt:
-            return _work(config, workdir, interrupt, profile, push)
+            return _work(config, workdir, interrupt, profile, place)
     new = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
     busy = (
@@ -48,17 +49,17 @@ def train_and_evaluate(
     )
     try:
         with lock.hold(workdir / ".lock", busy), Interrupt() as interrupt:
-            return _work(config, workdir, interrupt, profile, push)
+            return _work(config, workdir, interrupt, profile, place)
     finally:
         if new and not any(workdir.iterdir()):
             workdir.rmdir()
 
 
-def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool, push: mirror.Push) -> dict[str, Any]:
+def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool, place: mirror.Place) -> dict[str, Any]:
     config = resolved(config)
     if finished := hosts.broadcast(lambda: _finished(workdir, config)):
         say(
-            f"{workdir} holds a finished run: its results are kept (another --workdir starts a new one, and "
+            f"{place.shown} holds a finished run: its results are kept (another --workdir starts a new one, and "
             f"--config.init_from={workdir} starts it from these weights)"
         )
         return finished
@@ -79,7 +80,7 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     _announce(run, parameters)
     with contextlib.closing(Logbook(workdir, start - progress["due"])) as logbook:
         if not fitted:
-            state = Loop(run, checkpoints, logbook, interrupt, workdir, push).train(state, start, progress, profile)
+            state = Loop(run, checkpoints, logbook, interrupt, workdir, place).train(state, start, progress, profile)
         elif not start:
             state = _fit(run, state, checkpoints, logbook)
         skipped = int(state.skipped)
@@ -166,10 +167,10 @@ class Loop:
     """
 
     def __init__(
-        self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path, push: mirror.Push
+        self, run: Run, checkpoints: Checkpoints, logbook: Logbook, interrupt: Interrupt, workdir: Path, place: mirror.Place
     ):
         self.run, self.checkpoints, self.logbook, self.interrupt, self.workdir = run, checkpoints, logbook, interrupt, workdir
-        self._push = push
+        self._place = place
         self._best: float | None = None
         self._stale = 0
 
@@ -227,7 +228,7 @@ class Loop:
         save = bool(scores or due["checkpoint"])
         if save:
             self._save(step, state, scores, [], due=False)
-        self._push()
+        self._place.push()
         return save
 
     def _compare(self, score: float) -> None:
@@ -254,7 +255,7 @@ class Loop:
     def _end(self, step: int) -> None:
         """Finish the checkpoint and raise the exception of the signal."""
         self.checkpoints.wait()
-        say(f"the state of step {step} is saved in {self.workdir}: the same command resumes the run")
+        say(f"the state of step {step} is saved in {self._place.shown}: the same command resumes the run")
         self.interrupt.end()
 
     def _not_finite(self, state: TrainState, error: NotFinite) -> UserError:

@@ -83,8 +83,8 @@ def work(config) -> None:
         config.head.start = "random"  # a fitted classifier changes nothing that is checked here
         dry_run.dry_run(config) if DRY_RUN.value else dry_run.overfit_one_batch(config)
         return
-    with mirror.opened(WORKDIR.value or f"runs/{config.name}") as (workdir, push):
-        loop.train_and_evaluate(config, workdir, PROFILE.value, push)
+    with mirror.opened(WORKDIR.value or f"runs/{config.name}") as (workdir, place):
+        loop.train_and_evaluate(config, workdir, PROFILE.value, place)
         if hosts.is_first():
             report(workdir)
 

@@ -2,10 +2,11 @@
 
 The list of files, `files.json`, is written last and is what counts: the next start fetches the files that it names. Checkpoints
 that the run removes are removed from the bucket after the list has changed. A run that loses its machine therefore goes on from
-the last list, on another machine as well.
+the last list, on another machine as well. On the same machine it goes on from the local folder, which may be newer.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -21,18 +22,24 @@ from genre_jax.data import bucket
 LIST = "files.json"
 NOT_FETCHED = ("tensorboard/", "report/", "profile/")  # a run appends to none of their files
 
-Push = Callable[[], None]
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a workdir is, for messages, and a function that copies in the background what is new in it."""
+
+    shown: str
+    push: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
-def opened(workdir: str) -> Iterator[tuple[Path, Push]]:
-    """Yield the folder of a workdir, and a function that copies what is new to the bucket, in the background.
+def opened(workdir: str) -> Iterator[tuple[Path, Place]]:
+    """Yield the local folder of a workdir, and its place.
 
     A local workdir is its own folder, and nothing is copied. The block ends when everything is in the bucket. Of several hosts
     the first one alone reads and writes the bucket. Raises `UserError` if the bucket cannot be read or written.
     """
     if not bucket.is_url(workdir) or not hosts.is_first():
-        yield Path(workdir), lambda: None
+        yield Path(workdir), Place(workdir)
         return
     url = workdir.rstrip("/")
     folder = cache.folder() / "workdirs" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -43,36 +50,50 @@ def opened(workdir: str) -> Iterator[tuple[Path, Push]]:
         mirror.fetch()
         say(f"the workdir {url} is written in {folder} and copied")
         try:
-            yield folder, mirror.push
+            yield folder, Place(url, mirror.push)
         finally:
-            mirror.close()
+            try:
+                mirror.close()
+            except UserError as error:
+                raise UserError(f"{error}; the workdir is still in {folder}, and the same command copies it") from error
+            say(f"the workdir is copied to {url}")
 
 
 class Mirror:
     """Copies the files of a folder to a bucket.
 
     Args:
-      folder: the local folder.
+      folder: the local folder. The file beside it with the ending .json is the last list that was written from it.
       target: the folder in the bucket.
     """
 
     def __init__(self, folder: Path, target: bucket.Remote):
-        self._folder, self._target = folder, target
+        self._folder, self._target, self._memo = folder, target, folder.with_suffix(".json")
         self._copied: dict[str, tuple[int, int]] = {}  # name → size and time of change of the file that was copied
         self._listed: dict[str, int] = {}  # name → size of the files in the bucket's list
         self._pool = ThreadPoolExecutor(1, "mirror")
         self._running: Future[None] | None = None
 
     def fetch(self) -> None:
-        """Replace the folder by what the bucket holds, except for what a run only adds to."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        if not (self._target / LIST).exists():
-            return  # a new workdir
+        """Let the folder hold the newest state of the workdir.
+
+        The folder stays as it is if the bucket's list is the one that was last written from it: then it is as new as the
+        bucket, or newer. Otherwise what the bucket holds replaces it, except for files that a run only adds to. The list is
+        then written again, which shows that the bucket can be written.
+        """
+        there = (self._target / LIST).read_bytes() if (self._target / LIST).exists() else None
         try:
-            self._listed = json.loads((self._target / LIST).read_bytes())
+            self._listed = json.loads(there or b"{}")
         except ValueError as error:
             raise UserError(f"{self._target}/{LIST} is damaged: choose another --workdir") from error
+        known = self._memo.read_bytes() if self._memo.exists() else None
+        if there != known or not self._folder.exists():
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True)
+            self._download()
+        self._write_list()
+
+    def _download(self) -> None:
         for name, size in self._listed.items():
             if not name.startswith(NOT_FETCHED):
                 path = self._folder / name
@@ -105,16 +126,24 @@ class Mirror:
     def _copy(self) -> None:
         for name, stamp in self._whole().items():
             if self._copied.get(name) != stamp:
-                with contextlib.suppress(FileNotFoundError):  # the run has removed a checkpoint
-                    (self._target / name).write_bytes((self._folder / name).read_bytes())
-                    self._copied[name] = stamp
+                try:
+                    content = (self._folder / name).read_bytes()
+                except FileNotFoundError:  # the run has removed a checkpoint
+                    continue
+                (self._target / name).write_bytes(content)
+                self._copied[name] = stamp
         there = {name: stamp for name, stamp in self._whole().items() if name in self._copied}
         kept = {name: size for name, size in self._listed.items() if name.startswith(NOT_FETCHED)}
         before, self._listed = self._listed, kept | {name: size for name, (size, _) in there.items()}
-        (self._target / LIST).write_bytes(json.dumps(self._listed, indent=1).encode())
+        self._write_list()
         for name in before.keys() - self._listed.keys():
             (self._target / name).remove()
-            del self._copied[name]
+            self._copied.pop(name, None)
+
+    def _write_list(self) -> None:
+        content = json.dumps(self._listed, indent=1).encode()
+        (self._target / LIST).write_bytes(content)
+        self._memo.write_bytes(content)
 
     def _whole(self) -> dict[str, tuple[int, int]]:
         """Name → stamp of the files that no writer is still writing: Orbax and `atomic` give a file its name at the end."""

@@ -95,13 +95,18 @@ def test_a_mistake_is_one_sentence_on_all_hosts(tones, tmp_path):
         (["--coordinator=localhost:1", "--processes=2"], "--coordinator, --processes and --process_id go together: set all three"),
         (["--process_id=0"], "--coordinator, --processes and --process_id go together: set all three, or --distributed"),
         (["--coordinator=localhost", "--processes=2", "--process_id=1"], "--coordinator must be HOST:PORT, and was given 'localhost'"),
-        (["--coordinator=a:1", "--processes=2", "--process_id=2"], "--process_id must lie in [0, 1] for --processes=2, and was given 2"),
-        (["--distributed"], "the other processes of the run are not known (coordinator_address should be defined): start it in"),
+        (["--coordinator=localhost:1", "--processes=2", "--process_id=2"], "--process_id must lie in [0, 1] for --processes=2, and was given 2"),
+        (["--coordinator=no.such.host:1", "--processes=2", "--process_id=1"], "the host 'no.such.host' of --coordinator=no.such.host:1"),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_fit_are_refused(call_main, flags, sentence):
     _, err = call_main("--config=bytenet:demo", *flags, code=1)
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
+
+
+def test_distributed_without_a_cluster_is_refused():
+    _, err = finish(run_module("genre_jax.main", "--config=bytenet:demo", "--distributed"), 1)
+    assert err.startswith("error: the other processes of the run are not known") and err.count("\n") == 1
 
 
 def test_a_port_that_is_in_use_is_refused(call_main):

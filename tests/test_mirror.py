@@ -44,12 +44,12 @@ def test_a_run_goes_on_from_the_bucket_on_another_machine(tones, tmp_path, targe
             raise Lost
 
     with pytest.raises(Lost):
-        train_and_evaluate(config, tmp_path / "first", push=push)
+        train_and_evaluate(config, tmp_path / "first", place=mirror.Place("first", push))
     second = Mirror(tmp_path / "second", target)
     second.fetch()
     assert any((tmp_path / "second/checkpoints").glob("[0-9]*/about"))
     assert not (tmp_path / "second/tensorboard").exists()
-    train_and_evaluate(config, tmp_path / "second", push=second.push)
+    train_and_evaluate(config, tmp_path / "second", place=mirror.Place("second", second.push))
     second.close()
     assert (tmp_path / "second/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
     with np.load(tmp_path / "second/predictions.npz") as ours, np.load(tmp_path / "whole/predictions.npz") as theirs:
@@ -71,6 +71,37 @@ def assert_copied(target, folder):
     assert steps == {path.name for path in (folder / "checkpoints").iterdir()}
     there = {str(file).partition("/one/")[2] for file in target.glob("checkpoints/*/about/*")}
     assert there == {name for name in listed(target) if name.startswith("checkpoints/") and "/about/" in name}
+
+
+def test_a_copy_that_failed_is_made_by_the_next_start(tones, tmp_path, target, monkeypatch):
+    """The local folder is as new as the bucket, or newer, unless another machine has written the bucket."""
+    config = small_config(tones, "snn")
+    original = Remote.write_bytes
+
+    def refuse(self, content):
+        raise UserError(f"{self} cannot be written")
+
+    first = Mirror(tmp_path / "run", target)
+    first.fetch()
+    monkeypatch.setattr(Remote, "write_bytes", refuse)
+    train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match="cannot be written"):
+        first.close()
+    with pytest.raises(UserError, match="cannot be written"):  # before any step
+        Mirror(tmp_path / "run", target).fetch()
+    monkeypatch.setattr(Remote, "write_bytes", original)
+    again = Mirror(tmp_path / "run", target)
+    again.fetch()
+    assert (tmp_path / "run/results.json").exists()
+    again.close()
+    assert "results.json" in listed(target)
+    elsewhere = Mirror(tmp_path / "other", target)
+    elsewhere.fetch()
+    (tmp_path / "other/new").write_text("new")
+    elsewhere.close()
+    (tmp_path / "run/results.json").write_text("older")
+    Mirror(tmp_path / "run", target).fetch()
+    assert (tmp_path / "run/new").exists() and (tmp_path / "run/results.json").read_text() != "older"
 
 
 def test_only_what_changed_is_copied(tmp_path, target, monkeypatch):
@@ -121,17 +152,19 @@ def test_a_damaged_bucket_is_one_sentence(tmp_path, target, name, content, sente
 
 def test_main_takes_a_bucket_as_workdir(tones, tmp_path, call_main, monkeypatch, nothing_rendered):
     monkeypatch.setenv("GENRE_JAX_CACHE", str(tmp_path))
-    url = "memory://bucket/run"
+    url = f"file://{tmp_path}/bucket/run"  # a drive that is mounted, for which folders must be made
     command = ["--config=tests/small_run.py:snn", f"--config.data.data_dir={tones}", f"--workdir={url}/"]
     out, _ = call_main(*command)
     assert f"the workdir {url} is written in {tmp_path}" in out
     assert {"results.json", "predictions.npz", "report/index.html"} <= listed(Remote(url)).keys()
+    assert (tmp_path / "bucket/run/checkpoints/6").is_dir()
     out, _ = call_main(*command)
-    assert "holds a finished run" in out
-    fsspec.filesystem("memory").store.clear()
+    assert f"{url} holds a finished run" in out and f"the workdir is copied to {url}" in out
+    _, err = call_main(*command[:2], "--workdir=file:///proc/nowhere", code=1)
+    assert err.startswith("error: file:///proc/nowhere/files.json cannot be written: ") and err.count("\n") == 1
 
 
 def test_other_hosts_leave_the_bucket_alone(monkeypatch):
     monkeypatch.setattr(hosts, "is_first", lambda: False)
-    with mirror.opened("nonsense://bucket/run") as (_, push):
-        push()
+    with mirror.opened("nonsense://bucket/run") as (_, place):
+        place.push()

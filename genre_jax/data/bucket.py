@@ -94,16 +94,19 @@ class Remote:
 
     def write_bytes(self, content: bytes) -> None:
         """Write the file, or replace it. A bucket shows the whole file or the one before."""
-        with self._errors():
+        with self._errors("written"):
             if not self.native:
-                self._system().pipe_file(self.url, content)
+                try:
+                    self._system().pipe_file(self.url, content)
+                except FileNotFoundError as error:
+                    raise OSError(str(error)) from error
                 return
             with _tensorflow().io.gfile.GFile(self.url, "wb") as file:
                 file.write(content)
 
     def remove(self) -> None:
         """Remove the file, if it is there."""
-        with self._errors(), contextlib.suppress(FileNotFoundError):
+        with self._errors("removed"), contextlib.suppress(FileNotFoundError):
             if not self.native:
                 self._system().rm_file(self.url)
             elif self.exists():
@@ -113,14 +116,14 @@ class Remote:
         return _file_system(self.url.partition("://")[0])
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, doing: str = "read") -> Iterator[None]:
         """Turn an error of a file system's client into a sentence. The clients raise types of their own."""
         try:
             yield
         except (UserError, FileNotFoundError):
             raise
         except Exception as error:
-            raise unreadable(self.url, error) from error
+            raise unreadable(self.url, error, doing) from error
 
 
 Place = Path | Remote
@@ -131,21 +134,22 @@ def place(text: str | Path) -> Place:
     return Remote(text.rstrip("/")) if isinstance(text, str) and is_url(text) else Path(text)
 
 
-def unreadable(url: str, error: Exception) -> UserError:
-    """The error for a file that cannot be read: `error` comes from TensorFlow, fsspec or a client of a bucket."""
+def unreadable(url: str, error: Exception, doing: str = "read") -> UserError:
+    """The error for a file that cannot be read or written: `error` comes from TensorFlow, fsspec or a client of a bucket."""
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{url} cannot be read: it is missing")
+        return UserError(f"{url} cannot be {doing}: it is missing")
     reason = (str(getattr(error, "message", "")) or str(error) or type(error).__name__).strip().splitlines()[0]
     if isinstance(error, ImportError):
         reason += " (the extra `bucket` of genre_jax installs gcsfs and s3fs)"
-    return UserError(f"{url} cannot be read: {reason}")
+    return UserError(f"{url} cannot be {doing}: {reason}")
 
 
 @functools.cache
 def _file_system(scheme: str) -> Any:
     import fsspec
 
-    return fsspec.filesystem(scheme)
+    options = {"auto_mkdir": True} if scheme in ("file", "local") else {}  # a bucket has no folders
+    return fsspec.filesystem(scheme, **options)
 
 
 def _tensorflow() -> Any:
