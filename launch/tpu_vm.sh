@@ -8,7 +8,8 @@
 #       --config.data.order=by_shard --config.data.sampling=uniform
 #
 # Needs the gcloud command, signed in, with quota for the TPU. The workdir and the data must be in a bucket that the service
-# account of the TPU may use: the disks of the slice are deleted with it. --runtime is the software of the TPU VM. Uncommitted changes of the checkout are not installed.
+# account of the TPU may use: the disks of the slice are deleted with it. --runtime is the software of the TPU VM.
+# Uncommitted changes of the checkout are not installed.
 # --dry_run: prints the commands, and starts nothing.
 # --attempts: how often a slice is requested in all, if it is taken away (--spot). The run resumes from its last checkpoint.
 # The slice is deleted at the end, also after an error or Ctrl-C, because it costs money; --steps=create,install,run keeps it.
