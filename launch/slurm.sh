@@ -13,7 +13,7 @@
 # Trains a run on several nodes of a SLURM cluster: one process a node, which uses all GPUs of the node.
 #
 #   sbatch [--nodes=8 --gpus-per-node=4 --time=… --partition=…] launch/slurm.sh MAIN'S ARGUMENTS
-#   sbatch --nodes=8 launch/slurm.sh --config=bytenet --workdir=/shared/runs/audioset
+#   sbatch --nodes=8 launch/slurm.sh --config=bytenet --workdir=/shared/runs/audioset --config.data.data_dir=/shared/data
 #   bash launch/slurm.sh --dry_run MAIN'S ARGUMENTS       prints the command of the job step, and starts nothing;
 #                                                         the numbers in it are those of the #SBATCH lines of this file
 #
