@@ -6,8 +6,13 @@ from genre_jax.console import UserError
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags before `--`. Returns the other arguments, with `--` and what follows it at the end."""
+    """Parse the flags before `--`. Returns the other arguments, with `--` and what follows it at the end.
+
+    With `--help` it prints the docstring of the launcher and the flags, and exits 0.
+    """
     end = argv.index("--") if "--" in argv else len(argv)
+    if "--help" in argv[:end]:  # absl would exit with 1
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
     return app.parse_flags_with_usage(argv[:end]) + argv[end:]
 
 

@@ -26,6 +26,7 @@ while [ $# -gt 0 ]; do
     --image=*) image=${1#*=} ;;
     --workers=*) workers=${1#*=} ;;
     --dry_run) dry_run=1 ;;
+    --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit ;;
     --) shift; break ;;
     *) fail "unknown argument '$1': choose --runner, --master, --project, --region, --temp, --image, --workers or --dry_run," \
          "and write the arguments of genre_jax.prepare after --" ;;

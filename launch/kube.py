@@ -1,4 +1,4 @@
-"""Train a run on several hosts of a Kubernetes cluster: prints a manifest, or applies it with kubectl.
+r"""Train a run on several hosts of a Kubernetes cluster: prints a manifest, or applies it with kubectl.
 
     python launch/kube.py --kind=jobset --name=NAME --image=IMAGE --hosts=4 --gpus=8 [--dry_run] -- MAIN'S ARGUMENTS
     python launch/kube.py --kind=trainjob --name=run1 --image=IMAGE --hosts=4 --gpus=8 --claim=shared -- \
@@ -9,7 +9,8 @@
 
 Needs kubectl, and in the cluster the JobSet controller (jobset) or Kubeflow Trainer ≥ 2.2 with its runtime jax-distributed
 (trainjob). The image holds genre_jax with the extra for the accelerator. Each host is a pod, and trains with all of its
-accelerators. All pods must see the workdir and the data: on a claim that can be mounted by many (--claim), or in a bucket.
+accelerators. All pods must see the workdir and the data: in a bucket, or below --mount, where the pods mount a claim that many
+pods can mount (--claim).
 
 --dry_run prints the manifest, and applies nothing.
 Stop: `kubectl delete jobset NAME` (or trainjob). The pods get SIGTERM, save the state, and end within --grace seconds.
@@ -17,10 +18,12 @@ Resume, also with another number of hosts: the same command again. A JobSet also
 has failed or was evicted, up to --max_restarts times.
 """
 
+import posixpath
 import re
 import shlex
 import shutil
 import subprocess
+from pathlib import PurePosixPath
 from typing import Any
 
 import arguments
@@ -60,6 +63,7 @@ def main(argv: list[str]) -> int:
     args = flags.FLAGS
     words = arguments.of_main(argv)
     check(args)
+    check_workdir(args, words)
     manifest = MANIFESTS[args.kind](args, [word.replace("$(", "$$(") for word in words])  # Kubernetes expands $(NAME)
     text = yaml.safe_dump(manifest, sort_keys=False, width=1000)
     if args.dry_run:
@@ -87,6 +91,16 @@ def check(args: Any) -> None:
         raise UserError(f"--gpus={args.gpus} and --tpu={args.tpu} exclude one another: leave one of them out")
     if bool(args.tpu) != bool(args.topology):
         raise UserError("--tpu and --topology belong together: give both, such as --tpu=tpu-v5-lite-podslice --topology=4x4")
+
+
+def check_workdir(args: Any, words: list[str]) -> None:
+    """Raise `UserError` if the workdir in main's arguments would vanish with the pods."""
+    workdir = ([""] + [word.partition("=")[2] for word in words if word.startswith("--workdir=")])[-1]
+    if "://" not in workdir and not (args.claim and PurePosixPath(posixpath.normpath(workdir)).is_relative_to(args.mount)):
+        raise UserError(
+            "--workdir in the arguments of genre_jax.main must be a URL, such as --workdir=gs://BUCKET/runs/run1, or with "
+            f"--claim a folder below {args.mount}, because the disk of a pod does not remain, and was given {workdir!r}"
+        )
 
 
 def jobset(args: Any, words: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@
 # --dry_run: prints the commands, and starts nothing.
 # Lines of process 1, 2, … begin with [1], [2], …. The exit code is that of the first process that fails.
 # Stop: Ctrl-C or SIGTERM, which is passed on to each process once. They save the state and end with 130 or 143.
-# If a process fails, the others have --grace seconds to end; then they are terminated.
+# If a process fails or is killed, the others have --grace seconds to end; then they are terminated.
 # Resume: the same command again, also with other numbers of processes and devices.
 set -u
 
@@ -22,6 +22,7 @@ while [ $# -gt 0 ]; do
     --platform=*) platform=${1#*=} ;;
     --grace=*) grace=${1#*=} ;;
     --dry_run) dry_run=1 ;;
+    --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit ;;
     --) shift; break ;;
     *) fail "unknown argument '$1': choose --processes=N, --devices=N, --platform=auto|cpu|cuda, --grace=SECONDS or" \
          "--dry_run, and write the arguments of genre_jax.main after --" ;;
@@ -109,26 +110,24 @@ for ((rank = 0; rank < processes; rank++)); do
 done
 set +m
 
+exec 3>&2 2> /dev/null # bash reports a process that was killed with its line in this file; the loop names the process instead
 code=0 since='' terminated=''
 while [ ${#pids[@]} -gt 0 ]; do
-  running=()
-  for pid in "${pids[@]}"; do
-    if kill -0 "$pid" 2> /dev/null; then
-      running+=("$pid")
-    else
-      wait "$pid"
-      status=$?
-      if [ $code = 0 ] && [ $status != 0 ]; then code=$status since=$SECONDS; fi
-    fi
+  for rank in "${!pids[@]}"; do
+    if kill -0 "${pids[rank]}"; then continue; fi
+    wait "${pids[rank]}"
+    status=$?
+    unset "pids[rank]"
+    case $status in 134 | 137 | 139) echo "error: process $rank was killed (SIG$(kill -l $status))" >&3 ;; esac
+    if [ $code = 0 ] && [ $status != 0 ]; then code=$status since=$SECONDS; fi
   done
-  pids=(${running[@]+"${running[@]}"})
   [ ${#pids[@]} -gt 0 ] || break
   if [ -n "$since" ]; then
     late=$((SECONDS - since - grace))
     if [ $late -ge 10 ]; then
       signal_all KILL
     elif [ $late -ge 0 ] && [ -z "$terminated" ]; then
-      echo "error: not all processes ended within $grace s after one of them had failed: the others are terminated" >&2
+      echo "error: not all processes ended within $grace s after one of them had failed: the others are terminated" >&3
       terminated=1
       signal_all TERM
     fi

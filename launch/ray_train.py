@@ -1,7 +1,9 @@
-"""Train a run on several hosts of a Ray cluster with the JaxTrainer of Ray Train.
+r"""Train a run on several hosts of a Ray cluster with the JaxTrainer of Ray Train.
 
-    python launch/ray_train.py --workers=4 --gpus=8 [--dry_run] -- --config=bytenet --workdir=/shared/runs/1
-    python launch/ray_train.py --workers=4 --tpu=TPU-V6E --topology=4x4 --chips=4 -- --config=bytenet --workdir=/shared/runs/1
+    python launch/ray_train.py --workers=4 --gpus=8 --max_failures=10 -- \
+        --config=bytenet --workdir=/shared/runs/1 --config.data.data_dir=/shared/data
+    python launch/ray_train.py --workers=4 --tpu=TPU-V6E --topology=4x4 --chips=4 --max_failures=10 -- \
+        --config=bytenet --workdir=/shared/runs/1 --config.data.data_dir=/shared/data
 
 Needs Ray (`pip install 'ray[train]'`) and genre_jax on all nodes of the cluster, and the address of the cluster in RAY_ADDRESS;
 without it Ray starts on this machine alone. All nodes must see the workdir, the data and --storage. JaxTrainer is alpha; this
@@ -12,7 +14,8 @@ where a program cannot handle signals.
 
 --dry_run prints what the trainer would get; it needs no Ray.
 Stop: Ctrl-C, or `ray job stop ID`. When a worker ends, its process gets SIGTERM, and saves the state.
-Resume, also with another number of workers: the same command again. With --max_failures=N Ray does this by itself N times.
+Resume, also with another number of workers: the same command again. With --max_failures=N Ray does this by itself N times; the
+default is 0.
 """
 
 import os
@@ -52,6 +55,7 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         example = command(words, "HOST:PORT", args.workers, 0)
         say(f"ScalingConfig: {scaling}\nRunConfig: {run}\nworker 0: {shlex.join(example)}")
+        say("each worker gets its number as --process_id, and the address of worker 0 as HOST:PORT")
         return 0
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"  # before the import
     try:

@@ -13,17 +13,19 @@
 # Trains a run on several nodes of a SLURM cluster: one process a node, which uses all GPUs of the node.
 #
 #   sbatch [--nodes=8 --gpus-per-node=4 --time=… --partition=…] launch/slurm.sh MAIN'S ARGUMENTS
-#   sbatch --nodes=8 launch/slurm.sh --config=bytenet --workdir=/shared/runs/audioset
-#   bash launch/slurm.sh --dry_run MAIN'S ARGUMENTS       prints the command of the job step, and starts nothing
+#   sbatch --nodes=8 launch/slurm.sh --config=bytenet --workdir=/shared/runs/audioset --config.data.data_dir=/shared/data
+#   bash launch/slurm.sh --dry_run MAIN'S ARGUMENTS       prints the command of the job step, and starts nothing;
+#                                                         the numbers in it are those of the #SBATCH lines of this file
 #
 # Submit it in the checkout. The checkout, its .venv, the data and the workdir must be on a file system that all nodes mount.
 # The interpreter is $PYTHON, otherwise .venv/bin/python. Options of sbatch on the command line replace the lines above.
-# Before the time limit (--signal) and at a preemption, SLURM sends SIGTERM: the run saves its state and ends with 143, and the
-# job enters the queue again. It resumes from there.
+# 180 s before the time limit (--signal), SLURM sends SIGTERM: the run saves its state and ends with 143, and the job enters the
+# queue again. It resumes from there. At a preemption GraceTime of the partition is the time to save (docs/scaling.md).
 # Stop: scancel JOB (the state is saved, and the job does not enter the queue again; KillWait must be long enough for a save).
 # Resume, also on another number of nodes: submit the same command again.
 set -u
 
+if [ "${1:-}" = --help ]; then sed -n '2,/^set -u/{/^#SBATCH/!s/^# \{0,1\}//p;}' "$0"; exit; fi
 dry_run=
 if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
 if [ $# = 0 ]; then
@@ -36,14 +38,17 @@ if [ -z "$dry_run" ] && [ -z "${SLURM_JOB_ID:-}" ]; then
 fi
 
 # With one process a node JAX needs the list of its GPUs: in a SLURM job it otherwise takes one GPU for each process.
-if [ "${SLURM_NTASKS_PER_NODE:-1}" = 1 ] && [ "${SLURM_GPUS_ON_NODE:-0}" -gt 0 ]; then
-  JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+gpus=${SLURM_GPUS_ON_NODE:-${dry_run:+4}}
+if [ "${SLURM_NTASKS_PER_NODE:-1}" = 1 ] && [ "${gpus:-0}" -gt 0 ]; then
+  JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
   export JAX_LOCAL_DEVICE_IDS
 fi
 
 # A process that ends must not end the others: they stop with a sentence within a minute, or still write the report.
-command=(srun --kill-on-bad-exit=0 --wait=0 "${PYTHON:-.venv/bin/python}" -m genre_jax.main --distributed "$@")
+command=(srun "--cpus-per-task=${SLURM_CPUS_PER_TASK:-16}" --kill-on-bad-exit=0 --wait=0) # srun does not inherit the cores
+command+=("${PYTHON:-.venv/bin/python}" -m genre_jax.main --distributed "$@")
 if [ -n "$dry_run" ]; then
+  [ -z "${JAX_LOCAL_DEVICE_IDS:-}" ] || printf 'JAX_LOCAL_DEVICE_IDS=%s ' "$JAX_LOCAL_DEVICE_IDS"
   printf '%q ' "${command[@]}"
   echo
   exit 0

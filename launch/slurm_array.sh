@@ -24,6 +24,7 @@
 # Stop: scancel JOB, or scancel JOB_TASK. Resume: submit the same command again; finished runs end at once.
 set -u
 
+if [ "${1:-}" = --help ]; then sed -n '2,/^set -u/{/^#SBATCH/!s/^# \{0,1\}//p;}' "$0"; exit; fi
 dry_run=
 if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
 if [ -z "$dry_run" ] && [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then
@@ -32,7 +33,8 @@ if [ -z "$dry_run" ] && [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then
 fi
 
 python=${PYTHON:-.venv/bin/python}
-command=(srun "$python" launch/repeat.py "$@" "--only=${SLURM_ARRAY_TASK_ID:-0}")
+command=(srun "--cpus-per-task=${SLURM_CPUS_PER_TASK:-8}") # srun does not inherit it from the job
+command+=("$python" launch/repeat.py "$@" "--only=${SLURM_ARRAY_TASK_ID:-0}")
 if [ -n "$dry_run" ]; then
   printf '%q ' "${command[@]}"
   echo

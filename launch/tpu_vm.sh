@@ -8,9 +8,10 @@
 #       --config.data.order=by_shard --config.data.sampling=uniform
 #
 # Needs the gcloud command, signed in, with quota for the TPU. The workdir and the data must be in a bucket that the service
-# account of the TPU may use. --runtime is the software of the TPU VM. Uncommitted changes of the checkout are not installed.
+# account of the TPU may use: the disks of the slice are deleted with it. --runtime is the software of the TPU VM.
+# Uncommitted changes of the checkout are not installed.
 # --dry_run: prints the commands, and starts nothing.
-# --attempts: how often a slice that was taken away (--spot) is requested again. The run resumes from its last checkpoint.
+# --attempts: how often a slice is requested in all, if it is taken away (--spot). The run resumes from its last checkpoint.
 # The slice is deleted at the end, also after an error or Ctrl-C, because it costs money; --steps=create,install,run keeps it.
 # Stop: launch/tpu_vm.sh --name=run1 --zone=ZONE --steps=stop from another terminal saves the state. Ctrl-C does not.
 # Resume, also on a slice of another size: the same command again.
@@ -29,6 +30,7 @@ while [ $# -gt 0 ]; do
     --attempts=*) attempts=${1#*=} ;;
     --steps=*) steps=${1#*=} ;;
     --dry_run) dry_run=1 ;;
+    --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit ;;
     --) shift; break ;;
     *) fail "unknown argument '$1': choose --name, --zone, --type, --runtime, --project, --spot, --attempts, --steps or" \
          "--dry_run, and write the arguments of genre_jax.main after --" ;;
@@ -43,6 +45,11 @@ done
 [ -n "$name" ] && [ -n "$zone" ] || fail "--name and --zone are needed"
 ! has create || [ -n "$type" ] || fail "--type is needed to create a slice, such as --type=v4-32"
 ! has run || [ $# -gt 0 ] || fail "the arguments of genre_jax.main are missing: write them after --"
+workdir=''
+for word in "$@"; do [[ $word != --workdir=* ]] || workdir=${word#*=}; done
+! has run || [[ $workdir = *://* ]] ||
+  fail "--workdir in the arguments of genre_jax.main must be a URL, such as --workdir=gs://BUCKET/runs/run1, because the" \
+    "disks of the slice do not remain, and was given '$workdir'"
 [[ $attempts =~ ^[1-9][0-9]*$ ]] || fail "--attempts must be a whole number of at least 1, and was given '$attempts'"
 
 place=("--zone=$zone")
@@ -94,15 +101,26 @@ install() {
 
 run() { on_all "cd genre_jax && exec .venv/bin/python -m genre_jax.main --distributed$(printf ' %q' "$@")"; }
 
+taken_away() { # a slice that is taken away can remain ACTIVE for some minutes after its hosts have gone
+  local tries
+  for ((tries = 0; tries < 18; tries++)); do
+    [ "$(state)" = ACTIVE ] || return 0
+    [ "$tries" != 0 ] || echo "the run ended with code $code: is the slice taken away? (waits 3 minutes at most)" >&2
+    sleep 10
+  done
+  return 1
+}
+
 if has stop; then on_all "pkill -TERM -f '[g]enre_jax.main'"; fi
 if has delete && has run && [ -z "$dry_run" ]; then trap delete EXIT; fi
+trap 'exit 130' INT # otherwise Ctrl-C, which gcloud handles, would look like a slice that was taken away
 code=0
 for ((attempt = 1; attempt <= attempts; attempt++)); do
   code=0
   if has create; then create || code=$?; fi
   if [ $code = 0 ] && has install; then install || code=$?; fi
   if [ $code = 0 ] && has run; then run "$@" || code=$?; fi
-  if [ $code = 0 ] || [ -n "$dry_run" ] || ! has create || [ "$(state)" = ACTIVE ]; then
+  if [ $code = 0 ] || [ -n "$dry_run" ] || ! has create || [ "$attempt" = "$attempts" ] || ! taken_away; then
     break # another attempt makes sense only if the slice was taken away
   fi
 done

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ import repeat
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 MAINS = ["--config=bytenet:demo", "--workdir=runs/a b", "--config.train.batch_size=64"]
+BUCKET = ["--config=bytenet:demo", "--workdir=gs://bucket/a b", "--config.train.batch_size=64"]  # where no disk remains
 # Arguments of each launcher, without --dry_run and what follows --.
 LAUNCHERS = {
     "local.sh": ["--processes=2", "--devices=3", "--platform=cpu"],
@@ -51,8 +53,14 @@ def start(script: str, *arguments: str, **environment: str) -> subprocess.Comple
     )  # fmt: skip
 
 
-def dry_run(script: str, *arguments: str, mains: list[str] = MAINS, **environment: str) -> str:
+def mains_of(script: str) -> list[str]:
+    """Legal arguments of main for a launcher."""
+    return BUCKET if script in ("tpu_vm.sh", "kube.py") else MAINS
+
+
+def dry_run(script: str, *arguments: str, mains: list[str] | None = None, **environment: str) -> str:
     """What a launcher prints with --dry_run."""
+    mains = mains or mains_of(script)
     separator = [] if script.startswith("slurm") else ["--"]
     flag = ["--dry_run", *arguments] if separator == [] else [*arguments, "--dry_run"]
     done = start(script, *flag, *separator, *mains, **environment)
@@ -113,7 +121,7 @@ def test_the_printed_commands_are_legal_for_main(script):
     assert len(found) == (2 if script == "local.sh" else 1)
     for number, words in enumerate(found):
         parsed = check_main(words)
-        assert set(MAINS) <= set(words)
+        assert set(mains_of(script)) <= set(words)
         if script in ("slurm.sh", "tpu_vm.sh"):
             assert parsed["distributed"].value
         else:
@@ -142,6 +150,10 @@ def test_local_gives_each_process_its_devices():
         ("slurm_array.sh", ["--seeds=2"], "error: this script runs inside a SLURM job array: submit it with sbatch"),
         ("tpu_vm.sh", ["--name=a", "--zone=b", "--steps=create,rnu", "--", "x"], "error: unknown step 'rnu' in --steps: choose"),
         ("tpu_vm.sh", ["--name=a", "--", "x"], "error: --name and --zone are needed"),
+        (
+            "tpu_vm.sh", ["--name=a", "--zone=b", "--type=v4-8", "--dry_run", "--", "--config=gs://a", "--workdir=runs/a"],
+            "error: --workdir in the arguments of genre_jax.main must be a URL, such as --workdir=gs://BUCKET/runs/run1, because ",
+        ),
         ("beam.sh", ["--runner=samza", "--", "x"], "error: unknown --runner 'samza': choose one of direct, flink, spark, dataflow"),
         ("beam.sh", ["--runner=flink", "--", "x"], "error: --runner=flink needs --master=HOST:8081"),
         ("kube.py", ["--image=i", "--", "x"], "error: --name is needed"),
@@ -156,6 +168,22 @@ def test_wrong_arguments_are_a_sentence(script, arguments, sentence):
     done = start(script, *arguments, CUDA_VISIBLE_DEVICES="0")
     assert done.returncode == 1 and done.stderr.startswith(sentence) and not done.stdout
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", [*LAUNCHERS, "slurm_array.sh", "beam.sh"])
+def test_help_prints_the_header(script):
+    done = start(script, "--help")
+    assert done.returncode == 0 and not done.stderr
+    header = (LAUNCH / script).read_text().split('"""')[1] if script.endswith(".py") else shell_header(script)
+    assert done.stdout.strip().startswith(header.strip())
+    assert script.endswith(".py") == ("\nflags:\n" in done.stdout)
+
+
+def shell_header(script: str) -> str:
+    """The comment at the head of a shell script, without the options of sbatch."""
+    lines = (LAUNCH / script).read_text().splitlines()[1:]
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return "\n".join(line[1:].removeprefix(" ") for line in comment if not line.startswith("#SBATCH"))
 
 
 # ---------------------------------------------------------------- SLURM
@@ -195,24 +223,33 @@ def slurm_job(folder: Path, code: int, script: str, *arguments: str, **variables
 
 @pytest.mark.parametrize("code", [0, 1, 143])
 def test_a_slurm_job_that_was_terminated_is_queued_again(code, tmp_path):
-    ended, calls = slurm_job(tmp_path, code, "slurm.sh", *MAINS, SLURM_GPUS_ON_NODE="4")
-    assert ended == code and calls[0].startswith("srun 0,1,2,3 --kill-on-bad-exit=0 --wait=0 ")
+    ended, calls = slurm_job(tmp_path, code, "slurm.sh", *MAINS, SLURM_GPUS_ON_NODE="4", SLURM_CPUS_PER_TASK="5")
+    assert ended == code and calls[0].startswith("srun 0,1,2,3 --cpus-per-task=5 --kill-on-bad-exit=0 --wait=0 ")
     assert calls[1:] == (["scontrol 0,1,2,3 requeue 77"] if code == 143 else [])
 
 
 def test_slurm_with_a_process_for_each_gpu_leaves_the_devices_to_jax(tmp_path):
     _, calls = slurm_job(tmp_path, 0, "slurm.sh", *MAINS, SLURM_GPUS_ON_NODE="4", SLURM_NTASKS_PER_NODE="4")
-    assert calls[0].startswith("srun  --kill")
+    assert calls[0].startswith("srun  --cpus-per-task=16 --kill")
+
+
+def test_a_dry_run_for_slurm_has_the_numbers_of_the_script():
+    words = shlex.split(dry_run("slurm.sh"))
+    options = sbatch_options("slurm.sh")
+    devices = ",".join(map(str, range(int(options["gpus-per-node"]))))
+    assert words[:3] == [f"JAX_LOCAL_DEVICE_IDS={devices}", "srun", f"--cpus-per-task={options['cpus-per-task']}"]
 
 
 def test_a_task_of_a_slurm_array_does_one_run(tmp_path):
-    task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "70"}
+    task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "70", "SLURM_CPUS_PER_TASK": "6"}
     arguments = ("--config=a", "--workdir=d", "--folds=5")
     ended, calls = slurm_job(tmp_path, 143, "slurm_array.sh", *arguments, **task)
-    assert calls[0].split()[2:] == ["launch/repeat.py", *arguments, "--only=3"]
+    assert calls[0].split()[1:] == ["--cpus-per-task=6", sys.executable, "launch/repeat.py", *arguments, "--only=3"]
     assert ended == 143 and calls[1].split() == ["scontrol", "requeue", "70_3"]
     printed = dry_run("slurm_array.sh", mains=list(arguments))
-    assert shlex.split(printed)[2:] == ["launch/repeat.py", *arguments, "--only=0"]
+    cores = sbatch_options("slurm_array.sh")["cpus-per-task"]
+    assert shlex.split(printed)[:2] == ["srun", f"--cpus-per-task={cores}"]
+    assert shlex.split(printed)[3:] == ["launch/repeat.py", *arguments, "--only=0"]
 
 
 @pytest.fixture
@@ -259,16 +296,24 @@ def test_repeat_does_the_run_of_a_task_alone(number, code, tmp_path):
 
 
 GCLOUD = """#!/bin/bash
-# Keeps the state of the slice in a file. The first run is taken away.
+# Keeps the state of the slice in a file. The first run breaks; then its state is asked {polls} times until it changes.
 cd {folder}
-case "$*" in *describe*) cat state 2> /dev/null; exit ;; esac
+case "$*" in *describe*)
+  cat state 2> /dev/null
+  if [ -e taken ]; then echo >> taken; fi
+  if [ -e taken ] && [ "$(wc -l < taken)" = {polls} ]; then echo SUSPENDED > state; fi
+  exit ;;
+esac
 echo "$*" >> log
 case "$*" in
   *"queued-resources create"*) echo ACTIVE > state ;;
   *"queued-resources delete"*) rm -f state ;;
-  *genre_jax.main*) if [ ! -e taken ]; then touch taken; echo SUSPENDED > state; exit 255; fi ;;
+  *genre_jax.main*) if [ ! -e taken ]; then touch taken; [ {polls} != 0 ] || echo SUSPENDED > state; exit 255; fi ;;
 esac
 """
+
+
+ONCE = ["create", "copy", "install", "run", "delete"]
 
 
 def steps_of(folder: Path) -> list[str]:
@@ -279,16 +324,21 @@ def steps_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "code", "steps"),
+    ("attempts", "polls", "code", "steps"),
     [
-        (1, 255, ["create", "copy", "install", "run", "delete"]),
-        (3, 0, ["create", "copy", "install", "run", "delete", "create", "copy", "install", "run", "delete"]),
+        (1, 0, 255, ONCE),
+        (3, 0, 0, ONCE * 2),
+        (3, 4, 0, ONCE * 2),
+        (3, 1000, 255, ONCE),
     ],
+    ids=["last attempt", "at once", "late", "not at all"],
 )
-def test_a_tpu_slice_that_is_taken_away_is_requested_again_and_deleted_in_the_end(attempts, code, steps, tmp_path):
-    (tmp_path / "gcloud").write_text(GCLOUD.format(folder=tmp_path))
-    (tmp_path / "gcloud").chmod(0o755)
-    arguments = [*LAUNCHERS["tpu_vm.sh"], f"--attempts={attempts}", "--", *MAINS]
+def test_a_tpu_slice_that_is_taken_away_is_requested_again_and_deleted_in_the_end(attempts, polls, code, steps, tmp_path):
+    (tmp_path / "gcloud").write_text(GCLOUD.format(folder=tmp_path, polls=polls))
+    (tmp_path / "sleep").write_text("#!/bin/bash\n")
+    for name in ("gcloud", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    arguments = [*LAUNCHERS["tpu_vm.sh"], f"--attempts={attempts}", "--", *BUCKET]
     done = start("tpu_vm.sh", *arguments, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == code, done.stderr
     assert steps_of(tmp_path) == steps
@@ -367,16 +417,36 @@ def test_a_trainjob_takes_the_variables_of_its_runtime():
 
 
 def test_kubernetes_does_not_expand_mains_arguments():
-    made = yaml.safe_load(dry_run("kube.py", *LAUNCHERS["kube.py"], mains=["--config=bytenet", "--workdir=$(HOME)/a"]))
+    made = yaml.safe_load(dry_run("kube.py", *LAUNCHERS["kube.py"], mains=["--config=bytenet", "--workdir=/shared/$(HOME)"]))
     container = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    assert "--workdir=$$(HOME)/a" in container["args"]
+    assert "--workdir=/shared/$$(HOME)" in container["args"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "workdir", "legal"),
+    [
+        ("--claim=c", "/shared/runs/a", True),
+        ("--claim=c", "/shared/../a", False),
+        ("--claim=c", "runs/a", False),
+        ("--claim=", "/shared/runs/a", False),
+        ("--claim=", "s3://b/runs/a", True),
+    ],
+)
+def test_kube_refuses_a_workdir_that_vanishes_with_its_pod(flag, workdir, legal):
+    done = start("kube.py", "--name=a", "--image=i", flag, "--dry_run", "--", "--config=bytenet", f"--workdir={workdir}")
+    if legal:
+        assert done.returncode == 0 and f"--workdir={workdir}" in done.stdout
+        return
+    assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: --workdir in the arguments of genre_jax.main must be a URL, such as ")
+    assert done.stderr.endswith(f" and was given {workdir!r}\n")
 
 
 def test_kube_applies_what_it_prints(tmp_path):
     fake = tmp_path / "kubectl"
     fake.write_text(f'#!/bin/bash\necho "$*" > {tmp_path}/arguments\ncat > {tmp_path}/applied\nexit 3\n')
     fake.chmod(0o755)
-    done = start("kube.py", *LAUNCHERS["kube.py"], "--", *MAINS, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    done = start("kube.py", *LAUNCHERS["kube.py"], "--", *BUCKET, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 3 and (tmp_path / "arguments").read_text() == "apply --filename=-\n"
     assert yaml.safe_load((tmp_path / "applied").read_text()) == manifest()
 
@@ -387,6 +457,7 @@ def test_kube_applies_what_it_prints(tmp_path):
 def test_ray_prints_its_configuration_without_ray():
     gpu = dry_run("ray_train.py", "--workers=4", "--gpus=8", "--storage=gs://b/ray", "--max_failures=5")
     assert "'num_workers': 4" in gpu and "'GPU': 8" in gpu and "'use_gpu': True" in gpu
+    assert "each worker gets its number as --process_id" in gpu
     assert "'max_failures': 5" in gpu and "'storage_path': 'gs://b/ray'" in gpu
     tpu = dry_run("ray_train.py", "--tpu=TPU-V6E", "--topology=4x4")
     assert "'TPU': 4" in tpu and "'use_tpu': True, 'topology': '4x4', 'accelerator_type': 'TPU-V6E'" in tpu
@@ -517,5 +588,8 @@ def test_local_passes_a_signal_to_each_process_once(local, tmp_path, number, to_
 
 def test_local_ends_processes_that_hang_after_another_has_died(local):
     out, err = finish(local("hang", "--grace=1"), code=128 + signal.SIGKILL)
-    assert "error: not all processes ended within 1 s after one of them had failed: the others are terminated\n" in err
+    assert err == (
+        "error: process 1 was killed (SIGKILL)\n"
+        "error: not all processes ended within 1 s after one of them had failed: the others are terminated\n"
+    )
     assert out.count("process ") == 2
