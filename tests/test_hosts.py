@@ -126,8 +126,9 @@ def test_losses_and_predictions_do_not_depend_on_the_hosts(tones, tmp_path, host
     run(hosts, tones, tmp_path / "many", *WIDE, *steps, *jit, "--config.train.keep=9")
     assert_same(tmp_path / "many", tmp_path / "one", 1e-10)
     # The checkpoint of these hosts is resumed by one process, with the other runner.
-    for step in range(12, 21, 2):
-        shutil.rmtree(tmp_path / "many" / "checkpoints" / str(step))
+    for checkpoint in (tmp_path / "many" / "checkpoints").iterdir():
+        if int(checkpoint.name) > 10:
+            shutil.rmtree(checkpoint)
     for name in ("results.json", "predictions.npz"):
         (tmp_path / "many" / name).unlink()
     out = run(1, tones, tmp_path / "many", *WIDE, *steps, "--config.train.keep=9", devices=4)
