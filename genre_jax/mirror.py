@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from genre_jax import cache, hosts, lock
 from genre_jax.console import UserError, say
@@ -83,8 +83,8 @@ class Mirror:
         """
         there = (self._target / LIST).read_bytes() if (self._target / LIST).exists() else None
         try:
-            self._listed = json.loads(there or b"{}")
-        except ValueError as error:
+            self._listed = {_inside(name): int(size) for name, size in json.loads(there or b"{}").items()}
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{self._target}/{LIST} is damaged: choose another --workdir") from error
         known = self._memo.read_bytes() if self._memo.exists() else None
         if there != known or not self._folder.exists():
@@ -155,6 +155,14 @@ class Mirror:
                     if path.is_file():
                         found[name] = _stamp(path)
         return found
+
+
+def _inside(name: str) -> str:
+    """The name of a file, if it lies in the folder. Raises `ValueError`."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(name)
+    return name
 
 
 def _stamp(path: Path) -> tuple[int, int]:

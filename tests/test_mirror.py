@@ -138,7 +138,10 @@ def test_a_copy_that_fails_ends_the_run(tmp_path, target, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
-    [(LIST, b"[", "files.json is damaged"), ("a", b"", "one/a is missing or cut off, and files.json names it")],
+    [
+        *((LIST, content, "files.json is damaged") for content in (b"[", b"[]", b'{"../b": 1}', b'{"/b": 1}', b'{"a": "x"}')),
+        ("a", b"", "one/a is missing or cut off, and files.json names it"),
+    ],
 )
 def test_a_damaged_bucket_is_one_sentence(tmp_path, target, name, content, sentence):
     copies = Mirror(tmp_path / "run", target)
