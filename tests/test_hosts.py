@@ -240,3 +240,13 @@ def test_a_step_that_is_not_finite_is_explained(tones, tmp_path):
         assert len(batch["clip"]) == 16
     out, _ = finish(run_module("genre_jax.main", f"--replay={tmp_path / 'run' / 'nonfinite'}", devices=4))
     assert "now and in the run" in out and "is not reproduced" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_that_stream_their_shards_train_the_same_run(tones, tmp_path, hosts):
+    """Each host reads its streams from the shards; the single process reads the same batches by index."""
+    by_shard = ("--config.data.order=by_shard", "--config.data.streams=4", "--config.data.shuffle_buffer=5")
+    run(1, tones, tmp_path / "one", *WIDE, *by_shard, "--config.data.reader=threads", devices=2)
+    run(hosts, tones, tmp_path / "many", *WIDE, *by_shard, "--config.data.reader=sequential")
+    assert_same(tmp_path / "many", tmp_path / "one", 1e-10)
