@@ -27,6 +27,7 @@ def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
     step = program.train_step.lower(state, run.constants, batch).compile()
     needs = Needs.of(step)
     _row("memory per device", f"{needs.predicted_bytes / 1e6:,.0f} MB ({needs.temp_bytes / 1e6:,.0f} MB temporary)")
+    step = program.runnable(step)
     started = 0.0
     for _ in range(timed_steps + 1):
         state, _ = step(state, run.constants, batch)

@@ -152,6 +152,13 @@ def in_turn(call: Callable[[], T]) -> T:
     return result
 
 
+def free_port() -> int:
+    """A port of this machine that no process uses now, for the coordinator of processes on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
 def ask_to_stop(number: int) -> None:
     """Ask all processes to save and end as after signal `number`."""
     if _team:

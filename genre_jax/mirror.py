@@ -110,18 +110,16 @@ class Mirror:
         raise UserError(f"{self._target}/{name} is missing or cut off, and {LIST} names it: choose another --workdir")
 
     def push(self) -> None:
-        """Copy in the background what has changed, unless a copy is under way. Raises the error of an earlier copy."""
+        """Copy in the background what has changed, unless a copy is under way. A copy that fails is made by the next one."""
         if self._running is None or self._running.done():
-            if self._running:
-                self._running.result()
+            if self._running and (error := self._running.exception()):
+                say(f"not copied: {error}; the next copy tries again")
             self._running = self._pool.submit(self._copy)
 
     def close(self) -> None:
-        """Copy what has changed, and wait. Raises the error of a copy."""
-        with self._pool:
-            if self._running:
-                self._running.result()
-            self._copy()
+        """Copy what has changed, and wait. Raises the error of this last copy."""
+        self._pool.shutdown()
+        self._copy()
 
     def _copy(self) -> None:
         for name, stamp in self._whole().items():

@@ -118,6 +118,10 @@ class Program:
         constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
         return state, constants, self.devices.shard_shapes(batch)
 
+    def runnable(self, compiled: Any) -> Any:
+        """`compiled`, the step compiled ahead; under pmap on several hosts, where it takes no batch, the step itself."""
+        return self.train_step if self.devices.runner == "pmap" and hosts.count() > 1 else compiled
+
     def flops_per_clip(self) -> int:
         """Floating-point operations of the products and convolutions of a training step, for one clip."""
         clips = self.config.train.batch_size // len(self.devices.all)  # the count is of one device

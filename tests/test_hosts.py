@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, finish, run_module
 
+from genre_jax.hosts import free_port
+
 CONFIG = (
     "--config=tests/small_run.py:resnet,model.stages=[1]",
     "--config.train.batch_size=16",
@@ -25,9 +27,7 @@ LONG = ("--config.train.duration=4000 steps", "--config.train.log_every=10 steps
 
 def start(hosts: int, data_dir: Path, workdir: Path, *arguments: str, devices: int = 2) -> list[subprocess.Popen]:
     """Start the processes of a run on the tones."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [*CONFIG, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", "--start_timeout=60", *arguments]
     team = [(f"--coordinator=127.0.0.1:{port}", f"--processes={hosts}", f"--process_id={number}") for number in range(hosts)]
     return [run_module("genre_jax.main", *command, *(where if hosts > 1 else ()), devices=devices) for where in team]
@@ -204,6 +204,14 @@ def test_a_signal_to_one_host_saves_and_ends_all(tones, tmp_path, victim, number
     for hosts, where in ((1, workdir), (1, tmp_path / "whole")):
         run(hosts, tones, where, *WIDE, *steps, "--config.train.evaluate_every=90 steps")
     assert_same(workdir, tmp_path / "whole", 1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["pmap", "jit"])
+def test_a_dry_run_on_two_hosts(tones, tmp_path, runner):
+    first, second = run(2, tones, tmp_path / "run", "--dry_run", f"--config.runner={runner}")
+    assert "steps per epoch   1.5 (24 clips in batches of 16)" in first and "ETA" in first
+    assert "ETA" not in second and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -123,15 +123,26 @@ def test_only_what_changed_is_copied(tmp_path, target, monkeypatch):
     assert not (target / "a").exists()
 
 
-def test_a_copy_that_fails_ends_the_run(tmp_path, target, monkeypatch):
+def test_a_copy_that_fails_is_tried_again_and_reported_at_the_end(tmp_path, target, monkeypatch, capsys):
     copies = Mirror(tmp_path / "run", target)
     copies.fetch()
+    (tmp_path / "run/a").write_text("a")
 
     def refuse(self, content):
         raise UserError(f"{self} cannot be written")
 
-    monkeypatch.setattr(Remote, "write_bytes", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "write_bytes", refuse)
+        copies.push()
+        assert copies._running.exception()
+        copies.push()
+        assert copies._running.exception()
+    assert capsys.readouterr().out == f"not copied: {target}/a cannot be written; the next copy tries again\n"
     copies.push()
+    copies._running.result()
+    assert listed(target) == {"a": 1}
+    (tmp_path / "run/a").write_text("longer")
+    monkeypatch.setattr(Remote, "write_bytes", refuse)
     with pytest.raises(UserError, match="cannot be written"):
         copies.close()
 
@@ -169,5 +180,6 @@ def test_main_takes_a_bucket_as_workdir(tones, tmp_path, call_main, monkeypatch,
 
 def test_other_hosts_leave_the_bucket_alone(monkeypatch):
     monkeypatch.setattr(hosts, "is_first", lambda: False)
-    with mirror.opened("nonsense://bucket/run") as (_, place):
+    with mirror.opened("nonsense://bucket/run") as (_, place):  # fsspec knows no such file system
         place.push()
+    assert place.shown == "nonsense://bucket/run"

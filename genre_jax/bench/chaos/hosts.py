@@ -2,14 +2,14 @@
 
 import os
 import random
-import socket
 import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
+from genre_jax import hosts
 from genre_jax.bench.chaos import world
-from genre_jax.bench.chaos.kills import KILLS_OF_A_RUN, WORKDIR, moments
+from genre_jax.bench.chaos.kills import KILLS_OF_A_RUN, moments
 from genre_jax.console import UserError, say
 
 HOSTS, DEVICES = 2, 2
@@ -38,21 +38,14 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
             if sum(counts.values()) == kills:
                 break
         _finish(folder, workdir)
-        actual = world.outcome(workdir)
-        if wrong := [key for key in expected if expected[key] != actual.get(key)]:
-            raise UserError(f"the run in {workdir} differs from an undisturbed one in {', '.join(wrong[:5])}")
-        if stray := world.strays(workdir, WORKDIR):
-            raise UserError(f"stray files in {workdir}: {', '.join(stray)}")
+        world.check_equal(workdir, expected)
         say(f"hosts: {sum(counts.values())} of {kills} kills; run {number} is equal")
     return dict(counts)
 
 
 def _start(folder: Path, workdir: Path) -> list[subprocess.Popen]:
     """Start the processes of the small run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = [f"--coordinator=127.0.0.1:{port}", f"--processes={HOSTS}", "--start_timeout=30"]
+    where = [f"--coordinator=127.0.0.1:{hosts.free_port()}", f"--processes={HOSTS}", "--start_timeout=30"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}
     command = world.command(folder, workdir, evaluate__batch_size=HOSTS * DEVICES)
     return [world.start([*command, *where, f"--process_id={host}"], env=environment) for host in range(HOSTS)]

@@ -13,10 +13,6 @@ from genre_jax.bench.chaos import world
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 
-WORKDIR = {
-    "checkpoints", "config.json", "labels.json", "environment.json", "metrics.jsonl", "timings.jsonl", "results.json",
-    "predictions.npz", "tensorboard", "report",
-}  # fmt: skip
 KILLS_OF_A_RUN = 5  # after so many kills a run is left alone, compared, and a new one begins
 
 
@@ -61,11 +57,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, dict[str, int]]:
                 else:
                     break  # it was finished before the moment came
             finished(folder, workdir, reader)
-            actual = world.outcome(workdir)
-            if wrong := [key for key in expected if expected[key] != actual.get(key)]:
-                raise UserError(f"the run in {workdir} differs from an undisturbed one in {', '.join(wrong[:5])}")
-            if stray := world.strays(workdir, WORKDIR):
-                raise UserError(f"stray files in {workdir}: {', '.join(stray)}")
+            world.check_equal(workdir, expected)
             say(f"kills, {reader}: {done} of {kills // 2}; run {number} is equal")
     return {reader: dict(counts) for reader, counts in found.items()}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import genre_jax
+from genre_jax.console import UserError
 from genre_jax.data import locate
 from genre_jax.prepare import passport, tfrecord
 
@@ -15,6 +16,11 @@ RATE = 8_000
 CLASSES = ("low", "mid", "high", "noise")
 SPLITS = {"train": 12, "validation": 4, "test": 4}  # clips of each class
 STEPS = 24
+# What a workdir holds.
+WORKDIR = {
+    "checkpoints", "config.json", "labels.json", "environment.json", "metrics.jsonl", "timings.jsonl", "results.json",
+    "predictions.npz", "tensorboard", "report",
+}  # fmt: skip
 READERS = ("threads", "tfdata")
 ROOT = Path(genre_jax.__file__).parents[1]
 SETTINGS = {
@@ -91,6 +97,15 @@ def outcome(workdir: Path) -> dict[str, bytes]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
         found[jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
     return found
+
+
+def check_equal(workdir: Path, expected: dict[str, bytes]) -> None:
+    """Raise `UserError` unless a finished run has the `outcome` of an undisturbed one, and left no stray file."""
+    actual = outcome(workdir)
+    if wrong := [key for key in expected if expected[key] != actual.get(key)]:
+        raise UserError(f"the run in {workdir} differs from an undisturbed one in {', '.join(wrong[:5])}")
+    if stray := strays(workdir, WORKDIR):
+        raise UserError(f"stray files in {workdir}: {', '.join(stray)}")
 
 
 def strays(folder: Path, expected: set[str]) -> list[str]:

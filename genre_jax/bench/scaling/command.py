@@ -208,16 +208,12 @@ def _measure(topology: Topology, changes: dict[str, str], environment: dict[str,
     return row | {"status": "ok"}
 
 
-def _clusters(hosts: int) -> list[tuple[str, int, int] | None]:
-    """Return the arguments of `point.start` for each of `hosts` processes on this machine."""
-    if hosts == 1:
+def _clusters(count: int) -> list[tuple[str, int, int] | None]:
+    """Return the arguments of `hosts.start` for each of `count` processes on this machine."""
+    if count == 1:
         return [None]
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    return [(address, hosts, number) for number in range(hosts)]
+    address = f"localhost:{hosts.free_port()}"
+    return [(address, count, number) for number in range(count)]
 
 
 def _present_topology(record: dict[str, Any], changes: dict[str, str]) -> bool:

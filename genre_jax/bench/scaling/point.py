@@ -96,8 +96,7 @@ class Point:
         found = all_reduces(compiled.as_text())
         row: dict[str, Any] = {"compile_s": time.perf_counter() - started}
         size = memory.tree_bytes(program.shapes()[0].params)
-        # A program that was compiled ahead takes no arrays of several hosts; the usual call finds it in the cache of programs.
-        call = compiled if jax.process_count() == 1 else program.train_step
+        call = program.runnable(compiled)
 
         def train(batches: Iterator[Any]) -> float:
             nonlocal state
