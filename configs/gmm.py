@@ -27,6 +27,6 @@ def get_config(argument: str = ""):
 
 def demo(config):
     """Embedded data, fewer Gaussians and frames."""
-    config.data.update(name="synthetic", conditioning=[])
+    config.data.update(name="synthetic_musan", conditioning=[])
     config.model.update(components=32, frames=20_000)
     config.evaluate.hop = 0

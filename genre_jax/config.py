@@ -19,7 +19,7 @@ from genre_jax.console import UserError
 from genre_jax.data.locate import check_name
 from genre_jax.weights import files
 
-VERSION = 5  # schema version: it changes when a key is added, removed or renamed
+VERSION = 6  # schema version: it changes when a key is added, removed or renamed
 COMPONENTS: dict[str, dict[str, Callable]] = {
     "frontend": frontends.FRONTENDS,
     "model": models.MODELS,
@@ -42,7 +42,7 @@ FREE_ON_RESUME = (
     "data.verify",
     "data.on_corrupt",
 )
-_PLACES = ("init_from", "data.data_dir")  # paths of one machine, which `save_pretrained` leaves out of its files
+_PLACES = ("init_from", "data.data_dir", "distill.teacher")  # of one machine: `save_pretrained` leaves them out
 
 
 def base(name: str) -> ConfigDict:
@@ -84,6 +84,7 @@ def base(name: str) -> ConfigDict:
                 # In [0, 1]: share of each label that is spread evenly over the classes (softmax) or set to 1/2 (sigmoid).
                 "label_smoothing": 0.0,
             },
+            "distill": _distill(),
             "freeze": _freeze(),
             "learning_rates": [],  # factors of the learning rate by name pattern, such as ["layer1*=0.1"]; [] = 1 for all
             "gradient_clip": 0.0,  # largest global norm of the gradient; 0 = no clipping
@@ -207,6 +208,19 @@ def _augment() -> dict[str, Any]:
         },
         "start": [],  # augmentations that are off at first, with the duration, such as ["noise=10 epochs"]; [] = none
         "refresh": [],  # visits between redraws, such as ["noise=10"]; data.refresh_epochs for the other augmentations
+    }
+
+
+def _distill() -> dict[str, Any]:
+    return {
+        # The trained network from which this run learns, as well as from the labels (distill.py): the workdir of a run, a file
+        # of save_pretrained, hf://… or a published tagger. It must know all classes. "" = none; the next keys have no effect.
+        "teacher": "",
+        "temperature": 1.0,  # above 0: divides the logits of teacher and student in the soft loss
+        "share": 0.9,  # in [0, 1]: weight of the soft loss; the loss on the labels has the rest
+        "squared": True,  # multiply the soft loss by the square of the temperature
+        # Compute the teacher's logits once for each cut, without augmentation. It needs data.segments fixed or consecutive.
+        "cached": False,
     }
 
 
@@ -362,8 +376,8 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     """Returns the config that `to_json` wrote.
 
     Args:
-      values: the JSON object. It must hold the keys of its components and of `base`; only `init_from` and `data.data_dir`
-        may be missing, and get their defaults.
+      values: the JSON object. It must hold the keys of its components and of `base`; only the paths of
+        `_PLACES` may be missing, and get their defaults.
 
     Raises `UserError` for another schema version, and for a missing or unknown key.
     """

@@ -53,7 +53,7 @@ def check_values(config: ConfigDict) -> None:
                 "train.keep"):  # fmt: skip
         if values[key] < 1:
             raise UserError(f"config key {key!r} must be at least 1, and was given {values[key]}")
-    for key in ("ema", "loss.label_smoothing"):
+    for key in ("ema", "loss.label_smoothing", "distill.share"):
         if not 0 <= values[key] <= 1:
             raise UserError(f"config key {key!r} must lie in [0, 1], and was given {values[key]}")
     for key in ("batch_norm_devices", "evaluate.hop", "gradient_clip", "train.skip_nonfinite", "train.patience",
@@ -66,8 +66,11 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(
             f"config key 'batch_norm_devices' must be 0 with model.time_shards, and was given {config.batch_norm_devices}"
         )
-    if not config.head.c > 0:
-        raise UserError(f"config key 'head.c' must be above 0, and was given {config.head.c}")
+    for key in ("head.c", "distill.temperature"):
+        if not values[key] > 0:
+            raise UserError(f"config key {key!r} must be above 0, and was given {values[key]}")
+    if config.distill.cached:
+        _check_cached(config)
     if not durations.parse_duration(config.train.duration)[0] and config.head.start == "random":
         raise UserError(
             f"config key 'train.duration' must be above 0 with head.start 'random', and was given {config.train.duration!r}"
@@ -88,6 +91,17 @@ def check_values(config: ConfigDict) -> None:
         )
     if config.freeze.until:
         durations.parse_duration(config.freeze.until, "config key 'freeze.until'")
+
+
+def _check_cached(config: ConfigDict) -> None:
+    """Check that the cuts of the training clips are the same in each epoch, so that logits of a teacher can be kept."""
+    needs = {"data.segments": ("fixed", "consecutive"), "data.order": ("global",), "augment.mixup.alpha": (0,)}
+    values = flat(config)
+    for key, legal in needs.items():
+        if values[key] not in legal:
+            raise UserError(f"config key 'distill.cached' needs {key} {' or '.join(map(str, legal))}, and it is {values[key]}")
+    if order.versions(config.data.copies):
+        raise UserError("config key 'distill.cached' needs a training split without data.copies")
 
 
 def check_pairing(config: ConfigDict) -> None:

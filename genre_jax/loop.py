@@ -67,10 +67,11 @@ def _work(config: ConfigDict, workdir: Path, interrupt: Interrupt, profile: bool
     run = Run(config)
     fitted = gmm.check(config, run.program.network.model)
     clips = shards.digest(run.splits.values())
-    hosts.broadcast(lambda: _check_clips(workdir, clips))
+    teacher = run.program.teacher.checksum() if run.program.teacher else ""
+    hosts.broadcast(lambda: _check_same(workdir, clips, teacher))
     checkpoints = Checkpoints(workdir, config, run.splits["train"].classes)
     if hosts.is_first():
-        _describe(run, workdir, clips)
+        _describe(run, workdir, clips_sha256=clips, teacher_sha256=teacher)
     abstract = run.program.abstract_state()
     state, start, progress = checkpoints.resume(abstract) or (run.initial_state(), 0, None)
     progress = progress or FRESH | {"due": config.head.start == "logistic"}
@@ -112,18 +113,23 @@ def _finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     return known
 
 
-def _check_clips(workdir: Path, clips: str) -> None:
-    """Raise `UserError` if the workdir holds a run on other clips."""
+def _check_same(workdir: Path, clips: str, teacher: str) -> None:
+    """Raise `UserError` if the workdir holds a run on other clips, or a run that learned from another teacher."""
     path = workdir / "environment.json"
-    if path.exists() and read_json(path, dict).get("clips_sha256") != clips:
+    known = read_json(path, dict) if path.exists() else {"clips_sha256": clips, "teacher_sha256": teacher}
+    if known.get("clips_sha256") != clips:
         raise UserError(
             f"{workdir} holds a run on other clips: its data set, or the exclude.csv beside it, has changed since; choose "
             "another --workdir"
         )
+    if known.get("teacher_sha256", "") != teacher:
+        raise UserError(
+            f"{workdir} holds a run that learned from another teacher than distill.teacher: choose another --workdir"
+        )
 
 
-def _describe(run: Run, workdir: Path, clips: str) -> None:
-    """Write config.json, labels.json and environment.json."""
+def _describe(run: Run, workdir: Path, **checksums: str) -> None:
+    """Write config.json, labels.json and environment.json, with the `checksums`."""
     config = run.config
     write_json(workdir / "config.json", configs.to_json(config))
     write_json(workdir / "labels.json", run.splits["train"].classes)
@@ -131,7 +137,7 @@ def _describe(run: Run, workdir: Path, clips: str) -> None:
     if verify != config.data.verify:
         say("google-crc32c is not installed: the audio is not verified against its checksums (pip install google-crc32c)")
     chosen = {"reader": resolve_reader(config.data.reader, run.folder), "verify": verify}
-    chosen |= {"data_set": str(run.folder), "clips_sha256": clips}
+    chosen |= {"data_set": str(run.folder)} | {key: value for key, value in checksums.items() if value}
     if "engine" in config.frontend:
         chosen["fft_engine"] = resolve_engine(config.frontend.engine)
     if "backend" in config.model:

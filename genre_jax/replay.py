@@ -4,6 +4,7 @@ A run that stops at such a step leaves the folder DUMP, which `dump` writes: the
 takes the step again, and names the first stage, from the audio to the gradient, that holds NaN or infinity.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import atomic, forward, hosts, losses, placing, run, train
+from genre_jax import atomic, forward, hosts, placing, run, train
 from genre_jax import config as configs
 from genre_jax.augment import waveform as augment
 from genre_jax.checkpoint import named
@@ -63,7 +64,7 @@ def replay(folder: Path) -> None:
     abstract = program.shapes()[0]
     with np.load(folder / "batch.npz") as batch_file, np.load(folder / "state.npz") as state_file:
         batch, arrays = dict(batch_file), dict(state_file)
-    constants = program.constants_of(batch.pop("class_weights"))
+    constants = program.constants_of(batch.pop("class_weights"), tuple(about["labels"]))
     state = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in named(abstract)])
     devices = program.devices
     _, metrics = program.train_step(devices.replicate(state), devices.replicate(constants), devices.shard(batch))
@@ -89,18 +90,18 @@ def explain(
     waveform = network.waveform(batch)
     if bad := _rows(waveform, clips):
         return f"the audio is not finite, of {listed(bad)}"
-    inputs = train.learning_inputs(batch, constants, state, network, config, program.starts, program.visits, None)
+    step = dataclasses.replace(program.step, network=network, axis_name=None)
+    inputs = step.inputs(state, constants, batch)
     if bad := _rows(inputs["features"], clips):
         return f"the features of the front end {config.frontend.name!r} are not finite after augmentation, of {listed(bad)}"
     keys = augment.example_keys(constants["dropout_key"], inputs["visit"], inputs["clip"], inputs["variant"])
     if layer := first_layer(network, state, inputs, keys):
         return f"the first layer whose output is not finite is {layer}; its input is finite"
-    loss = losses.LOSSES[config.loss.name]
 
     def value(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, _, _ = network.logits(variables, inputs["features"], train=True, mask=inputs["mask"], keys=keys)
-        return loss.values(logits, inputs["targets"], constants["class_weights"])
+        return step.loss.values(logits, inputs["targets"], constants["class_weights"])
 
     if bad := _rows(value(state.params), clips):
         return f"the loss is not finite, of {listed(bad)}; the logits are finite"

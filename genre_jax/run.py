@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre_jax import durations, evaluate, forward, freezing, hosts, optim, parallel, placing, probe
+from genre_jax import distill, durations, evaluate, forward, freezing, hosts, optim, parallel, placing, probe
 from genre_jax.augment import noise, validate
 from genre_jax.config_section import component_options
 from genre_jax.console import UserError, say
@@ -45,7 +45,8 @@ class Program:
       clips: number of clips of the training split, which durations in epochs count.
 
     Attributes:
-      starts, visits: when augmentations begin and are drawn again, as `TrainStep` takes them.
+      network, teacher: the forward pass of the run, and what it distils from or None.
+      step: the training step before it is compiled as `train_step`.
     """
 
     def __init__(self, config: ConfigDict, devices: parallel.Devices, classes: int, clips: int):
@@ -60,13 +61,14 @@ class Program:
             lambda text: self.count(text, "schedule"), self.total, **component_options(config.schedule)
         )
         starts = validate.durations(config.augment)
-        self.starts = {name: self._count_or_zero(text, "augment.start") for name, text in starts.items()}
-        self.visits = validate.visits(config.augment, config.data.refresh_epochs)
-        self.train_step: Any = devices.train_step(
-            TrainStep(
-                self.network, self._optimizer, schedule, config, parallel.AXIS, freeze, starts=self.starts, visits=self.visits
-            )
-        )
+        self.teacher = distill.load(config)
+        self.step = TrainStep(
+            self.network, self._optimizer, schedule, config, parallel.AXIS, freeze,
+            starts={name: self._count_or_zero(text, "augment.start") for name, text in starts.items()},
+            visits=validate.visits(config.augment, config.data.refresh_epochs),
+            teacher=self.teacher,
+        )  # fmt: skip
+        self.train_step: Any = devices.train_step(self.step)
         self.eval_step = devices.eval_step(functools.partial(eval_step, network=self.network, config=config))
         self._key = jax.random.key(config.seed)
 
@@ -99,10 +101,14 @@ class Program:
         """Shapes, types and placement of the state, into which a checkpoint is restored."""
         return self.devices.abstract(jax.eval_shape(lambda: self.state_of(self.init())))
 
-    def constants_of(self, class_weights: Any) -> dict[str, Any]:
-        """What the steps read and never change: keys, `class_weights` (classes,), and the noise bank."""
+    def constants_of(self, class_weights: Any, labels: tuple[str, ...]) -> dict[str, Any]:
+        """What the steps read and never change, for the classes `labels`.
+
+        "augment_key", "dropout_key", "class_weights" (classes,), the bank of "noise", and what the step reads of the "teacher".
+        """
         keys = {"augment_key": jax.random.fold_in(self._key, 1), "dropout_key": jax.random.fold_in(self._key, 2)}
-        return keys | {"class_weights": class_weights, "noise": noise.load_bank(self.config)}
+        teacher = {"teacher": self.teacher.constants(labels)} if self.teacher else {}
+        return keys | teacher | {"class_weights": class_weights, "noise": noise.load_bank(self.config)}
 
     def shapes(self) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
         """Shapes and types of the arguments of `train_step`, for which it can be lowered without any data."""
@@ -114,8 +120,11 @@ class Program:
         batch |= dict.fromkeys(("maximum", "mask"), jax.ShapeDtypeStruct((size,), jnp.float32))
         numbers = ("length", "clip", "track", "start", "variant", "visit")
         batch |= dict.fromkeys(numbers, jax.ShapeDtypeStruct((size,), jnp.int32))
+        if self.teacher and self.teacher.cached:
+            batch["soft"] = jax.ShapeDtypeStruct((size, self.classes), jnp.float32)
         state = jax.eval_shape(lambda: self.state_of(self.init()))
-        constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes)))
+        labels = self.teacher.trained.labels[: self.classes] if self.teacher else ()  # any of them have the shapes
+        constants = jax.eval_shape(lambda: self.constants_of(jnp.ones(self.classes), labels))
         return state, constants, self.devices.shard_shapes(batch)
 
     def runnable(self, compiled: Any) -> Any:
@@ -154,7 +163,10 @@ class Run:
         self.program = Program(config, devices, len(self.splits["train"].classes), len(self.batches.rows))
         self.every = {key: self.program.count(config.train[f"{key}_every"], key) for key in ("log", "evaluate", "checkpoint")}
         class_weights = _class_weights(self.batches.labels, config.loss.class_weights)
-        self.constants = devices.replicate(self.program.constants_of(class_weights))
+        labels, teacher = self.splits["train"].classes, self.program.teacher
+        self.constants = devices.replicate(self.program.constants_of(class_weights, labels))
+        if teacher and teacher.cached:
+            self.batches = distill.cache(teacher, labels, self.batches, devices, config)
 
     def initial_state(self) -> TrainState:
         """The state at step 0, on the devices."""

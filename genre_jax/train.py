@@ -51,7 +51,7 @@ class TrainState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # JAX keys its cache by the object
 class TrainStep:
-    """The training step `(state, constants, batch) -> (state, metrics)`, in two parts: `gradients` and `update`.
+    """The training step `(state, constants, batch) -> (state, metrics)`, of `inputs`, `gradients` and `update`.
 
     Attributes:
       network, optimizer, schedule: the forward pass, the direction and the learning rate of an update.
@@ -60,6 +60,7 @@ class TrainStep:
       freeze: parameters that are frozen at first or throughout; None for none.
       starts: augmentation → first step at which it is on, for those that start late.
       visits: augmentation → number of visits between redraws (`augment.validate.visits`).
+      teacher: the `distill.Teacher` from which the step learns; None for none.
     """
 
     network: forward.Forward
@@ -70,13 +71,19 @@ class TrainStep:
     freeze: freezing.Freeze | None = None
     starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     visits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    teacher: Any = None
+
+    @property
+    def loss(self) -> losses.Loss:
+        """The loss of the config, or with a teacher the loss on both labels and the teacher's logits."""
+        return self.teacher.loss if self.teacher else losses.LOSSES[self.config.loss.name]
 
     def __call__(self, state: TrainState, constants: dict[str, Any], batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """Update the state from this device's share of the batch; loss and gradient are those of the whole batch.
 
         Args:
           state: replicated over the devices.
-          constants: "augment_key", "dropout_key", "class_weights" (classes,) and "noise"; see `run.Program.constants_of`.
+          constants: as `run.Program.constants_of` returns them.
           batch: this device's share of a batch of `data.batches`.
 
         Returns the new state, and {"loss", "accuracy", "gradient_norm", "learning_rate"}, equal on all devices. The accuracy
@@ -87,9 +94,8 @@ class TrainStep:
 
     def gradients(self, state: TrainState, constants: dict[str, Any], batch: Batch) -> tuple[Any, Any, dict[str, jax.Array]]:
         """The gradient, the new batch statistics, and {"loss", "accuracy"}, of the whole batch. Reads no optimiser state."""
-        config, network, freeze = self.config, self.network, self.freeze
-        loss = losses.LOSSES[config.loss.name]
-        batch = learning_inputs(batch, constants, state, network, config, self.starts, self.visits, self.axis_name)
+        config, network, freeze, loss = self.config, self.network, self.freeze, self.loss
+        batch = self.inputs(state, constants, batch)
         weight = loss.weights(batch["labels"], constants["class_weights"]) * batch["mask"]
         total_weight, count = parallel.sum((weight.sum(), batch["mask"].sum()), self.axis_name)
         total_weight, count = (jnp.maximum(x, jnp.finfo(x.dtype).tiny) for x in (total_weight, count))  # 0 if all are masked
@@ -112,6 +118,45 @@ class TrainStep:
             batch_stats = parallel.mean(batch_stats, self.axis_name)
         gradients, metrics = parallel.sum((gradients, sums), self.axis_name)
         return gradients, batch_stats, metrics
+
+    def inputs(self, state: TrainState, constants: dict[str, Any], batch: Batch) -> Batch:
+        """Augment a batch and turn it into the inputs and targets of the network.
+
+        Returns "features" (batch, …), "labels" after mixup and "clean_labels" before (both (batch, classes)), "targets" (the
+        smoothed labels; with a teacher the pair of them and its logits), and the batch's "clip", "visit", "variant" and "mask".
+        All random numbers come from the keys of the clips. Mixup alone reads another clip, the next one of the global batch.
+        """
+        network, config, settings, key = self.network, self.config, self.config.augment, constants["augment_key"]
+        mixup, upright = settings.mixup, config.frontend.upright
+        on = {name: state.step >= first for name, first in self.starts.items()}
+        keys = augment.keys_by_name(key, batch, self.visits)
+        waveform = network.waveform(batch)
+        if order.versions(config.data.copies):
+            fixed = augment.example_keys(key, jnp.zeros_like(batch["visit"]), batch["clip"], batch["variant"])
+            waveform = augment.copy(waveform, fixed, batch["variant"], config.data.copies, settings.vocoder_fft)
+        rate, bank = config.data.sample_rate, constants.get("noise")
+        waveform = augment.augment(waveform, keys, settings, sample_rate=rate, bank=bank, on=on)
+        labels = batch["labels"].astype(network.wide)
+
+        def mixed(example):
+            following, valid = parallel.following((example, batch["mask"]), self.axis_name, config.model.get("time_shards", 1))
+            mix = functools.partial(feature_augment.mixup, keys["mixup"], other=following, valid=valid, alpha=mixup.alpha)
+            return augment.switch(["mixup"], on, mix, example)
+
+        if mixup.alpha and mixup.of == "waveform":
+            waveform, labels = mixed((waveform, labels))
+        features = network.features(state.variables(), waveform)
+        heard = self.teacher.features(constants["teacher"], waveform) if self.teacher else ()
+        if mixup.alpha and mixup.of == "features":
+            (features, heard), labels = mixed(((features, heard), labels))
+        if settings.mask.frequency or settings.mask.time:
+            blank = functools.partial(feature_augment.mask, keys=keys["mask"], config=settings.mask, upright=upright)
+            features = augment.switch(["mask"], on, blank, features)
+        targets: Any = self.loss.smooth(labels, config.loss.label_smoothing)
+        if self.teacher:
+            targets = targets, self.teacher.logits(constants["teacher"], heard, batch)
+        kept = {name: batch[name] for name in ("clip", "visit", "variant", "mask")}
+        return kept | {"features": features, "labels": labels, "targets": targets, "clean_labels": batch["labels"]}
 
     def update(
         self, state: TrainState, gradients: Any, batch_stats: Any, metrics: dict[str, jax.Array]
@@ -142,51 +187,6 @@ def _guarded(state: TrainState, updated: TrainState, metrics: dict[str, jax.Arra
     kept = jax.tree.map(lambda old, new: jnp.where(running & finite, new, old), state, updated)
     skipped = state.skipped + (running & ~finite)
     return kept.replace(step=jnp.where(skipped <= most, updated.step, state.step), skipped=skipped)
-
-
-def learning_inputs(
-    batch: Batch,
-    constants: dict[str, Any],
-    state: TrainState,
-    network: forward.Forward,
-    config: ConfigDict,
-    starts: Mapping[str, int],
-    visits: Mapping[str, int],
-    axis_name: str | None,
-) -> Batch:
-    """Augment a batch and turn it into the inputs and targets of the network; arguments as in `TrainStep`.
-
-    Returns "features" (batch, …), "labels" after mixup, "targets" after smoothing too, "clean_labels" before both (all (batch,
-    classes)), and the batch's "clip", "visit", "variant" and "mask" (batch,). All random numbers come from the keys of the
-    clips. Mixup alone reads another clip: the next one of the global batch.
-    """
-    settings, key, on = config.augment, constants["augment_key"], {name: state.step >= first for name, first in starts.items()}
-    keys = augment.keys_by_name(key, batch, visits)
-    waveform = network.waveform(batch)
-    if order.versions(config.data.copies):
-        fixed = augment.example_keys(key, jnp.zeros_like(batch["visit"]), batch["clip"], batch["variant"])
-        waveform = augment.copy(waveform, fixed, batch["variant"], config.data.copies, settings.vocoder_fft)
-    waveform = augment.augment(
-        waveform, keys, settings, sample_rate=config.data.sample_rate, bank=constants.get("noise"), on=on
-    )
-    labels = batch["labels"].astype(network.wide)
-
-    def mixed(example):
-        following, valid = parallel.following((example, batch["mask"]), axis_name, config.model.get("time_shards", 1))
-        mix = functools.partial(feature_augment.mixup, keys["mixup"], other=following, valid=valid, alpha=settings.mixup.alpha)
-        return augment.switch(["mixup"], on, mix, example)
-
-    if settings.mixup.alpha and settings.mixup.of == "waveform":
-        waveform, labels = mixed((waveform, labels))
-    features = network.features(state.variables(), waveform)
-    if settings.mixup.alpha and settings.mixup.of == "features":
-        features, labels = mixed((features, labels))
-    if settings.mask.frequency or settings.mask.time:
-        blank = functools.partial(feature_augment.mask, keys=keys["mask"], config=settings.mask)
-        features = augment.switch(["mask"], on, blank, features)
-    targets = losses.LOSSES[config.loss.name].smooth(labels, config.loss.label_smoothing)
-    kept = {name: batch[name] for name in ("clip", "visit", "variant", "mask")}
-    return kept | {"features": features, "labels": labels, "targets": targets, "clean_labels": batch["labels"]}
 
 
 def _accumulate(loss_of, state: TrainState, batch: Batch, parts: int):

@@ -1,5 +1,6 @@
 """Tests of the augmentations: effect on the signal, random keys, and schedule. `test_vocoder.py` tests the vocoder."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from conftest import section, small_config
 
 from genre_jax import config as configs
-from genre_jax import losses, parallel, train
+from genre_jax import losses, parallel
 from genre_jax.augment import features, noise, validate, waveform
 from genre_jax.console import UserError
 from genre_jax.data import locate, shards
@@ -239,10 +240,8 @@ def inputs_of(run, batch, step=0):
     """Return the inputs and labels of the training step `step` on one device."""
     state = run.initial_state().replace(step=jnp.asarray(step))
     arrays = {key: jnp.asarray(value) for key, value in batch.items()}
-    starts = {name: int(text.split()[0]) for name, text in validate.durations(run.config.augment).items()}
-    visits = validate.visits(run.config.augment, run.config.data.refresh_epochs)
-    constants, network = jax.device_get(run.constants), run.program.network
-    return train.learning_inputs(arrays, constants, state, network, run.config, starts, visits, None)
+    step = dataclasses.replace(run.program.step, axis_name=None)
+    return step.inputs(state, jax.device_get(run.constants), arrays)
 
 
 def test_an_example_is_augmented_by_its_clip_and_visit_alone(tones):

@@ -67,7 +67,7 @@ def small(config, tones):
     config.train.update(batch_size=8, duration="1 steps")
     config.evaluate.update(batch_size=8, hop=0)
     config.devices = 1
-    config.init_from, config.head.start = "", "random"
+    config.init_from, config.head.start, config.distill.teacher = "", "random", ""  # test_distill.py has teachers
     return config
 
 

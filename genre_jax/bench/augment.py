@@ -18,8 +18,7 @@ import numpy as np
 from absl import flags
 
 from genre_jax import config as configs
-from genre_jax import parallel, run, train
-from genre_jax.augment import validate
+from genre_jax import parallel, run
 from genre_jax.bench.record import write_record
 from genre_jax.console import say
 from genre_jax.data import locate
@@ -87,7 +86,7 @@ def _problem(config: Any) -> tuple[run.Program, Any, Any]:
         **dict.fromkeys(("start", "variant"), np.zeros(count, np.int32)),
         "length": np.full(count, config.data.samples, np.int32),
     }
-    return program, program.devices.replicate(program.constants_of(np.ones(CLASSES))), program.devices.shard(batch)
+    return program, program.devices.replicate(program.constants_of(np.ones(CLASSES), ())), program.devices.shard(batch)
 
 
 def _inputs(config: Any) -> Callable[[], Any]:
@@ -96,8 +95,7 @@ def _inputs(config: Any) -> Callable[[], Any]:
     state = program.state_of({"params": {}, "batch_stats": {}, "frontend": {}})  # no network is called
 
     def compute(state, constants, batch):
-        network, visits = program.network, validate.visits(config.augment, config.data.refresh_epochs)
-        return train.learning_inputs(batch, constants, state, network, config, {}, visits, parallel.AXIS)["features"]
+        return program.step.inputs(state, constants, batch)["features"]
 
     step = program.devices.eval_step(compute)
     return lambda: step(state, constants, batch)

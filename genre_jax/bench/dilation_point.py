@@ -92,7 +92,7 @@ def measure(point: dict[str, Any], update: Callable[[dict[str, Any]], None]) -> 
 def _run(program: run.Program, compiled: Any, steps: int) -> dict[str, Any]:
     """Run the compiled step on random weights and audio; return its time and memory."""
     state = program.devices.replicate(random_state(program))
-    constants = program.devices.replicate(program.constants_of(np.ones(CLASSES)))
+    constants = program.devices.replicate(program.constants_of(np.ones(CLASSES), ()))
     batch = random_batch(program)
     with contextlib.suppress(OSError):
         resident.reset_peak()

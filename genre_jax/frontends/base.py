@@ -42,6 +42,7 @@ class Frontend(nn.Module, kw_only=True):
       statistics: tuple of names from `descriptors.STATISTICS`. Replaces the frames by these statistics over time.
       frames: int ≥ 0. Crops or zero-pads both ends of the features to this number of frames. 0 keeps all frames.
       image: bool. Returns an image of one channel; rows are bins, columns are frames.
+      upright: bool. Turns the image: rows are frames, columns are bins. Height and width are those of the turned image.
       height, width: int ≥ 0, size in pixels to which the image is resized (bilinear). 0 keeps the size.
       align_corners: bool. The resize aligns the corner pixels, as `torch.nn.functional.interpolate` does.
     """
@@ -53,6 +54,7 @@ class Frontend(nn.Module, kw_only=True):
     statistics: tuple[str, ...] = ()
     frames: int = 0
     image: bool = False
+    upright: bool = False
     height: int = 0
     width: int = 0
     align_corners: bool = False
@@ -99,7 +101,7 @@ class Frontend(nn.Module, kw_only=True):
             return x[..., 0, :]
         if not self.image:
             return x
-        x = jnp.swapaxes(x, -1, -2)
+        x = x if self.upright else jnp.swapaxes(x, -1, -2)
         size = (self.height or x.shape[-2], self.width or x.shape[-1])
         return (x if size == x.shape[-2:] else scaling.resize(x, *size, align_corners=self.align_corners))[..., None]
 

@@ -110,7 +110,7 @@ def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
     """Write the trained network of `workdir` into one .safetensors file for `genre_jax.load` and `config.init_from`.
 
     The arrays are float32 (float64 for a float64 run) and have the names of a checkpoint, such as "params/conv1/kernel". The
-    metadata contains, each as JSON, the version of genre_jax, the config without `init_from` and `data.data_dir`, the
+    metadata contains, each as JSON, the version of genre_jax, the config without the paths of this machine, the
     labels, the sample rate in Hz, the front end, and a SHA-256 checksum of the arrays and of all these entries.
 
     Returns `path`. Raises `UserError` if the run has no whole checkpoint, if an array holds NaN or infinity, or if `path` does
@@ -136,7 +136,7 @@ def write(trained: Trained, path: Path, **notes: str) -> Path:
     if broken := files.not_finite(arrays):
         raise UserError(f"{path} is not written, because the weights hold NaN or infinity in {listed(broken)}: train again")
     values = configs.to_json(config)
-    del values["init_from"], values["data"]["data_dir"]
+    del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
     parts = {
         "genre_jax": genre_jax.__version__,
         "config": values,
