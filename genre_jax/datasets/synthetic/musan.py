@@ -1,4 +1,4 @@
-"""The embedded data set `synthetic_musan`: music, noise and speech without words, in the classes of MUSAN.
+"""Render the files of `synthetic_musan`: music, noise and speech without words, the classes of MUSAN.
 
 All classes pass the same chain of a recording: a room, faint noise in the background, an equaliser, a band limit, a level.
 Therefore neither the loudness nor the mean spectrum alone tells the class. Everything is rendered at 16 kHz, the rate of
@@ -6,21 +6,16 @@ MUSAN, and resampled.
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from scipy import signal
 
-from genre_jax.console import UserError
-from genre_jax.datasets.synthetic import music, noises, speech
+from genre_jax.console import unknown
+from genre_jax.datasets.synthetic import MUSAN_CLASSES, music, noises, speech
 from genre_jax.datasets.synthetic.difficulty import HARD
 from genre_jax.datasets.synthetic.recipes import GENRES, RECIPES
 from genre_jax.datasets.synthetic.scene import Scene, tilt
-from genre_jax.datasets.types import Item, Render, Source
-from genre_jax.prepare.audio import Audio, Format
 
-CLASSES = ("music", "noise", "speech")
-FILES = {"train": 65, "validation": 10, "test": 25}  # files of each class
 SECONDS = (6.0, 12.0)
 BACKGROUND_DB = (-40.0, -12.0)  # of the noise in the background, relative to the sound
 LEVEL_DB = (-32.0, -14.0)  # root mean square, relative to full scale
@@ -28,51 +23,31 @@ DRY = dataclasses.replace(HARD, room=None, noise_db=None)  # music before the ch
 NARROWEST = 3_400.0  # Hz; the lowest band limit
 
 
-def synthetic_musan(source: Path | None = None) -> Source:
-    """Returns music, noise and speech, 100 files of 6 to 12 s of each class. Every file has its voice, machine or piece."""
-    if source is not None:
-        raise UserError(f"data set 'synthetic_musan' is synthesised and needs no source: remove --source={source}")
-    items = tuple(
-        Item(name := f"{split}/{label}/{number:03d}", name, (label,), split)
-        for split, count in FILES.items()
-        for label in CLASSES
-        for number in range(count)
-    )
-    return Source("synthetic_musan", CLASSES, items, render_item)
-
-
-def render_item(item: Item, sample_rate: int) -> Render:
-    """Render the file that an item of `synthetic_musan` names."""
-    split, label, number = item.name.split("/")
-    samples = render(label, int(number), split, sample_rate=sample_rate)
-    return Render(Audio(samples, sample_rate, Format("synthetic", sample_rate, 1)))
-
-
 def render(label: str, number: int, split: str = "train", *, sample_rate: int = speech.RATE) -> np.ndarray:
     """Render a file as float32 (samples,) in (-0.95, 0.95). The result depends on the arguments alone.
 
     Args:
-      label: one of `CLASSES`.
-      number: number of the file, 0 or more, without upper limit. Ten successive files have the ten genres, or the ten kinds of noise.
+      label: one of `MUSAN_CLASSES`.
+      number: number of the file, 0 or more, without upper limit. Ten successive files have the ten genres or kinds of noise.
       split: one of `music.SPLITS`, which share no files.
       sample_rate: sample rate in Hz, 8000 or more.
 
     Raises:
       UserError: unknown class or split, negative number, or a sample rate that is too small.
     """
-    if label not in CLASSES:
-        raise music.unknown("class", label, CLASSES)
+    if label not in MUSAN_CLASSES:
+        raise unknown("class", label, MUSAN_CLASSES)
     if split not in music.SPLITS:
-        raise music.unknown("split", split, music.SPLITS)
-    rng = np.random.default_rng([CLASSES.index(label), music.SPLITS.index(split), music._natural("number", number)])
+        raise unknown("split", split, music.SPLITS)
+    rng = np.random.default_rng([MUSAN_CLASSES.index(label), music.SPLITS.index(split), music.natural("number", number)])
     seconds = round(rng.uniform(*SECONDS), 1)
-    length = music._samples(sample_rate, seconds)
+    length = music.count_samples(sample_rate, seconds)
     samples = round(seconds * speech.RATE)
     scene = Scene.draw(HARD, RECIPES[GENRES[0]], rng, speech.RATE)
     audio = _sound(label, number, split, rng, scene.whole(samples))
     audio = _recorded(audio, scene, rng)[:samples]
     step = np.gcd(sample_rate, speech.RATE)
-    return music._limit(signal.resample_poly(audio, sample_rate // step, speech.RATE // step)[:length])
+    return music.limit(signal.resample_poly(audio, sample_rate // step, speech.RATE // step)[:length])
 
 
 def _sound(label: str, number: int, split: str, rng: np.random.Generator, samples: int) -> np.ndarray:

@@ -37,7 +37,9 @@ def _peak(audio: np.ndarray, hertz: float, quality: float) -> np.ndarray:
     return signal.lfilter(*signal.iirpeak(min(hertz, 0.45 * RATE), quality, RATE), audio)
 
 
-def _strike(rng: np.random.Generator, onsets: Iterable[float], wave: np.ndarray, samples: int, spread: float = 4.0) -> np.ndarray:
+def _strike(
+    rng: np.random.Generator, onsets: Iterable[float], wave: np.ndarray, samples: int, spread: float = 4.0
+) -> np.ndarray:
     """Place `wave` at each onset (seconds), with levels that deviate by `spread` dB."""
     impulses = np.zeros(samples)
     for onset in onsets:
@@ -49,9 +51,9 @@ def _strike(rng: np.random.Generator, onsets: Iterable[float], wave: np.ndarray,
 def _modes(rng: np.random.Generator, hertz: float, count: int, seconds: float) -> np.ndarray:
     """A struck body: partials without a common fundamental that decay within about `seconds`."""
     time = np.arange(int(3 * seconds * RATE)) / RATE
-    partials = np.minimum(hertz * np.cumprod(rng.uniform(1.1, 1.9, count)), 0.45 * RATE)
+    partials = hertz * np.cumprod(rng.uniform(1.1, 1.9, count))
     decays = seconds * rng.uniform(0.3, 1.0, count)
-    levels = rng.uniform(0.2, 1.0, count)
+    levels = rng.uniform(0.2, 1.0, count) * (partials < 0.45 * RATE)
     return np.sum(levels[:, None] * np.exp(-time / decays[:, None]) * np.sin(2 * np.pi * partials[:, None] * time), axis=0)
 
 
