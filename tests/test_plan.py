@@ -146,6 +146,7 @@ def test_classes_come_from_the_passport_or_are_known(tones):
         "synthetic": synthetic.GENRES,
         "synthetic_hard": synthetic.GENRES,
         "synthetic_multilabel": synthetic.GENRES,
+        "synthetic_musan": synthetic.MUSAN_CLASSES,
     }.items():
         assert memory.CLASSES[name] == len(classes)
     config.data.name = "audioset_music"

@@ -22,6 +22,7 @@ DATASETS: dict[str, Finder] = {
     "synthetic": synthetic.synthetic,
     "synthetic_hard": synthetic.synthetic_hard,
     "synthetic_multilabel": synthetic.synthetic_multilabel,
+    "synthetic_musan": synthetic.synthetic_musan,
 }
 
-EMBEDDED = ("synthetic", "synthetic_hard", "synthetic_multilabel")  # synthesised, without source files
+EMBEDDED = ("synthetic", "synthetic_hard", "synthetic_multilabel", "synthetic_musan")  # synthesised, without source files

@@ -36,6 +36,7 @@ CLASSES = {
     "synthetic": 10,
     "synthetic_hard": 10,
     "synthetic_multilabel": 10,
+    "synthetic_musan": 3,
 }
 
 

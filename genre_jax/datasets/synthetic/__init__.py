@@ -1,4 +1,4 @@
-"""The embedded data sets for the demo and the tests: synthetic music, which needs no source files and no download."""
+"""The embedded data sets for the demo and the tests: synthetic music, noise and speech, without source files or download."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,8 @@ from genre_jax.prepare.audio import Audio, Format
 
 TRACKS = {"train": 40, "validation": 10, "test": 15}  # number of tracks per genre; a track is one clip
 SECONDS = 10.0
+MUSAN_CLASSES = ("music", "noise", "speech")
+MUSAN_FILES = {"train": 65, "validation": 10, "test": 25}  # number of files per class
 WRONG_SEED = 0  # draws the tracks with wrong labels
 
 
@@ -42,6 +44,18 @@ def synthetic_multilabel(source: Path | None = None) -> Source:
     return Source("synthetic_multilabel", GENRES, items, render_mix)
 
 
+def synthetic_musan(source: Path | None = None) -> Source:
+    """Returns music, noise and speech without words, 100 files of 6 to 12 s each. No two files share a voice or a piece."""
+    _no_source("synthetic_musan", source)
+    items = tuple(
+        Item(name=_name(split, label, number), track=_name(split, label, number), labels=(label,), split=split)
+        for split, count in MUSAN_FILES.items()
+        for label in MUSAN_CLASSES
+        for number in range(count)
+    )
+    return Source("synthetic_musan", MUSAN_CLASSES, items, render_sound)
+
+
 def render_genre(item: Item, sample_rate: int) -> Render:
     """Render the track that an item of `synthetic` names."""
     return _render(item, sample_rate, PLAIN)
@@ -59,6 +73,15 @@ def render_mix(item: Item, sample_rate: int) -> Render:
     split, _, track = item.name.split("/")
     samples, labels = render_multilabel(int(track), split, sample_rate=sample_rate, seconds=SECONDS)
     return Render(Audio(samples, sample_rate, Format("synthetic", sample_rate, 1)), tuple(labels))
+
+
+def render_sound(item: Item, sample_rate: int) -> Render:
+    """Render the file that an item of `synthetic_musan` names."""
+    from genre_jax.datasets.synthetic.musan import render
+
+    split, label, number = item.name.split("/")
+    samples = render(label, int(number), split, sample_rate=sample_rate)
+    return Render(Audio(samples, sample_rate, Format("synthetic", sample_rate, 1)))
 
 
 def _items(difficulty: Difficulty) -> Iterator[Item]:

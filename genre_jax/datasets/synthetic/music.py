@@ -91,7 +91,7 @@ def render(
     Raises:
       UserError: unknown genre or split, negative track, or a sample rate or length that is too small.
     """
-    samples = _samples(sample_rate, seconds)
+    samples = count_samples(sample_rate, seconds)
     drawn = draw(genre, track, split, difficulty)
     recipe = RECIPES[genre]
     rng, scene_rng = (_random(stream, *_identity(genre, track, split)) for stream in (_PERFORMANCE, _SCENE))
@@ -121,7 +121,7 @@ def render(
     audio = scene.heard(audio, loudness, scene_rng, sample_rate)[:samples]
     audio = tilt(audio, tilt_db, sample_rate) / loudness
     swell = swell_db * np.sin(2 * np.pi / (swell_seconds * sample_rate) * np.arange(samples) + swell_phase)
-    return _limit(LOUDNESS * audio * 10 ** ((gain_db + swell) / 20))
+    return limit(LOUDNESS * audio * 10 ** ((gain_db + swell) / 20))
 
 
 def render_multilabel(
@@ -136,7 +136,7 @@ def render_multilabel(
     chosen = sorted(rng.choice(len(GENRES), size=rng.integers(1, 4), replace=False))
     parts = [render(GENRES[i], track, split, sample_rate=sample_rate, seconds=seconds) for i in chosen]
     audio = np.sum([part / np.sqrt(np.mean(part**2)) for part in parts], axis=0)
-    return _limit(audio * (LOUDNESS / np.sqrt(len(parts)))), tuple(GENRES[i] for i in chosen)
+    return limit(audio * (LOUDNESS / np.sqrt(len(parts)))), tuple(GENRES[i] for i in chosen)
 
 
 def _random(*seed: int) -> np.random.Generator:
@@ -149,17 +149,17 @@ def _identity(genre: str, track: int, split: str) -> tuple[int, int, int]:
         raise unknown("genre", genre, GENRES)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    return GENRES.index(genre), SPLITS.index(split), _natural("track", track)
+    return GENRES.index(genre), SPLITS.index(split), natural("track", track)
 
 
-def _natural(name: str, value: int) -> int:
+def natural(name: str, value: int) -> int:
     """Returns `value`. Raises `UserError` if it is negative."""
     if value < 0:
         raise UserError(f"{name} must be 0 or more, not {value}")
     return value
 
 
-def _samples(sample_rate: int, seconds: float) -> int:
+def count_samples(sample_rate: int, seconds: float) -> int:
     """Returns the number of samples. Raises `UserError` if the sample rate or the length is too small."""
     if sample_rate < 8000:
         raise UserError(f"sample_rate must be 8000 Hz or more, not {sample_rate}")
@@ -175,7 +175,7 @@ def _add(audio: np.ndarray, wave: np.ndarray, begin: int) -> None:
     part += wave[skip : skip + len(part)]
 
 
-def _limit(audio: np.ndarray) -> np.ndarray:
+def limit(audio: np.ndarray) -> np.ndarray:
     """Apply a soft limiter, which is nearly linear for most samples and never reaches 0.95."""
     return (0.95 * np.tanh(audio / 0.95)).astype(np.float32)
 
@@ -290,11 +290,11 @@ def noise(seed: int, *, sample_rate: int = 16000, seconds: float = 10.0, colour:
     Raises:
       UserError: unknown colour, negative seed, or a sample rate or length that is too small.
     """
-    samples = _samples(sample_rate, seconds)
+    samples = count_samples(sample_rate, seconds)
     exponents = {"white": 0.0, "pink": 0.5, "brown": 1.0}
     if colour not in exponents:
         raise unknown("noise colour", colour, exponents)
-    spectrum = np.fft.rfft(_random(_NOISE, _natural("seed", seed)).standard_normal(samples))
+    spectrum = np.fft.rfft(_random(_NOISE, natural("seed", seed)).standard_normal(samples))
     spectrum *= np.maximum(np.fft.rfftfreq(samples, 1 / sample_rate), 20.0) ** -exponents[colour]
     audio = np.fft.irfft(spectrum, samples)
     return (0.9 * audio / np.abs(audio).max()).astype(np.float32)
@@ -307,10 +307,10 @@ def babble(seed: int, *, sample_rate: int = 16000, seconds: float = 10.0, speake
     noise at its onset, filtered by three formant resonators. `speakers` is the number of voices, 1 or more. The other
     arguments and the errors are those of `noise`.
     """
-    samples = _samples(sample_rate, seconds)
+    samples = count_samples(sample_rate, seconds)
     if speakers < 1:
         raise UserError(f"speakers must be 1 or more, not {speakers}")
-    rng = _random(_BABBLE, _natural("seed", seed))
+    rng = _random(_BABBLE, natural("seed", seed))
     audio = np.zeros(samples)
     for _ in range(speakers):
         pitch, tract, begin = rng.uniform(90.0, 220.0), rng.uniform(0.9, 1.15), -int(rng.uniform(0, 0.3) * sample_rate)
