@@ -193,7 +193,7 @@ def test_a_file_without_latencies_is_one_sentence(tmp_path, text):
 @pytest.mark.parametrize(
     ("show", "value", "text"),
     [
-        (formats.spread, (0.984, 0.0021), "98.4 % ± 0.2 %"),
+        (formats.spread, (0.984, 0.0021), "98.4 ± 0.2 %"),
         (formats.spread, (0.984, None), "98.4 %"),
         (formats.spread, (float("nan"), None), "–"),
         (formats.signed, -0.0123, "−1.2 %"),

@@ -19,9 +19,11 @@ def percent(value: object, digits: int = 1) -> str:
 
 
 def spread(value: object) -> str:
-    """(0.984, 0.002) → "98.4 % ± 0.2 %", the mean and the standard deviation; "98.4 %" without the latter."""
+    """(0.984, 0.002) → "98.4 ± 0.2 %", the mean and the standard deviation; "98.4 %" without the latter."""
     mean, deviation = value if isinstance(value, tuple) else (None, None)
-    return percent(mean) + (f" ± {percent(deviation)}" if math.isfinite(finite(deviation)) else "")
+    if not math.isfinite(finite(deviation)):
+        return percent(mean)
+    return f"{percent(mean).removesuffix(' %')} ± {percent(deviation)}"
 
 
 def signed(value: object) -> str:

@@ -41,7 +41,10 @@ def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
 
 def title(system: Sequence[Run]) -> str:
     """The name of the first run of a system, with the number of its seeds if there are several."""
-    return system[0].name + (f" ({len(system)} seeds)" if len(system) > 1 else "")
+    name = system[0].name
+    if len(system) == 1:
+        return name
+    return f"{name[:-1]}, {len(system)} seeds)" if name.endswith(")") else f"{name} ({len(system)} seeds)"
 
 
 def differences(runs: Sequence[Run], links: Sequence[str]) -> Table | None:
