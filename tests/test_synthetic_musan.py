@@ -27,7 +27,7 @@ def spectrum(audio):
 @pytest.fixture(scope="module")
 def sounds():
     """Returns {split: {class: waveforms of the first files}}."""
-    sizes = {"train": 20, "test": 10}
+    sizes = {"train": 12, "test": 8}
     return {s: {name: [musan.render(name, n, s) for n in range(k)] for name in MUSAN_CLASSES} for s, k in sizes.items()}
 
 
