@@ -4,7 +4,7 @@ Windows and clips of a track are alike, therefore an interval that takes them as
 draws whole tracks with replacement (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +82,52 @@ def bootstrap_ratio(
     above, below = np.ascontiguousarray(sums.T)
     totals = np.array([(above[drawn].sum(), below[drawn].sum()) for drawn in _draws(len(sums), resamples, seed)])
     return _interval(float(_ratio(*sums.sum(axis=0))), _ratio(*totals.reshape(-1, 2).T), level)
+
+
+class Counts(NamedTuple):
+    """A score that is a ratio of sums, by example: `right` / `counted`, e.g. the accuracy; and the track of each example."""
+
+    right: np.ndarray
+    counted: np.ndarray
+    track: np.ndarray
+
+
+def paired_bootstrap(
+    ours: Sequence[Counts],
+    theirs: Sequence[Counts],
+    *,
+    resamples: int = 1_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Return the score of `ours` minus that of `theirs`, with the percentile bootstrap interval over tracks.
+
+    Each resample draws the same tracks for all tables. Two systems that fail on the same tracks therefore differ reliably also
+    if each of their scores is uncertain. The tables need the same tracks, but not the same examples of them: networks with
+    longer windows have fewer.
+
+    Args:
+      ours: a table for each seed of a system, one or more. The score is the mean over them; seeds are not drawn.
+      theirs: as `ours`, of the system to compare with. The number of seeds may be another one.
+      resamples: number of resamples.
+      seed: of the draws, which are those of `bootstrap` on the same tracks.
+      level: probability between the bounds, in (0, 1).
+
+    Raises:
+      ValueError: the tables hold different tracks.
+    """
+    groups = [group_sums(np.stack([table.right, table.counted], axis=1), table.track) for table in (*ours, *theirs)]
+    tracks = groups[0][0]
+    if not all(np.array_equal(numbers, tracks) for numbers, _ in groups):
+        raise ValueError("the tables of a paired bootstrap must hold the same tracks")
+    sums = np.stack([sums for _, sums in groups], axis=1)  # (tracks, tables, 2)
+
+    def difference(totals: np.ndarray) -> np.ndarray:
+        ratios = _ratio(totals[..., 0], totals[..., 1])
+        return ratios[..., : len(ours)].mean(-1) - ratios[..., len(ours) :].mean(-1)
+
+    totals = np.array([sums[drawn].sum(axis=0) for drawn in _draws(len(tracks), resamples, seed)])
+    return _interval(float(difference(sums.sum(axis=0))), difference(totals.reshape(-1, *sums.shape[1:])), level)
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -127,6 +127,44 @@ def test_no_tracks_have_no_interval():
     assert all(math.isnan(number) for number in intervals.bootstrap(accuracy("track"), empty))
 
 
+@pytest.mark.parametrize("seeds", [(1, 1), (3, 2)])
+def test_the_paired_bootstrap_equals_a_plain_loop(seeds):
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(size=30)  # both systems fail on the same tracks
+
+    def counts(skill, windows):
+        track = rng.permutation(np.repeat(np.arange(30), windows))
+        return intervals.Counts(rng.uniform(size=len(track)) < skill * hard[track], np.ones(len(track)), track)
+
+    ours, theirs = [counts(1.0, 4) for _ in range(seeds[0])], [counts(0.8, 9) for _ in range(seeds[1])]
+    found = intervals.paired_bootstrap(ours, theirs, resamples=200, seed=3)
+    draws, differences = np.random.default_rng(3), []
+    for number in range(201):
+        drawn = draws.integers(0, 30, 30) if number else np.arange(30)
+        scores = [np.concatenate([table.right[table.track == track] for track in drawn]).mean() for table in (*ours, *theirs)]
+        differences.append(np.mean(scores[: len(ours)]) - np.mean(scores[len(ours) :]))
+    assert found == pytest.approx((differences[0], *np.quantile(differences[1:], [0.025, 0.975])))
+    assert intervals.paired_bootstrap(ours, theirs, resamples=200, seed=4)[1:] != found[1:]
+
+
+def test_pairs_make_the_interval_narrow():
+    track = np.repeat(np.arange(40), 5)
+    right = track % 2 == 0
+    better = right | (track == 1)
+    ones = np.ones(len(track))
+    found = intervals.paired_bootstrap([intervals.Counts(better, ones, track)], [intervals.Counts(right, ones, track)])
+    alone = intervals.bootstrap_ratio(better, ones, track)
+    assert found.value == pytest.approx(1 / 40) and found.high - found.low < 0.5 * (alone.high - alone.low)
+    same = intervals.paired_bootstrap([intervals.Counts(right, ones, track)], [intervals.Counts(right, ones, track)])
+    assert same == (0, 0, 0)
+
+
+def test_other_tracks_are_refused():
+    counts = [intervals.Counts(np.ones(4), np.ones(4), np.array(track)) for track in ([0, 0, 1, 1], [0, 0, 2, 2])]
+    with pytest.raises(ValueError, match="must hold the same tracks"):
+        intervals.paired_bootstrap(counts[:1], counts[1:])
+
+
 @pytest.mark.parametrize("share, count, low, high", [(0.5, 10, 0.2366, 0.7634), (0, 20, 0, 0.1611), (1, 5, 0.5655, 1)])
 def test_wilson_interval(share, count, low, high):  # values of statsmodels' proportion_confint(method="wilson")
     assert intervals.wilson_interval(share, count) == pytest.approx((low, high), abs=1e-4)

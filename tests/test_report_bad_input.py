@@ -186,6 +186,7 @@ def test_values_of_the_wrong_type_in_made_by(data_set, tmp_path):
 def test_the_flag_shows_the_printed_scores(data_set, tmp_path, monkeypatch, capsys):
     workdir = write_run(tmp_path / "run", data_set)
     monkeypatch.setattr(command, "OUTPUT", type("Flag", (), {"value": str(tmp_path / "report")}))
+    monkeypatch.setattr(command, "LATENCY", type("Flag", (), {"value": None}))
     for value, shown in ((False, False), (True, True)):
         monkeypatch.setattr(command, "PUBLISHED", type("Flag", (), {"value": value}))
         command.main(["report", str(workdir)])

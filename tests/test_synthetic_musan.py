@@ -27,7 +27,7 @@ def spectrum(audio):
 @pytest.fixture(scope="module")
 def sounds():
     """Returns {split: {class: waveforms of the first files}}."""
-    sizes = {"train": 20, "test": 10}
+    sizes = {"train": 12, "test": 8}
     return {s: {name: [musan.render(name, n, s) for n in range(k)] for name in MUSAN_CLASSES} for s, k in sizes.items()}
 
 
@@ -94,6 +94,8 @@ def test_a_voice_has_a_pitch_syllables_and_pauses():
         assert audio.shape == (12 * RATE,) and np.mean(audio**2) == pytest.approx(1.0)
         envelope = np.sqrt(np.square(audio).reshape(-1, 160).mean(1))  # 100 Hz
         assert np.mean(envelope < 0.02 * envelope.max()) > 0.03  # pauses and closures
+        sounding = np.flatnonzero(envelope > 0.02 * envelope.max())
+        assert 0.13 < np.diff(sounding).max() / 100 < 1.2  # seconds of the longest pause; a stop closes for 80 ms at most
         power = np.abs(np.fft.rfft(envelope - envelope.mean())) ** 2
         assert power[12:96].sum() > 0.4 * power[1:].sum()  # 1 to 8 Hz
         blocks = audio[: 11 * RATE].reshape(-1, 1600)

@@ -9,12 +9,14 @@ from genre_jax.report.page import write_report
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the page, its figures, its tables and its audio files.")
 PUBLISHED = flags.DEFINE_bool("published", False, "Show the printed scores also if no run repeats one of them.")
 
+LATENCY = flags.DEFINE_string("latency", None, 'File of `bench latency --json`, for the table "Speech, music, noise".')
+
 
 def main(argv: list[str]) -> None:
     """Write one page for all runs."""
     if OUTPUT.value is None:
         raise UserError("--output is missing: name the directory for the page, as in --output=report")
-    console.say(f"report: {write_report(argv[1:], OUTPUT.value, PUBLISHED.value)}")
+    console.say(f"report: {write_report(argv[1:], OUTPUT.value, PUBLISHED.value, LATENCY.value)}")
 
 
 if __name__ == "__main__":

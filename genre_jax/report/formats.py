@@ -18,6 +18,25 @@ def percent(value: object, digits: int = 1) -> str:
     return f"{100 * known:.{digits}f} %" if math.isfinite(known := finite(value)) else DASH
 
 
+def spread(value: object) -> str:
+    """(0.984, 0.002) → "98.4 ± 0.2 %", the mean and the standard deviation; "98.4 %" without the latter."""
+    mean, deviation = value if isinstance(value, tuple) else (None, None)
+    if not math.isfinite(finite(deviation)):
+        return percent(mean)
+    return f"{percent(mean).removesuffix(' %')} ± {percent(deviation)}"
+
+
+def signed(value: object) -> str:
+    """0.0123 → "+1.2 %", -0.0123 → "−1.2 %"; a dash for a missing value."""
+    return f"{100 * known:+.1f} %".replace("-", "−") if math.isfinite(known := finite(value)) else DASH
+
+
+def signed_interval(value: object) -> str:
+    """(-0.004, 0.021) → "−0.4 % to +2.1 %"; a dash for a missing value."""
+    low, high = value if isinstance(value, tuple) else (None, None)
+    return f"{signed(low)} to {signed(high)}" if math.isfinite(finite(low)) else DASH
+
+
 def number(value: object, digits: int = 0) -> str:
     """8041219 → "8,041,219"; a dash for a missing value."""
     return f"{known:,.{digits}f}" if math.isfinite(known := finite(value)) else DASH

@@ -14,23 +14,26 @@ from typing import Any
 
 from genre_jax.atomic import write_text
 from genre_jax.console import UserError
-from genre_jax.report import comparison, formats, published, tables
+from genre_jax.report import comparison, formats, published, speech, systems, tables
 from genre_jax.report.runs import Run, distinct, read_run
 from genre_jax.report.section import section
 
 NEEDED = ("matplotlib", "jinja2", "librosa")
 
 
-def write_report(workdirs: Sequence[str | Path], output: str | Path, show_published: bool = False) -> Path:
+def write_report(
+    workdirs: Sequence[str | Path], output: str | Path, show_published: bool = False, latency: str | Path | None = None
+) -> Path:
     """Write the report of the runs in `workdirs` to `output/index.html`; return the path of the page.
 
     PNG and WAV files, `tracks/NN.html` and `tables/NAME.{md,csv,tex}` lie beside it. The printed scores are shown if a run
-    repeats one of them, or if `show_published` is true.
+    repeats one of them, or if `show_published` is true. `latency` is a file of `bench latency`, for the table of document 003.
 
     A workdir without a run is a sentence on the page, unless it is the only one. Raises `UserError` if no workdir holds a run,
     or if matplotlib, Jinja2 or librosa is not installed.
     """
     check_packages()
+    milliseconds = speech.read_latency(latency) if latency else {}
     runs, left_out = _read_runs(workdirs)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -41,7 +44,9 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path, show_publis
     pictures, label_table = comparison.labels(runs, output)
     sections = [section(run, output, prefix, len(runs)) for run, prefix in zip(runs, prefixes, strict=True)]
     cost = comparison.cost_table(runs, links)
-    parts = [cost, label_table, (printed or {}).get("table"), *((several or {}).get(key) for key in ("scores", "differing"))]
+    spoken, paired = speech.table(runs, links, milliseconds), systems.differences(runs, links)
+    compared = [(several or {}).get(key) for key in ("scores", "differing")]
+    parts = [cost, spoken, paired, label_table, (printed or {}).get("table"), *compared]
     tables.write([table for table in parts if table] + [table for _, own in sections for table in own], output / "tables")
     context = {
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
@@ -49,6 +54,9 @@ def write_report(workdirs: Sequence[str | Path], output: str | Path, show_publis
         "comparison": several,
         "published": printed,
         "cost": cost,
+        "speech": spoken,
+        "latency": Path(latency).name if latency else "",
+        "paired": paired,
         "labels": pictures,
         "label_table": label_table,
         "runs": [values for values, _ in sections],

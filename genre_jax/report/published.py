@@ -18,8 +18,8 @@ from genre_jax import shipped
 from genre_jax.console import UserError
 from genre_jax.data.locate import read_passport
 from genre_jax.report import bounds, formats
-from genre_jax.report.comparison import flatten
 from genre_jax.report.runs import Run
+from genre_jax.report.systems import NOT_THE_PROTOCOL, settings
 from genre_jax.report.tables import INTERVAL, Column, Table
 
 FILE = shipped.THIRD_PARTY / "published_results.csv"
@@ -31,7 +31,6 @@ DOCUMENTS = {
     "004": "Wyborn, Butt & Klas",
 }
 TEXTS = ("document", "table", "system", "front_end", "loss", "data", "variant", "metric", "value", "unit", "config", "ours")
-NOT_THE_PROTOCOL = ("seed", "name", "data.data_dir")  # keys that may differ between runs that are repetitions of each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +154,8 @@ def _ends_with(file: PurePosixPath, end: PurePosixPath) -> bool:
 def _ours(row: Row, chosen: list[int], runs: Sequence[Run]) -> Ours:
     last = runs[chosen[-1]]
     values = [bounds.lookup(runs[number].results or {}, row.ours) for number in chosen]
-    same = _protocol_of(last.config)
-    seeds = [value for number, value in zip(chosen, values, strict=True) if _protocol_of(runs[number].config) == same]
+    same = settings(last.config)
+    seeds = [value for number, value in zip(chosen, values, strict=True) if settings(runs[number].config) == same]
     return Ours(
         tuple(chosen),
         tuple(values),
@@ -164,10 +163,6 @@ def _ours(row: Row, chosen: list[int], runs: Sequence[Run]) -> Ours:
         bounds.interval(last, row.ours),
         tuple(protocol(last, row)),
     )
-
-
-def _protocol_of(config: dict) -> dict:
-    return {key: value for key, value in flatten(config | {"made_by": None}).items() if key not in NOT_THE_PROTOCOL}
 
 
 def protocol(run: Run, row: Row) -> list[str]:

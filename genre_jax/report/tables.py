@@ -28,7 +28,7 @@ _LATEX = {
 }
 # The name of every table; with several runs, those of a run begin with "run-NUMBER-".
 NAMES = (
-    *("published", "runs", "cost", "differences", "labels"),
+    *("published", "runs", "cost", "differences", "labels", "speech", "paired"),
     *("accuracy", "scores", "confusion", "confusions", "classes", "calibration", "thresholds"),
     *("nearest-classes", "analogies", "worst-clips", "worst-training-clips", "tracks", "environment"),
 )
