@@ -1,4 +1,4 @@
-"""The arguments of `tag`, `similar` and `segment` that name audio: files, folders, standard input, and names that begin with a dash."""
+"""Arguments that name audio (`tag`, `similar`, `segment`): files, folders, standard input, names that begin with a dash."""
 
 import os
 import sys

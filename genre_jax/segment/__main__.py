@@ -1,8 +1,8 @@
 """Say which class is heard when: `python -m genre_jax.segment --workdir=DIR FILE|FOLDER|-… [--json|--rttm|--csv|--audacity]`.
 
---workdir takes a trained run, a file of `genre_jax.save_pretrained`, or hf://…. A folder stands for all audio below it, and - for
-an encoded file on standard input. Each frame of 10 ms gets the class with the largest probability after a median filter over
---median frames, or is "silence" if its power is low. Output: the segments, with times and mean probabilities.
+--workdir takes a trained run, a file of `genre_jax.save_pretrained`, or hf://…. A folder stands for all audio below it, and -
+for an encoded file on standard input. Each frame of 10 ms gets the class with the largest probability after a median filter
+over --median frames, or is "silence" if its power is low. Output: the segments, with times and mean probabilities.
 
     ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | python -m genre_jax.segment --workdir=DIR --stream --rate=16000
 
@@ -12,6 +12,7 @@ only where the decision changes) at most 2 s of audio later, with the default fl
 A file that cannot be read is one line on standard error; the others are segmented, and the exit status is 1. docs/segment.md
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,7 +103,9 @@ def load(live: bool = False) -> Network:
 def _check_stream(names: list[str], chosen: list[str]) -> None:
     args = flags.FLAGS
     if names or chosen:
-        raise UserError(f"--stream reads standard input and prints CSV, and {names[0] if names else f'--{chosen[0]}'} was given")
+        raise UserError(
+            f"--stream reads standard input and prints CSV, and {names[0] if names else f'--{chosen[0]}'} was given"
+        )
     low, high = audio.RATES
     if args.rate is not None and not low <= args.rate <= high:
         raise UserError(f"--rate must be {low} to {high} Hz, and was given {args.rate}")
@@ -182,9 +185,8 @@ def stream(network: Network, rate: int | None = None) -> int:
 
 def _raw(rate: int) -> Iterator[np.ndarray]:
     """Yield the samples float32 (samples,) on standard input as they come. A last half sample is left out."""
-    source, rest = sys.stdin.buffer, b""
-    size = 2 * max(1, round(_READ_SECONDS * rate))
-    while data := source.read1(size):
+    rest, size = b"", 2 * max(1, round(_READ_SECONDS * rate))
+    while data := os.read(sys.stdin.fileno(), size):  # what is there by now
         data = rest + data
         whole = len(data) - len(data) % 2
         rest = data[whole:]

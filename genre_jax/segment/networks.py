@@ -7,9 +7,11 @@ Both compile one shape a process. `start` begins a recording: it returns an obje
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,7 @@ class Network(Protocol):
       hop, frame: distance and length of the frames in samples.
       causal: whether a frame has seen no later samples than its own; a decision then waits for `lookahead` more seconds.
       reach: seconds from the start of a frame to the last sample that its logits depend on.
+      whole: the network with one vector of logits for a whole window, as its run evaluates it.
     """
 
     config: ConfigDict
@@ -56,6 +59,7 @@ class Network(Protocol):
     frame: int
     causal: bool
     reach: float
+    whole: "Compiled"
 
     def start(self) -> Stream:
         """Begin a recording."""
@@ -105,7 +109,7 @@ def _can_be_slid(trained: pretrained.Trained) -> bool:
     return whole and hasattr(network.model, "left_context")
 
 
-class _Compiled:
+class Compiled:
     """A network, its variables on the device, and the float64 setting of its run."""
 
     def __init__(self, trained: pretrained.Trained, config: ConfigDict):
@@ -139,6 +143,22 @@ def _logits_of_windows(network: forward.Forward, variables: Any, pcm: jax.Array)
     return network(variables, {"audio": pcm, "maximum": peak.astype(network.wide)})[0]
 
 
+def classifier(network: Network) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the network as its run evaluates it: windows int16 (windows, samples) of any length → logits (windows, labels)."""
+    compiled = network.whole
+
+    def classify(windows: np.ndarray) -> np.ndarray:
+        try:
+            return compiled(_logits_of_windows, windows)
+        except flax.errors.ScopeParamShapeError as error:
+            raise UserError(
+                f"this network reads windows of {network.config.data.samples / network.sample_rate:g} s alone, and was given "
+                f"{windows.shape[1] / network.sample_rate:g} s: set --context to that length"
+            ) from error
+
+    return classify
+
+
 class SlidNetwork:
     """A causal or frame-wise network that computes each frame of a recording once; see `Network`."""
 
@@ -146,7 +166,7 @@ class SlidNetwork:
         """Take `block` new frames at a time, ≥ 1."""
         self.config, self.labels = trained.config, trained.labels
         self.sample_rate = self.config.data.sample_rate
-        self.compiled = _Compiled(trained, with_readout_of_frames(self.config))
+        self.compiled, self.whole = Compiled(trained, with_readout_of_frames(self.config)), Compiled(trained, self.config)
         front: Any = self.compiled.forward.frontend
         model: Any = self.compiled.forward.model
         self.hop, self.frame, self.block = front.hop_length, front.win_length, block
@@ -193,8 +213,8 @@ class _SlidStream:
         end = self._first + frames_of(self._net, len(self._held))
         if end < self._net.least:
             raise UserError(
-                f"the signal is too short for this network: it has {end} frames of {self._net.hop / self._net.sample_rate:g} s, "
-                f"and deltas need {self._net.least}"
+                f"the signal is too short for this network: deltas need {self._net.least} frames of "
+                f"{self._net.hop / self._net.sample_rate:g} s, and it has {end}"
             )
         return self._advance(end, end, 1)
 
@@ -223,7 +243,7 @@ class WindowNetwork:
         """Compute `batch` windows at once; the other arguments are those of `load`."""
         self.config, self.labels = trained.config, trained.labels
         self.sample_rate, self.samples, self.batch = self.config.data.sample_rate, self.config.data.samples, batch
-        self.compiled = _Compiled(trained, self.config)
+        self.whole = Compiled(trained, self.config)
         self.hop = self.frame = max(1, round(FRAME_SECONDS * self.sample_rate))
         self.step = round(hop * self.sample_rate)
         if self.step < 1:
@@ -232,7 +252,7 @@ class WindowNetwork:
         self.ahead = round((min(half, 0.5 if live else half) if lookahead is None else lookahead) * self.sample_rate)
         if self.ahead > self.samples:
             raise UserError(
-                f"--lookahead must be at most {self.samples / self.sample_rate:g} s, the windows of this network, and was given "
+                f"--lookahead must be at most {self.samples / self.sample_rate:g} s, the length of the windows, and was given "
                 f"{lookahead:g}"
             )
         self.causal = False
@@ -246,7 +266,7 @@ class WindowNetwork:
         """Return the logits (windows, labels) of at most `batch` windows int16 (windows, samples)."""
         full = np.zeros((self.batch, self.samples), np.int16)
         full[: len(windows)] = windows
-        return self.compiled(_logits_of_windows, full)[: len(windows)]
+        return self.whole(_logits_of_windows, full)[: len(windows)]
 
 
 class _WindowStream:

@@ -100,9 +100,7 @@ class Slider:
         """Return the decisions for the last frames. Raises `UserError` if no sample was pushed."""
         if not self.samples:
             raise UserError("the signal holds no samples")
-        self._silent = np.concatenate(
-            [self._silent, self._runs.push(self._power.finish() <= self._limit), self._runs.finish()]
-        )
+        self._silent = np.concatenate([self._silent, self._runs.push(self._power.finish() <= self._limit), self._runs.finish()])
         if self._loudness:
             self._add(self._stream.push(self._loudness.finish()))
         self._add(self._stream.finish())

@@ -1,5 +1,6 @@
 """Segments: runs of frames with the same decision, with their times, and the formats in which they are printed."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ class Timeline:
         chosen = decisions(rows, self._labels)
         cuts = [0, *(np.flatnonzero(np.diff(chosen)) + 1).tolist(), len(chosen)]
         padded = np.concatenate([rows.probabilities, np.zeros((len(chosen), 1))], 1)
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in itertools.pairwise(cuts):
             if a == b:
                 continue
             if chosen[a] != self._choice:
