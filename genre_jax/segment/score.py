@@ -21,8 +21,7 @@ from genre_jax import console, metrics, tag_inputs
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
 from genre_jax.prepare import audio
-from genre_jax.segment import local, networks, recordings, timeline
-from genre_jax.segment.__main__ import define_decision_flags, load, options
+from genre_jax.segment import arguments, local, networks, recordings, timeline
 from genre_jax.segment.events import Event, EventScores, SegmentScores
 from genre_jax.segment.networks import Network
 from genre_jax.segment.slider import SILENCE, Options, Rows, Slider
@@ -135,7 +134,7 @@ def _events(segments: list[timeline.Segment]) -> list[Event]:
 
 def score(network: Network, files: list[tuple[Path, list[timeline.Segment]]], contexts: list[float], every: int) -> dict:
     """Return the scores of a network on recordings (WAV file, segments); raises `UserError` if a file cannot be read."""
-    how, rate, labels = options(), network.sample_rate, network.labels
+    how, rate, labels = arguments.options(), network.sample_rate, network.labels
     windows = [Windows(network, seconds) for seconds in contexts]
     names = ["slid, median filter", "slid"]
     names += [f"{each.seconds:g} s windows{rest}" for each in windows for rest in (", median filter", "")]
@@ -216,13 +215,12 @@ def _lines(rows: list[list[str]]) -> Iterator[str]:
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("workdir", None, "Workdir of a trained run, a file of save_pretrained, or hf://….")
+    arguments.define_flags()
     flags.DEFINE_string("recordings", None, "Folder that genre_jax.segment.recordings wrote.")
     flags.DEFINE_list("context", ["0.5", "1", "2"], "Lengths of the windows in seconds; empty: none.")
     flags.DEFINE_integer("every", 10, "With windows, every how many frames one is scored.", lower_bound=1)
     flags.DEFINE_integer("limit", None, "Score only this many recordings.", lower_bound=1)
     flags.DEFINE_string("json", None, "Write all scores to this file.")
-    define_decision_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -234,7 +232,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir=DIR and --recordings=DIR are needed")
     contexts = _contexts(args.context)
     labels, files = recordings.read(Path(args.recordings))
-    network = load()
+    network = arguments.load()
     if unknown := sorted({part.label for _, parts in files for part in parts} - {*network.labels, SILENCE}):
         raise UserError(
             f"the recordings hold the class {unknown[0]!r}, and {args.workdir} knows {', '.join(network.labels)}: "
