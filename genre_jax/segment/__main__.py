@@ -96,7 +96,7 @@ def segment_files(network: Network, files: list[str], form: str) -> int:
                 failed += 1
             else:
                 progress.clear()
-                say(FORMATS.get(form, timeline.as_text)(name, seconds, segments))
+                say(FORMATS.get(form, timeline.as_text)(name, seconds, segments), keep="\n\t")
             progress.next()
     return failed
 
