@@ -27,7 +27,9 @@ def follow(network: Network, how: Options, file: int, rate: int, changes: bool) 
 
     Raises `UserError` if there is not one sample.
     """
-    slider = Slider(network, how)
+    slider, trial = Slider(network, how), network.start()
+    trial.push(np.zeros(network.sample_rate, np.float32))  # compiles, so that the first decisions come in time
+    trial.finish()
     period, names, last = network.hop / network.sample_rate, (*network.labels, SILENCE), -1
     say(as_csv(("time", "label", *network.labels)))
 
