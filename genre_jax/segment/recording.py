@@ -21,13 +21,17 @@ def segment(
     Memory does not grow with the length of the file. `progress` is called with the seconds that are done, and None. Raises
     `AudioError` or `UserError` if the file cannot be read or used.
     """
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
     slider, rate = Slider(network, how), network.sample_rate
     line = Timeline(network.labels, network.hop / rate)
-    for block in _ahead(audio.stream(source, rate, _BLOCK_SECONDS * rate)):
-        line.add(slider.push(block))
-        if progress:
-            progress(slider.samples / rate, None)
-    line.add(slider.finish())
+    # The matrix products of the loudness are small. More threads would wait for each other, and take cores from the decoder.
+    with threadpool_limits(1, "blas"):
+        for block in _ahead(audio.stream(source, rate, _BLOCK_SECONDS * rate)):
+            line.add(slider.push(block))
+            if progress:
+                progress(slider.samples / rate, None)
+        line.add(slider.finish())
     seconds = slider.samples / rate
     return seconds, line.finish(seconds)
 

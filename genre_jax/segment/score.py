@@ -134,12 +134,14 @@ def _events(segments: list[timeline.Segment]) -> list[Event]:
 
 def score(network: Network, files: list[tuple[Path, list[timeline.Segment]]], contexts: list[float], every: int) -> dict:
     """Return the scores of a network on recordings (WAV file, segments); raises `UserError` if a file cannot be read."""
+    from threadpoolctl import threadpool_limits
+
     how, rate, labels = arguments.options(), network.sample_rate, network.labels
     windows = [Windows(network, seconds) for seconds in contexts]
     names = ["slid, median filter", "slid"]
     names += [f"{each.seconds:g} s windows{rest}" for each in windows for rest in (", median filter", "")]
     scores = Scores(labels, names)
-    with tag_inputs.Progress(len(files), "score") as progress:
+    with threadpool_limits(1, "blas"), tag_inputs.Progress(len(files), "score") as progress:  # as in recording.segment
         for path, truth in files:
             try:
                 wave = audio.load(path, rate).samples
