@@ -115,7 +115,8 @@ def test_slid_frames_are_those_of_the_whole_recording_for_any_blocks(files, name
         assert of_block.frames < len(wanted)  # several calls
         for sizes in ([len(wave)], [1_600, 1, 333]):
             found, _ = slid(of_block, wave, sizes, RAW)
-            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+            # Programs of different shapes round differently, and the steep random weights of two networks enlarge this.
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-5 if name in ("snn", "gmm") else 1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 400, 401, 5_000])
