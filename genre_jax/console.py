@@ -91,10 +91,10 @@ def mute(on: bool) -> None:
     _muted = on
 
 
-def say(text: str) -> None:
-    """Print a text on standard output and flush it. Control characters other than newlines are shown as escapes."""
+def say(text: str, keep: str = "\n") -> None:
+    """Print a text on standard output and flush it. Control characters, except for those in `keep`, are shown as escapes."""
     if not _muted:
-        _write(sys.stdout, printable(text, keep="\n") + "\n")
+        _write(sys.stdout, printable(text, keep=keep) + "\n")
 
 
 def complain(error: object) -> None:

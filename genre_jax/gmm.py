@@ -6,7 +6,7 @@ evaluation and seed of its config; order, augmentation, optimiser and schedule h
 """
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -45,6 +45,7 @@ class Gmm(Network):
 
     choices = (("vote", FRAME_VOTES),)
     input_shape = (200, 60)
+    left_context: ClassVar[int] = 0  # each frame is classified by itself
 
     def __post_init__(self):
         for key in ("components", "frames", "iterations"):

@@ -138,14 +138,7 @@ def main(argv: list[str]) -> int:
     if args.json and args.csv:
         raise UserError("--json and --csv were both given: choose one of them")
     target = tag_inputs.check_folder(args.embeddings) if args.embeddings else None
-    files: list[str] = []
-    failed = 0
-    for name in names:
-        try:
-            files += tag_inputs.audio_files(name)
-        except UserError as error:
-            console.complain(error)
-            failed += 1
+    files, failed = tag_inputs.all_audio_files(names)
     if not files:
         return 1
     tagger, table = Tagger(*([args.workdir] if args.workdir else [])), _Table()

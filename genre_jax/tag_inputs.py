@@ -1,7 +1,8 @@
-"""The arguments of `tag` and `similar` that name audio: files, folders, standard input, and names that begin with a dash."""
+"""Arguments that name audio (`tag`, `similar`, `segment`): files, folders, standard input, names that begin with a dash."""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def audio_files(name: str) -> list[str]:
     return found
 
 
+def all_audio_files(names: Sequence[str]) -> tuple[list[str], int]:
+    """Returns the audio files of all names, and how many names failed. Each failure is a line on standard error."""
+    files: list[str] = []
+    failed = 0
+    for name in names:
+        try:
+            files += audio_files(name)
+        except UserError as error:
+            console.complain(error)
+            failed += 1
+    return files, failed
+
+
 def content(name: str) -> str | bytes:
     """Returns the name of a file, or for "-" the bytes of standard input."""
     return sys.stdin.buffer.read() if name == STANDARD_INPUT else name
@@ -51,8 +65,8 @@ def content(name: str) -> str | bytes:
 class Progress:
     """How much is done, on standard error, after two seconds: a bar on a terminal, and elsewhere a line every ten seconds."""
 
-    def __init__(self, files: int) -> None:
-        self._files, self._done = files, 0
+    def __init__(self, files: int, command: str = "tag") -> None:
+        self._files, self._done, self._command = files, 0, command
         self._pace = console.Pace()
         self._bar: Any = None
 
@@ -70,7 +84,7 @@ class Progress:
         what = f"file {self._done + 1} of {self._files}, {where}" if self._files > 1 else where
         if not sys.stderr.isatty():
             if self._pace.due():
-                console.note(f"tag: {what}")
+                console.note(f"{self._command}: {what}")
             return
         if self._bar is None:
             from tqdm import tqdm

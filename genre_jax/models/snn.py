@@ -1,5 +1,7 @@
 """The self-normalising network that SwishNet's paper compares with (arXiv 1812.00149; Klambauer et al. 2017)."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,7 @@ class Snn(Network):
 
     choices = (("vote", FRAME_VOTES),)
     input_shape = (200, 60)
+    left_context: ClassVar[int] = 0  # each frame is classified by itself
 
     def forward(self, x, call):
         """Over `x` (batch, frames, bins); "frame_logits" are (batch, frames, num_classes)."""

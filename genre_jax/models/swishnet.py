@@ -11,6 +11,8 @@ from genre_jax.models.layers import Dense, Dropout, gate, glorot, layer_keys
 from genre_jax.models.network import Network
 
 READOUTS = ("random", "last", "frames")
+PAIR_KERNELS = 3, 6  # frames, of the ordinary and of the separable convolution of a pair
+DILATIONS = 3, 6, 12, 24, 48  # of the convolutions after the three pairs, with three taps each
 
 
 class CausalConv(nn.Module):
@@ -80,6 +82,11 @@ class SwishNet(Network):
     choices = (("readout", READOUTS),)
     input_shape = (200, 20)
 
+    @property
+    def left_context(self) -> int:
+        """How many frames before a frame its logits depend on; they depend on no later frame."""
+        return 3 * (max(PAIR_KERNELS) - 1) + 2 * sum(DILATIONS)
+
     def forward(self, x, call):
         """Over `x` (batch, frames, bins)."""
         features = self._features(x, call.keys)
@@ -98,23 +105,23 @@ class SwishNet(Network):
             return Dropout(self.dropout)(x, keys)
 
         def pair(x, filters, number):
-            conv = CausalConv(filters * self.width, 3, 1, name=f"conv{number}", **self.types)
-            separable = SeparableConv(filters * self.width, 6, name=f"separable{number}", **self.types)
+            conv = CausalConv(filters * self.width, PAIR_KERNELS[0], 1, name=f"conv{number}", **self.types)
+            separable = SeparableConv(filters * self.width, PAIR_KERNELS[1], name=f"separable{number}", **self.types)
             return jnp.concatenate([conv(x), separable(x)], -1)
 
-        def dilated(x, filters, dilation, number):
-            return CausalConv(filters * self.width, 3, dilation, name=f"conv{number}", **self.types)(x)
+        def dilated(x, filters, number):
+            return CausalConv(filters * self.width, 3, DILATIONS[number - 4], name=f"conv{number}", **self.types)(x)
 
         x = drop(pair(x, 16, 1))
         x = drop(pair(x, 8, 2))
         x = drop(pair(x, 8, 3) + x)
-        x = drop(dilated(x, 16, 3, 4) + x)
-        skip_a = dilated(x, 16, 6, 5)
+        x = drop(dilated(x, 16, 4) + x)
+        skip_a = dilated(x, 16, 5)
         x = drop(skip_a + x)
-        skip_b = dilated(x, 16, 12, 6)
+        skip_b = dilated(x, 16, 6)
         x = drop(skip_b + x)
-        skip_c = dilated(x, 16, 24, 7)
-        return drop(jnp.concatenate([dilated(skip_c, 32, 48, 8), skip_a, skip_b, skip_c], -1))
+        skip_c = dilated(x, 16, 7)
+        return drop(jnp.concatenate([dilated(skip_c, 32, 8), skip_a, skip_b, skip_c], -1))
 
     def _frame(self, x: jax.Array, train: bool, keys: jax.Array | None) -> jax.Array:
         """Returns the frame (batch,) that the classifier reads of each example."""

@@ -95,6 +95,14 @@ def load(path: str | Path | bytes, sample_rate: int, start: float = 0.0, duratio
     return Audio(np.concatenate([np.zeros(0, np.float32), *blocks]), sample_rate, form)
 
 
+def resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Resample successive blocks float32 (samples,) of a live signal as `stream` resamples a file.
+
+    Each block gives what can be computed so far, which may be nothing.
+    """
+    return _resample_runs(((source_rate, block) for block in blocks), sample_rate)
+
+
 def to_pcm(samples: np.ndarray, peak: float) -> np.ndarray:
     """Convert float samples to int16 by `round(x * 32768)`. If the `peak` magnitude exceeds 1.0, divide by the peak first.
 
@@ -106,7 +114,7 @@ def to_pcm(samples: np.ndarray, peak: float) -> np.ndarray:
 
 
 def stream(
-    path: str | Path, sample_rate: int, block: int, start: float = 0.0, duration: float | None = None
+    path: str | Path | bytes, sample_rate: int, block: int, start: float = 0.0, duration: float | None = None
 ) -> Iterator[np.ndarray]:
     """Yield the samples of `load` in blocks of `block` samples; the last block may be shorter.
 

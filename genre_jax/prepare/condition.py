@@ -79,7 +79,7 @@ def equalise_loudness(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     the sum of the windows. The hop is 10 ms. The last frame may be incomplete. Samples beyond full scale are clipped; otherwise
     `to_pcm` would scale the whole file down, and files would differ in loudness again.
     """
-    length, step = round(_LOUDNESS_FRAME * sample_rate), max(1, round(_LOUDNESS_HOP * sample_rate))
+    length, step = loudness_grid(sample_rate)
     gain = LEVEL / np.maximum(_deviations(samples, length, step), _LOUDNESS_FLOOR)
     # Block b of `step` samples is the sum over j of gain[b - j] times the part j of the window.
     parts = -(-length // step)
@@ -93,6 +93,11 @@ def equalise_loudness(samples: np.ndarray, sample_rate: int) -> np.ndarray:
             curve = (gains[first : first + _CHUNK] @ taper) / (frames[first : first + _CHUNK] @ taper)
         level[here] = np.clip(samples[here] * curve.reshape(-1)[: len(samples[here])], -1, 1)
     return level
+
+
+def loudness_grid(sample_rate: int) -> tuple[int, int]:
+    """Returns the length and the hop of the frames of `equalise_loudness` in samples."""
+    return round(_LOUDNESS_FRAME * sample_rate), max(1, round(_LOUDNESS_HOP * sample_rate))
 
 
 def _deviations(samples: np.ndarray, length: int, step: int) -> np.ndarray:
