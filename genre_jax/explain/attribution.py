@@ -1,0 +1,151 @@
+"""Which parts of a sound speak for an answer: occlusion and integrated gradients over the cells of an STFT.
+
+Both change the sound itself and let the whole network, with its front end, answer. They therefore work for every front end.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre_jax.frontends.mel import hz_to_mel, mel_to_hz
+from genre_jax.frontends.stft import istft, stft
+
+Score = Callable[[jax.Array], jax.Array]  # waveforms (batch, samples) → a number of each (batch,)
+TOLERANCE = 1e-3  # of the completeness of integrated gradients
+MOST_STEPS = 1024
+_FIRST_STEPS, _BATCH = 64, 8
+_POWER = 4  # the path is a = t^4: logarithmic front ends change most near silence
+
+
+class Cells:
+    """The STFT over whose cells an answer is explained: a Hann window and a hop of a quarter, which inverts exactly.
+
+    Attributes:
+      sr: sample rate in Hz.
+      samples: length of the signals in samples.
+      n_fft, hop: length of the window, and samples from frame to frame.
+    """
+
+    def __init__(self, sr: float, samples: int, n_fft: int = 0):
+        """Choose the window: `n_fft` samples, or the power of two nearest to 64 ms; at most the signal."""
+        self.sr, self.samples = sr, samples
+        n_fft = n_fft or 2 ** round(np.log2(0.064 * sr))
+        self.n_fft = max(4, min(n_fft, 2 ** int(np.log2(samples))) // 4 * 4)
+        self.hop = self.n_fft // 4
+
+    def spectrum(self, y: jax.Array) -> jax.Array:
+        """Return the complex STFT (…, frames, bins) of signals (…, samples)."""
+        return stft(y, n_fft=self.n_fft, hop_length=self.hop)
+
+    def sound(self, spectrum: jax.Array) -> jax.Array:
+        """Return the signals (…, samples) of STFTs (…, frames, bins)."""
+        return istft(spectrum, n_fft=self.n_fft, hop_length=self.hop, length=self.samples)
+
+    def patches(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row of each bin (bins,) and the column of each frame (frames,) in a grid of patches.
+
+        Rows are equal in mel, and columns in time.
+        """
+        hertz = np.arange(1 + self.n_fft // 2) * self.sr / self.n_fft
+        edges = mel_to_hz(np.linspace(0, hz_to_mel(self.sr / 2), rows + 1))
+        row = np.clip(np.searchsorted(edges, hertz, "right") - 1, 0, rows - 1)
+        frames = 1 + self.samples // self.hop
+        return row, np.minimum(np.arange(frames) * columns // frames, columns - 1)
+
+
+def occlusion(score: Score, cells: Cells, y: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Return by how much the score of a waveform (samples,) falls if a patch of its STFT is set to zero, (rows, columns).
+
+    Row 0 holds the lowest frequencies. A negative number means that the score rises without the patch.
+    """
+    row, column = cells.patches(rows, columns)
+    spectrum = cells.spectrum(jnp.asarray(y))
+
+    @jax.jit
+    def without(spectrum, numbers):
+        def one(number):
+            covered = (jnp.asarray(column)[:, None] == number % columns) & (jnp.asarray(row) == number // columns)
+            return cells.sound(jnp.where(covered, 0, spectrum))
+
+        return score(jax.vmap(one)(numbers))
+
+    numbers = np.arange(-(-rows * columns // _BATCH) * _BATCH).reshape(-1, _BATCH)
+    scores = np.concatenate([np.asarray(without(spectrum, part)) for part in numbers])[: rows * columns]
+    whole = float(without(spectrum, np.full(_BATCH, rows * columns))[0])  # no patch has this number
+    return (whole - scores).reshape(rows, columns)
+
+
+class Gradients(NamedTuple):
+    """Integrated gradients.
+
+    Attributes:
+      values: share of each cell in the difference of the scores (frames, bins).
+      baseline: where the path starts: "silence" or "noise".
+      difference: score of the sound minus score of the baseline.
+      error: magnitude of (sum of `values` - `difference`), relative to `difference`.
+      steps: points of the path.
+    """
+
+    values: np.ndarray
+    baseline: str
+    difference: float
+    error: float
+    steps: int
+
+
+def integrated_gradients(score: Score, cells: Cells, y: np.ndarray, baseline: str = "") -> Gradients:
+    """Integrate the gradient of the score by the STFT along the straight path from a baseline to a waveform (samples,).
+
+    From silence this is the path over the magnitudes, with the phases of the sound (Sundararajan et al. 2017). A network whose
+    front end scales each clip by itself hears no difference between loud and quiet; the path then starts at white noise with
+    the power of the sound. The number of points is doubled until the sum over all cells equals the difference of the scores to
+    `TOLERANCE`, or there are `MOST_STEPS`.
+
+    Args:
+      score: the number to be explained, differentiable by the waveform.
+      cells: the STFT.
+      y: the waveform, not silent.
+      baseline: "silence", "noise", or "" to choose.
+    """
+    y = jnp.asarray(y)
+    if not baseline:
+        whole, quiet, silent = np.asarray(score(jnp.stack([y, y / 16, 0 * y])))
+        baseline = "noise" if abs(whole - quiet) <= 1e-3 * max(abs(whole - silent), 1e-6) else "silence"
+    noise = jax.random.normal(jax.random.key(0), y.shape, y.dtype) * jnp.sqrt(jnp.mean(y**2))
+    start, end = cells.spectrum(noise if baseline == "noise" else 0 * y), cells.spectrum(y)
+    step = end - start
+
+    def scores(spectra):
+        return score(cells.sound(spectra))
+
+    @jax.jit
+    def partial_sum(total, shares, weights):
+        gradients = jax.grad(lambda spectra: scores(spectra).sum())(start + shares[:, None, None] * step)
+        return total + jnp.tensordot(weights, jnp.real(gradients * step), 1)
+
+    difference = float(np.diff(scores(jnp.stack([start, end])))[0])
+    count = _FIRST_STEPS
+    while True:
+        points, weights = np.polynomial.legendre.leggauss(count)
+        t, weights = (points + 1) / 2, weights / 2
+        if baseline == "silence":
+            shares, weights = t**_POWER, weights * _POWER * t ** (_POWER - 1)
+        else:
+            shares = t
+        total: Any = jnp.zeros(step.shape, jnp.float32)
+        for first in range(0, count, _BATCH):
+            part = slice(first, first + _BATCH)
+            total = partial_sum(total, np.float32(shares[part]), np.float32(weights[part]))
+        error = abs(float(np.asarray(total, np.float64).sum()) - difference) / max(abs(difference), 1e-9)
+        if error <= TOLERANCE or count >= MOST_STEPS:
+            return Gradients(np.asarray(total), baseline, difference, error, count)
+        count *= 2
+
+
+def positive_mask(values: np.ndarray) -> np.ndarray:
+    """Return the positive part of attributions, scaled to a largest value of 1; zeros if nothing is positive."""
+    positive = np.maximum(values, 0)
+    return positive / max(float(positive.max()), 1e-30)
