@@ -15,9 +15,9 @@ from genre_jax.frontends.stft import istft, stft
 
 Score = Callable[[jax.Array], jax.Array]  # waveforms (batch, samples) → a number of each (batch,)
 TOLERANCE = 1e-3  # of the completeness of integrated gradients
-MOST_STEPS = 1024
+MOST_STEPS = 256
 _FIRST_STEPS, _BATCH = 64, 8
-_POWER = 4  # the path is a = t^4: logarithmic front ends change most near silence
+_POWER = 4  # from silence the path is t^4: logarithmic front ends change most near silence
 
 
 class Cells:
@@ -86,7 +86,7 @@ class Gradients(NamedTuple):
       baseline: where the path starts: "silence" or "noise".
       difference: score of the sound minus score of the baseline.
       error: magnitude of (sum of `values` - `difference`), relative to `difference`.
-      steps: points of the path.
+      steps: steps of the path.
     """
 
     values: np.ndarray
@@ -96,19 +96,22 @@ class Gradients(NamedTuple):
     steps: int
 
 
-def integrated_gradients(score: Score, cells: Cells, y: np.ndarray, baseline: str = "") -> Gradients:
+def integrated_gradients(
+    score: Score, cells: Cells, y: np.ndarray, baseline: str = "", most: int = MOST_STEPS
+) -> Gradients:
     """Integrate the gradient of the score by the STFT along the straight path from a baseline to a waveform (samples,).
 
     From silence this is the path over the magnitudes, with the phases of the sound (Sundararajan et al. 2017). A network whose
     front end scales each clip by itself hears no difference between loud and quiet; the path then starts at white noise with
-    the power of the sound. The number of points is doubled until the sum over all cells equals the difference of the scores to
-    `TOLERANCE`, or there are `MOST_STEPS`.
+    the power of the sound. The steps of the path are halved until the sum over all cells equals the difference of the scores to
+    `TOLERANCE`, or there are `most`.
 
     Args:
       score: the number to be explained, differentiable by the waveform.
       cells: the STFT.
       y: the waveform, not silent.
       baseline: "silence", "noise", or "" to choose.
+      most: largest number of steps.
     """
     y = jnp.asarray(y)
     if not baseline:
@@ -126,22 +129,23 @@ def integrated_gradients(score: Score, cells: Cells, y: np.ndarray, baseline: st
         gradients = jax.grad(lambda spectra: scores(spectra).sum())(start + shares[:, None, None] * step)
         return total + jnp.tensordot(weights, jnp.real(gradients * step), 1)
 
+    def added(total, t, weight):
+        """Add the sum over the points `t` in [0, 1] of the path, each with the same weight; the ends count half."""
+        power = _POWER if baseline == "silence" else 1
+        weights = weight * power * t ** (power - 1) * np.where((t == 0) | (t == 1), 0.5, 1)
+        shares, weights = (np.pad(array, (0, -len(t) % _BATCH)).astype(np.float32) for array in (t**power, weights))
+        for part in range(0, len(shares), _BATCH):
+            total = partial_sum(total, shares[part : part + _BATCH], weights[part : part + _BATCH])
+        return total
+
     difference = float(np.diff(scores(jnp.stack([start, end])))[0])
     count = _FIRST_STEPS
+    total: Any = added(jnp.zeros(step.shape, jnp.float32), np.linspace(0, 1, count + 1), 1 / count)
     while True:
-        points, weights = np.polynomial.legendre.leggauss(count)
-        t, weights = (points + 1) / 2, weights / 2
-        if baseline == "silence":
-            shares, weights = t**_POWER, weights * _POWER * t ** (_POWER - 1)
-        else:
-            shares = t
-        total: Any = jnp.zeros(step.shape, jnp.float32)
-        for first in range(0, count, _BATCH):
-            part = slice(first, first + _BATCH)
-            total = partial_sum(total, np.float32(shares[part]), np.float32(weights[part]))
         error = abs(float(np.asarray(total, np.float64).sum()) - difference) / max(abs(difference), 1e-9)
-        if error <= TOLERANCE or count >= MOST_STEPS:
+        if error <= TOLERANCE or count >= most:
             return Gradients(np.asarray(total), baseline, difference, error, count)
+        total = added(total / 2, (np.arange(count) + 0.5) / count, 0.5 / count)  # the points between those of before
         count *= 2
 
 
