@@ -73,13 +73,21 @@ class Explained:
         """Return the waveforms float32 (windows, samples) that the front end gets for int16 windows."""
         return np.asarray(self._waveform(pcm, np.full(len(pcm), maximum, np.float32)))
 
-    def activations(self, layers: Sequence[str], waveforms: np.ndarray) -> dict[str, np.ndarray]:
-        """Return layer → mean of the positive part of each filter's map, (windows, filters), for waveforms (windows, samples)."""
+    def above_silence(self, layers: Sequence[str], waveforms: np.ndarray) -> dict[str, np.ndarray]:
+        """Return layer → activation of each filter, (windows, filters), for waveforms (windows, samples).
+
+        The activation is the mean of the positive part of the filter's map, minus the same for silence: a filter that responds to
+        its bias alone has the activation 0.
+        """
+        if not layers:
+            return {}
+        waveforms = np.concatenate([waveforms, np.zeros_like(waveforms[:1])])
         parts = [self._means(self.variables, batch, tuple(layers)) for batch in _batches(waveforms)]
-        return {
-            layer: np.concatenate([np.asarray(part[number]) for part in parts])[: len(waveforms)]
-            for number, layer in enumerate(layers)
-        }
+        found = {}
+        for number, layer in enumerate(layers):
+            means = np.concatenate([np.asarray(part[number]) for part in parts])[: len(waveforms)]
+            found[layer] = means[:-1] - means[-1]
+        return found
 
     @functools.cached_property
     def _means(self) -> Callable:

@@ -71,7 +71,7 @@ def write(network: Explained, song: Song, output: Path, wishes: Wishes, title: s
     page.check_packages()
     data = network.config.data
     waveforms = network.waveforms(song.pcm, song.maximum)
-    activations = network.activations(wishes.layers, waveforms) if wishes.layers else {}
+    activations = network.above_silence(wishes.layers, waveforms)
     window = _strongest(activations, wishes.filters)
     y = waveforms[window]
     folder = _Folder(output, data.sample_rate, data.samples, song.lasting)
@@ -122,14 +122,13 @@ def _layers(
             mask = inverse.mask(one)
             sound = auralise(inverse, heard, mask, wishes.phase_only)
             name = f"layer-{number:02d}-filter-{place:03d}"
-            largest = max(float(np.abs(mask).max()), 1e-30)
             filters.append(
                 {
                     "filter": place,
                     "activation": float(active[place]),
                     "silent": not np.abs(sound).max() > 0,
                     "sound": folder.sound(name, sound),
-                    "picture": folder.picture(name, np.maximum(mask, 0) / largest),
+                    "picture": folder.picture(name, _visible(np.maximum(mask, 0))),
                 }
             )
         found.append({"layer": layer, "shape": list(network.layers[layer]), "filters": filters})
@@ -196,7 +195,7 @@ def _chords(network: Explained, layers: tuple[str, ...], output: Path) -> dict[s
     """The correlations of the layers' responses to chords: means, table, picture, and the matrices for a JSON file."""
     data = network.config.data
     waves = np.stack([chords.synthesise(chord, data.samples, data.sample_rate) for chord in chords.CHORDS])
-    matrices, means = chords.invariance(network.activations(layers, waves))
+    matrices, means = chords.invariance(network.above_silence(layers, waves))
     columns = [tables.Column("Layer"), *(tables.Column(kind.capitalize(), lambda value: f"{value:.3f}") for kind in chords.PAIRS)]
     table = tables.Table("chords", "Mean correlation", columns, [tuple(row.values()) for row in means])
     shown = {layer: np.nan_to_num(matrix) for layer, matrix in matrices.items()}
