@@ -136,6 +136,8 @@ def _step(equation: Any, values: list[_Value], rule: str, found: dict[str, jax.A
         if before.layer and not before.activated:
             found[before.layer] = out
         return [_Value(out, True, before.layer, True)] if not before.activated else [_Value(out, True)]
+    if kind == "reduce_max" and len(equation.params["axes"]) == 1:
+        return [_Value(_largest(values[0].array, *equation.params["axes"]), bool(dependent))]
     parameters = equation.primitive.get_bind_params(equation.params)
     result = equation.primitive.bind(*[value.array for value in values], **parameters)
     results = result if equation.primitive.multiple_results else [result]
@@ -176,6 +178,12 @@ def _activate(inner: Any, arrays: list[Any], place: int, rule: str, name: str) -
     function: Callable[[Any], Any] = jax.custom_vjp(plain)
     function.defvjp(lambda x: (plain(x), x), lambda x, g: (passed_back(x, g),))  # type: ignore[attr-defined]
     return function(arrays[place])
+
+
+def _largest(x: jax.Array, axis: int) -> jax.Array:
+    """The maximum along an axis, whose backward pass goes to the first of equals; that of `jnp.max` can divide by 0 (see `max_pool`)."""
+    place = jnp.expand_dims(jnp.argmax(jax.lax.stop_gradient(x), axis), axis)
+    return jnp.take_along_axis(x, place, axis).squeeze(axis)
 
 
 def _pools(x: Any, y: Any) -> bool:
