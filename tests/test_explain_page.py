@@ -36,7 +36,7 @@ NETWORKS = {
 
 def trained(folder, name, **data):
     """Write a network with random weights as a file of `save_pretrained`."""
-    config = configs.load(str(ROOT / "configs/choi.py"), {"data.name": "tones"})
+    config = configs.load(str(ROOT / "configs/choi.py"))
     for kind, (component, options) in NETWORKS[name].items():
         configs.choose(config, kind, component, **options)
     config.data.update(sample_rate=RATE, samples=4_000, **data)
@@ -75,7 +75,10 @@ def explain(monkeypatch):
 
 def test_the_page(explain, networks, song, tmp_path, capsys):
     out = tmp_path / "page"
-    assert explain(f"--workdir={networks['choi']}", "--filters=2", "--patches=3", f"--class={LABELS[1]}", f"--output={out}", song) == 0
+    assert (
+        explain(f"--workdir={networks['choi']}", "--filters=2", "--patches=3", f"--class={LABELS[1]}", f"--output={out}", song)
+        == 0
+    )
     assert f"{out}/index.html: open it in a browser" in capsys.readouterr().out
     shown = Page(out / "index.html")
     shown.check_files()
@@ -125,7 +128,14 @@ def test_a_network_that_cannot_be_inverted_is_explained_by_attributions(explain,
 def test_eight_channels_and_a_short_file(explain, networks, tmp_path, capsys):
     path, rng = tmp_path / "eight.wav", np.random.default_rng(0)
     soundfile.write(path, rng.normal(0, 0.1, (80, 8)), RATE)
-    explain(f"--workdir={networks['choi']}", "--layer=conv1", "--nochords", "--patches=2", f"--output={tmp_path / 'page'}", str(path))
+    explain(
+        f"--workdir={networks['choi']}",
+        "--layer=conv1",
+        "--nochords",
+        "--patches=2",
+        f"--output={tmp_path / 'page'}",
+        str(path),
+    )
     assert capsys.readouterr().err == "eight.wav gives 0.01 s, and the network reads 0.5 s: silence follows\n"
     with wave.open(str(tmp_path / "page" / "sounds" / "source.wav")) as file:
         assert file.getnframes() == 80

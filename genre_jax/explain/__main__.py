@@ -1,4 +1,4 @@
-"""Hear what a network hears: `python -m genre_jax.explain --workdir=DIR|NAME [--layer=NAME,…] [--filter=N,…] FILE [--output=DIR]`.
+"""Hear what a network hears: `python -m genre_jax.explain --workdir=DIR|NAME [--layer=…] [--filter=…] FILE [--output=DIR]`.
 
 Writes a page with the parts of a song that single filters of a network keep, as pictures and sounds; what speaks for a class;
 and how the filters respond to chords. --workdir takes a trained run, a file of `genre_jax.save_pretrained`, or a published
@@ -21,7 +21,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("filters", 4, "How many filters of each layer are shown without --filter.", lower_bound=1)
     flags.DEFINE_string("rule", "deconvnet", "What activations pass back: deconvnet, guided or gradient.")
     flags.DEFINE_bool("phase_only", False, "Multiply the mask by the phase alone, as Listing 1 of document 003.")
-    flags.DEFINE_float("start", None, "Start of the window in seconds; default: where the filters are most active.", lower_bound=0)
+    flags.DEFINE_float(
+        "start", None, "Start of the window in seconds; default: where the filters are most active.", lower_bound=0
+    )
     flags.DEFINE_string("class", "", "Label whose score is explained; default: the most probable label.")
     flags.DEFINE_integer("patches", 12, "Rows and columns of the grid of the occlusion.", lower_bound=1, upper_bound=64)
     flags.DEFINE_bool("chords", True, "Compute how the layers respond to synthesised chords.")
@@ -35,19 +37,20 @@ def main(argv: list[str]) -> int:
 
     args = flags.FLAGS
     listing = args.layer == ["?"]
-    if len(argv) != (1 if listing and len(argv) == 1 else 2):
+    if len(argv) != 2 and not (listing and len(argv) == 1):
         raise UserError("one audio file is needed: python -m genre_jax.explain --workdir=musicnn-vgg SONG.mp3")
     console.pick("rule", args.rule, reverse.RULES)
     network = Explained(args.workdir)
     if listing:
         say(as_text(network.layers))
         return 0
-    if args["class"].value and args["class"].value not in network.labels:
-        raise console.unknown("class", args["class"].value, network.labels)
+    label = str(args["class"].value)
+    if label and label not in network.labels:
+        raise console.unknown("class", label, network.labels)
     layers = chosen_layers(network, args.layer)
     wishes = page.Wishes(
         layers, chosen_filters(args.filter, network.layers, layers), args.filters, args.rule, args.phase_only,
-        args["class"].value, args.patches, args.chords,
+        label, args.patches, args.chords,
     )  # fmt: skip
     with console.silent_libraries():
         song = source.read(argv[1], network.config, args.start)

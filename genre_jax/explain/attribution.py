@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre_jax.explain import reverse
 from genre_jax.frontends.mel import hz_to_mel, mel_to_hz
 from genre_jax.frontends.stft import istft, stft
 
@@ -17,7 +18,7 @@ Score = Callable[[jax.Array], jax.Array]  # waveforms (batch, samples) → a num
 TOLERANCE = 1e-3  # of the completeness of integrated gradients
 MOST_STEPS = 256
 _FIRST_STEPS, _BATCH = 64, 8
-_POWER = 4  # from silence the path is t^4: logarithmic front ends change most near silence
+_POWER = 4  # of the points' density towards quiet cells: there logarithmic front ends change most
 
 
 class Cells:
@@ -96,9 +97,7 @@ class Gradients(NamedTuple):
     steps: int
 
 
-def integrated_gradients(
-    score: Score, cells: Cells, y: np.ndarray, baseline: str = "", most: int = MOST_STEPS
-) -> Gradients:
+def integrated_gradients(score: Score, cells: Cells, y: np.ndarray, baseline: str = "", most: int = MOST_STEPS) -> Gradients:
     """Integrate the gradient of the score by the STFT along the straight path from a baseline to a waveform (samples,).
 
     From silence this is the path over the magnitudes, with the phases of the sound (Sundararajan et al. 2017). A network whose
@@ -113,16 +112,15 @@ def integrated_gradients(
       baseline: "silence", "noise", or "" to choose.
       most: largest number of steps.
     """
-    y = jnp.asarray(y)
+    sound = jnp.asarray(y)
     if not baseline:
-        whole, quiet, silent = np.asarray(score(jnp.stack([y, y / 16, 0 * y])))
+        whole, quiet, silent = np.asarray(score(jnp.stack([sound, sound / 16, 0 * sound])))
         baseline = "noise" if abs(whole - quiet) <= 1e-3 * max(abs(whole - silent), 1e-6) else "silence"
-    noise = jax.random.normal(jax.random.key(0), y.shape, y.dtype) * jnp.sqrt(jnp.mean(y**2))
-    start, end = cells.spectrum(noise if baseline == "noise" else 0 * y), cells.spectrum(y)
+    noise = jax.random.normal(jax.random.key(0), sound.shape, sound.dtype) * jnp.sqrt(jnp.mean(sound**2))
+    start, end = cells.spectrum(noise if baseline == "noise" else 0 * sound), cells.spectrum(sound)
     step = end - start
 
-    def scores(spectra):
-        return score(cells.sound(spectra))
+    scores = reverse.with_finite_gradient(lambda spectra: score(cells.sound(spectra)))
 
     @jax.jit
     def partial_sum(total, shares, weights):
@@ -131,9 +129,10 @@ def integrated_gradients(
 
     def added(total, t, weight):
         """Add the sum over the points `t` in [0, 1] of the path, each with the same weight; the ends count half."""
-        power = _POWER if baseline == "silence" else 1
-        weights = weight * power * t ** (power - 1) * np.where((t == 0) | (t == 1), 0.5, 1)
-        shares, weights = (np.pad(array, (0, -len(t) % _BATCH)).astype(np.float32) for array in (t**power, weights))
+        quiet = t if baseline == "silence" else 1 - t  # distance from the end of the path at which cells are quiet
+        weights = weight * _POWER * quiet ** (_POWER - 1) * np.where((t == 0) | (t == 1), 0.5, 1)
+        shares = quiet**_POWER if baseline == "silence" else 1 - quiet**_POWER
+        shares, weights = (np.pad(array, (0, -len(t) % _BATCH)).astype(np.float32) for array in (shares, weights))
         for part in range(0, len(shares), _BATCH):
             total = partial_sum(total, shares[part : part + _BATCH], weights[part : part + _BATCH])
         return total

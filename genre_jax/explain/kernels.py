@@ -101,7 +101,10 @@ def table(config: Mapping[str, Any]) -> list[Kernel]:
     same = (rate, front["n_fft"], front["hop_length"]) == (11_025, 512, 256)
     rows = []
     for layer, cells in enumerate(receptive_fields(layers), 1):
-        rule = effective_size(config, ("kernel", f"layer{layer}", "width")), effective_size(config, ("", f"layer{layer}", "height"))
+        rule = (
+            effective_size(config, ("kernel", f"layer{layer}", "width")),
+            effective_size(config, ("", f"layer{layer}", "height")),
+        )
         span = (cells - 1) * hop + window, (cells + 1) * bin_width
         rows.append(Kernel(layer, PRINTED.get(layer) if same else None, rule, span, cells))
     return rows

@@ -29,7 +29,7 @@ class Explained:
     """
 
     def __init__(self, source: str | Path):
-        """Load a workdir, a file of `save_pretrained` or published weights. Raise `UserError` if it is not a trained network."""
+        """Load a workdir, a file of `save_pretrained` or published weights. Raise `UserError` if it is none."""
         trained = pretrained.load_trained(source)
         self.config, self.labels = trained.config, trained.labels
         if self.config.dtype == "float64":
@@ -76,8 +76,8 @@ class Explained:
     def above_silence(self, layers: Sequence[str], waveforms: np.ndarray) -> dict[str, np.ndarray]:
         """Return layer → activation of each filter, (windows, filters), for waveforms (windows, samples).
 
-        The activation is the mean of the positive part of the filter's map, minus the same for silence: a filter that responds to
-        its bias alone has the activation 0.
+        The activation is the mean of the positive part of the filter's map, minus the same for silence: a filter that responds
+        to its bias alone has the activation 0.
         """
         if not layers:
             return {}

@@ -65,8 +65,8 @@ class _Folder:
 def write(network: Explained, song: Song, output: Path, wishes: Wishes, title: str) -> Path:
     """Write `output/index.html`, `output/explain.json`, and what the page shows; return the path of the page.
 
-    The window is the one in which the filters of `wishes` are most active; without filters, the one in which the layers are, each
-    relative to its largest activation.
+    The window is the one in which the filters of `wishes` are most active; without filters, the one in which the layers are,
+    each relative to its largest activation.
     """
     page.check_packages()
     data = network.config.data
@@ -91,7 +91,12 @@ def write(network: Explained, song: Song, output: Path, wishes: Wishes, title: s
         facts["chords"] = drawn["means"]
         write_json(output / "chords.json", drawn["json"])
     write_json(output / "explain.json", facts)
-    context = {**facts, "title": f"What {title} hears in {song.name}", "chords": drawn, "table": _kernel_table(facts["kernels"])}
+    context = {
+        **facts,
+        "title": f"What {title} hears in {song.name}",
+        "chords": drawn,
+        "table": _kernel_table(facts["kernels"]),
+    }
     shown = [table for table in (context["table"], drawn and drawn["table"]) if table]
     tables.write(shown, output / "tables")
     target = output / "index.html"
@@ -102,7 +107,8 @@ def write(network: Explained, song: Song, output: Path, wishes: Wishes, title: s
 def _strongest(activations: dict[str, np.ndarray], filters: tuple[int, ...]) -> int:
     """Return the number of the window in which the filters, or all filters, are most active over the layers."""
     totals = [values[:, list(filters) or slice(None)].sum(1) for values in activations.values()]
-    return int(sum(total / max(float(total.max()), 1e-30) for total in totals).argmax()) if totals else 0
+    relative = [total / max(float(total.max()), 1e-30) for total in totals]
+    return int(np.argmax(np.sum(relative, 0))) if relative else 0
 
 
 def _layers(
@@ -185,7 +191,8 @@ def _kernel_table(rows: list[dict[str, Any]]) -> tables.Table | None:
     for row in rows:
         printed = [formats.DASH] * 2
         if row["printed"]:
-            printed = [f"{value:,.0f}" + (" (slip)" if slip else "") for value, slip in zip(row["printed"], row["slips"], strict=True)]
+            pairs = zip(row["printed"], row["slips"], strict=True)
+            printed = [f"{value:,.0f}" + (" (slip)" if slip else "") for value, slip in pairs]
         rest = [f"{value:,.0f}" for value in (*row["rule"], *row["field"])]
         lines.append((row["layer"], *printed, *rest))
     return tables.Table("kernels", "Effective sizes of kernels and receptive fields", columns, lines)
@@ -196,7 +203,7 @@ def _chords(network: Explained, layers: tuple[str, ...], output: Path) -> dict[s
     data = network.config.data
     waves = np.stack([chords.synthesise(chord, data.samples, data.sample_rate) for chord in chords.CHORDS])
     matrices, means = chords.invariance(network.above_silence(layers, waves))
-    columns = [tables.Column("Layer"), *(tables.Column(kind.capitalize(), lambda value: f"{value:.3f}") for kind in chords.PAIRS)]
+    columns = [tables.Column("Layer"), *(tables.Column(kind.capitalize(), "{:.3f}".format) for kind in chords.PAIRS)]
     table = tables.Table("chords", "Mean correlation", columns, [tuple(row.values()) for row in means])
     shown = {layer: np.nan_to_num(matrix) for layer, matrix in matrices.items()}
     picture = figures.save(output / "chords.png", pictures.correlations(shown, list(chords.TIMBRES)), narrow=True)

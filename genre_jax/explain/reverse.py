@@ -50,8 +50,8 @@ class _Value:
 def maps(model: Network, variables: Any, features: jax.Array, rule: str = "gradient") -> dict[str, jax.Array]:
     """Compute the feature maps of all convolutional layers and blocks, in the order of the computation.
 
-    The map of a convolution is the output of its activation, or of the max pooling that directly follows the activation; without
-    an activation of its own (before a sum or a concatenation), its output. The map of a block of convolutions is its output.
+    The map of a convolution is the output of its activation, or of the max pooling that directly follows the activation. If no
+    activation follows, but a sum or a concatenation, it is the output of the convolution. The map of a block is its output.
 
     Args:
       model: the network.
@@ -90,6 +90,16 @@ def reverse(
         return back(start.astype(kept.dtype))[0][0]
 
     return jax.lax.map(one, channels)
+
+
+def with_finite_gradient(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """Return the same function of an array, with the gradient of each maximum at the first of equals (see `_largest`)."""
+
+    def same(x):
+        closed = jax.make_jaxpr(function)(x)
+        return _evaluate(closed, [_Value(x, depends=True)], "gradient", {})[0].array
+
+    return same
 
 
 def _marked(model: Network, variables: Any, features: jax.Array) -> Any:
@@ -136,8 +146,8 @@ def _step(equation: Any, values: list[_Value], rule: str, found: dict[str, jax.A
         if before.layer and not before.activated:
             found[before.layer] = out
         return [_Value(out, True, before.layer, True)] if not before.activated else [_Value(out, True)]
-    if kind == "reduce_max" and len(equation.params["axes"]) == 1:
-        return [_Value(_largest(values[0].array, *equation.params["axes"]), bool(dependent))]
+    if kind == "reduce_max" and jnp.issubdtype(values[0].array.dtype, jnp.floating):
+        return [_Value(_largest(values[0].array, equation.params["axes"]), bool(dependent))]
     parameters = equation.primitive.get_bind_params(equation.params)
     result = equation.primitive.bind(*[value.array for value in values], **parameters)
     results = result if equation.primitive.multiple_results else [result]
@@ -180,10 +190,15 @@ def _activate(inner: Any, arrays: list[Any], place: int, rule: str, name: str) -
     return function(arrays[place])
 
 
-def _largest(x: jax.Array, axis: int) -> jax.Array:
-    """The maximum along an axis, whose backward pass goes to the first of equals; that of `jnp.max` can divide by 0 (see `max_pool`)."""
-    place = jnp.expand_dims(jnp.argmax(jax.lax.stop_gradient(x), axis), axis)
-    return jnp.take_along_axis(x, place, axis).squeeze(axis)
+def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The maximum over some axes, whose backward pass goes to the first of equals.
+
+    That of `jnp.max` divides by 0 if XLA rounds the maximum in two ways (see `pooling.max_pool`).
+    """
+    last = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    flat = last.reshape(*last.shape[: x.ndim - len(axes)], -1)
+    place = jnp.argmax(jax.lax.stop_gradient(flat), -1, keepdims=True)
+    return jnp.take_along_axis(flat, place, -1)[..., 0]
 
 
 def _pools(x: Any, y: Any) -> bool:
