@@ -4,9 +4,9 @@
     python -m genre_jax.main --config=configs/choi.py              ten genres of GTZAN
     python -m genre_jax.main --config=configs/choi.py:three        three genres
     python -m genre_jax.main --config=configs/choi.py:demo         embedded data, minutes on two CPU cores
-    python -m genre_jax.explain --workdir=runs/choi SONG.mp3       after one of them
 
-Presets: `three` (pop, disco and hip-hop), `demo`.
+Presets: `three` (pop, disco and hip-hop), `demo`. Then `genre-jax explain --workdir=runs/choi SONG.mp3` makes the filters
+audible.
 
 Source: the document, and for the sample rate the authors' code (11,025 Hz; the document states 22.5 kHz, which fits neither its
 4-s clips of 173 frames nor its Table I): magnitude STFT 512 / 256, ten clips of 4 s of each song, five layers of 64 maps with

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 from absl import flags
-from conftest import ROOT
+from conftest import ROOT, finish, run_module
 from report_runs import Page
 
 from genre_jax import config as configs
-from genre_jax import forward, tag_inputs
+from genre_jax import forward
 from genre_jax.console import UserError
 from genre_jax.explain import __main__ as command
 from genre_jax.explain import chords, kernels
@@ -61,16 +61,10 @@ def song(tmp_path_factory):
 
 @pytest.fixture
 def explain(monkeypatch):
-    """A function of the arguments of the command, which runs in this process."""
-    known = set(flags.FLAGS)
-    command.define_flags()
-
-    def call(*arguments):
-        return command.main(tag_inputs.parse_flags(["explain", *arguments]))
-
-    yield call
-    for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
+    """A function of the arguments of the command, which runs in this process with flags of its own."""
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    command.define_flags(flags.FLAGS)
+    return lambda *arguments: command.main(flags.FLAGS(["explain", *arguments]))
 
 
 def test_the_page(explain, networks, song, tmp_path, capsys):
@@ -223,3 +217,10 @@ def test_chords():
     same, other = chords.PAIRS[:2]
     assert means[0][same] == pytest.approx(1) and means[0][other] == pytest.approx(-1 / 3)
     assert means[1][same] == pytest.approx(-1 / 3) and means[1][other] == pytest.approx(1)
+
+
+def test_the_command_as_a_process(networks):
+    out, _ = finish(run_module("genre_jax.explain", f"--workdir={networks['choi']}", "--layer=?"))
+    assert out.splitlines() == ["conv1  32 × 31 × 3", "conv2  16 × 15 × 3"]
+    _, err = finish(run_module("genre_jax.explain", f"--workdir={networks['choi']}", "--layer=fc", "x.wav"), code=1)
+    assert err == "error: unknown layer 'fc': choose one of conv1, conv2\n"

@@ -5,6 +5,7 @@ and how the filters respond to chords. --workdir takes a trained run, a file of 
 tagger such as musicnn-vgg. --layer=? lists the layers.
 """
 
+import functools
 from pathlib import Path
 
 from absl import flags
@@ -13,21 +14,25 @@ from genre_jax import console, tag_inputs
 from genre_jax.console import UserError, say
 
 
-def define_flags() -> None:
-    """Define the flags of this command."""
-    flags.DEFINE_string("workdir", "musicnn-vgg", "Workdir of a trained run, a file of it, or published weights.")
-    flags.DEFINE_list("layer", [], "Layers; default: five over the depth of the network. ? lists them.")
-    flags.DEFINE_list("filter", [], "Numbers of filters, from 0; default: the most active of each layer.")
-    flags.DEFINE_integer("filters", 4, "How many filters of each layer are shown without --filter.", lower_bound=1)
-    flags.DEFINE_string("rule", "deconvnet", "What activations pass back: deconvnet, guided or gradient.")
-    flags.DEFINE_bool("phase_only", False, "Multiply the mask by the phase alone, as Listing 1 of document 003.")
-    flags.DEFINE_float(
-        "start", None, "Start of the window in seconds; default: where the filters are most active.", lower_bound=0
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define the flags of this command in `values`."""
+    text, numbers, switch = (
+        functools.partial(define, flag_values=values)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool)
     )
-    flags.DEFINE_string("class", "", "Label whose score is explained; default: the most probable label.")
-    flags.DEFINE_integer("patches", 12, "Rows and columns of the grid of the occlusion.", lower_bound=1, upper_bound=64)
-    flags.DEFINE_bool("chords", True, "Compute how the layers respond to synthesised chords.")
-    flags.DEFINE_string("output", None, "Folder of the page; default: explain/NAME-OF-THE-FILE.")
+    text("workdir", "musicnn-vgg", "Workdir of a trained run, a file of it, or published weights.")
+    flags.DEFINE_list("layer", [], "Layers; default: five over the depth of the network. ? lists them.", flag_values=values)
+    flags.DEFINE_list("filter", [], "Numbers of filters, from 0; default: the most active of each layer.", flag_values=values)
+    numbers("filters", 4, "How many filters of each layer are shown without --filter.", lower_bound=1)
+    text("rule", "deconvnet", "What activations pass back: deconvnet, guided or gradient.")
+    switch("phase_only", False, "Multiply the mask by the phase alone, as Listing 1 of document 003.")
+    flags.DEFINE_float(
+        "start", None, "Start of the window in seconds; default: the window of the most activity.", 0, flag_values=values
+    )
+    text("class", "", "Label whose score is explained; default: the most probable label.")
+    numbers("patches", 12, "Rows and columns of the grid of the occlusion.", lower_bound=1, upper_bound=64)
+    switch("chords", True, "Compute how the layers respond to synthesised chords.")
+    text("output", None, "Folder of the page; default: explain/NAME-OF-THE-FILE.")
 
 
 def main(argv: list[str]) -> int:
