@@ -31,6 +31,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     text("class", "", "Label whose score is explained; default: the most probable label.")
     numbers("patches", 12, "Rows and columns of the grid of the occlusion.", lower_bound=1, upper_bound=64)
+    numbers("steps", 256, "Largest number of steps of the integrated gradients.", lower_bound=1)
     switch("chords", True, "Compute how the layers respond to synthesised chords.")
     text("output", None, "Folder of the page; default: explain/NAME-OF-THE-FILE.")
 
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     layers = chosen_layers(network, args.layer)
     wishes = page.Wishes(
         layers, chosen_filters(args.filter, network.layers, layers), args.filters, args.rule, args.phase_only,
-        label, args.patches, args.chords,
+        label, args.patches, args.steps, args.chords,
     )  # fmt: skip
     with console.silent_libraries():
         song = source.read(argv[1], network.config, args.start)

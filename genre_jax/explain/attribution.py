@@ -138,7 +138,7 @@ def integrated_gradients(score: Score, cells: Cells, y: np.ndarray, baseline: st
         return total
 
     difference = float(np.diff(scores(jnp.stack([start, end])))[0])
-    count = _FIRST_STEPS
+    count = min(_FIRST_STEPS, most)
     total: Any = added(jnp.zeros(step.shape, jnp.float32), np.linspace(0, 1, count + 1), 1 / count)
     while True:
         error = abs(float(np.asarray(total, np.float64).sum()) - difference) / max(abs(difference), 1e-9)

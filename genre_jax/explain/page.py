@@ -29,6 +29,7 @@ class Wishes:
       phase_only: as in `auralise`.
       class_name: the label that is explained; "": the most probable one.
       patches: rows and columns of the grid of the occlusion.
+      steps: largest number of steps of the integrated gradients.
       with_chords: whether the responses to chords are computed.
     """
 
@@ -39,6 +40,7 @@ class Wishes:
     phase_only: bool = False
     class_name: str = ""
     patches: int = 12
+    steps: int = attribution.MOST_STEPS
     with_chords: bool = True
 
 
@@ -152,7 +154,7 @@ def _answer(network: Explained, y: np.ndarray, cells: attribution.Cells, wishes:
     spectrum = np.asarray(cells.spectrum(jnp.asarray(y)))
     drops = attribution.occlusion(score, cells, y, wishes.patches, wishes.patches)
     row, column = cells.patches(wishes.patches, wishes.patches)
-    gradients = attribution.integrated_gradients(score, cells, y)
+    gradients = attribution.integrated_gradients(score, cells, y, most=wishes.steps)
     values = {"occlusion": drops[row][:, column].T, "gradients": gradients.values}
     facts: dict[str, Any] = {"label": network.labels[label], "logit": float(logits[label])}
     for name, attributions in values.items():

@@ -197,8 +197,9 @@ def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """
     last = jnp.moveaxis(x, axes, range(-len(axes), 0))
     flat = last.reshape(*last.shape[: x.ndim - len(axes)], -1)
-    place = jnp.argmax(jax.lax.stop_gradient(flat), -1, keepdims=True)
-    return jnp.take_along_axis(flat, place, -1)[..., 0]
+    place = jnp.argmax(jax.lax.stop_gradient(flat), -1)
+    chosen = jnp.arange(flat.shape[-1]) == place[..., None]
+    return jnp.where(chosen, flat, 0).sum(-1)  # a gather would be the same, with a backward pass that is slow on CPUs
 
 
 def _pools(x: Any, y: Any) -> bool:
