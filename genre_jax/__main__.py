@@ -13,6 +13,7 @@ COMMANDS = {  # name → its module, and what it does
     "main": ("genre_jax.main", "Train, evaluate and report."),
     "tag": ("genre_jax.tag", "Tag audio files, with published weights or a trained run."),
     "segment": ("genre_jax.segment", "Say which class is heard when, in recordings or in a live stream."),
+    "explain": ("genre_jax.explain", "Hear which parts of a song the filters of a network keep, and what speaks for a class."),
     "similar": ("genre_jax.similar", "Find similar songs, and the recording that a clip is from, in an index of songs."),
     "report": ("genre_jax.report", "Write the report page of one or several runs."),
     "ensemble": ("genre_jax.ensemble", "Combine the predictions of several runs."),

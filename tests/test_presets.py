@@ -23,6 +23,7 @@ MODEL = {"bytenet": {"width": 4, "max_dilation": 2, "strides": [], "decoder_sets
          "burrows_mlp": {"hidden": [8]}, "burrows_conv1d": {"filters": [4]}, "burrows_conv2d": {"filters": [4, 4], "hidden": 8},
          "schindler_deep": {"width": 2, "hidden": 8}, "schindler_shallow": {"width": 2, "hidden": 8},
          "musicnn": {"timbral": 4, "temporal": 2, "middle": 4, "hidden": 8},
+         "choi_cnn": {"layers": 2, "maps": 4, "hidden": 8},
          "gmm": {"components": 2, "frames": 40, "iterations": 2}}  # fmt: skip
 
 

@@ -151,5 +151,21 @@ def test_a_damaged_file_of_printed_scores(data_set, tmp_path, printed, text, sen
 
 def test_the_real_file_can_be_read():
     rows = published.read(published.FILE)
-    assert len(rows) == 94 and {row.document for row in rows} == set(published.DOCUMENTS)
-    assert all(row.unit == "%" and 0 < row.value < 100 for row in rows)
+    assert len(rows) == 104 and {row.document for row in rows} == set(published.DOCUMENTS)
+    assert all(row.value > 0 and (row.value < 100 or row.unit in ("ms", "Hz")) for row in rows)
+
+
+def test_a_run_of_the_network_of_document_003_repeats_the_sizes_of_its_kernels(data_set, tmp_path):
+    workdir = write_run(tmp_path / "choi", data_set, made_by={"config": "configs/choi.py:demo", "overrides": []})
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["sample_rate"] = 11_025
+    config |= {"frontend": {"hop_length": 256, "n_fft": 512}, "model": {"name": "choi_cnn", "layers": 5}}
+    write(workdir / "config.json", config)
+    rows = [row for row in published.read(published.FILE) if row.ours[0] == "kernel"]
+    ours = published.matches(rows, read([workdir]))
+    assert [round(found.mean) for found in ours] == [93, 86, 163, 151, 302, 280, 580, 538, 1138, 1055]
+    assert [row.printed for row in rows[-2:]] == ["1137 ms", "270 Hz"] and ours[-1].shown == "1,055 Hz"
+    table = published.as_table(rows, ours, read([workdir]))
+    assert table.shown[-1][table.titles.index("Ours")] == "1,055 Hz"
+    write(workdir / "config.json", config | {"model": {"name": "bytenet"}})
+    assert all(np.isnan(found.mean) for found in published.matches(rows, read([workdir])))

@@ -17,6 +17,7 @@ import numpy as np
 from genre_jax import shipped
 from genre_jax.console import UserError
 from genre_jax.data.locate import read_passport
+from genre_jax.explain import kernels
 from genre_jax.report import bounds, formats
 from genre_jax.report.runs import Run
 from genre_jax.report.systems import NOT_THE_PROTOCOL, settings
@@ -68,10 +69,11 @@ class Ours:
 
     Attributes:
       runs: rows of the page's runs, in their order; the last one is shown.
-      values: score of each of them, as a share; NaN if it is not in results.json.
+      values: score of each of them, as a share, or in the unit of the row if that is not %; NaN if it is not in results.json.
       seeds: runs that differ from the last one in the seed only, and the last one.
       interval: 95 % interval of the last run, as shares, or None.
       protocol: facts about the last run, each a short text.
+      unit: unit of the row.
     """
 
     runs: tuple[int, ...]
@@ -79,6 +81,7 @@ class Ours:
     seeds: tuple[float, ...]
     interval: tuple[float, float] | None
     protocol: tuple[str, ...]
+    unit: str = "%"
 
     @property
     def mean(self) -> float:
@@ -90,12 +93,18 @@ class Ours:
         """Their standard deviation (with n - 1); NaN for a single run."""
         return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else math.nan
 
+    def text(self, value: float) -> str:
+        """A value as text: "84.0 %", or in another unit "580 ms"."""
+        if self.unit == "%" or not math.isfinite(value):
+            return formats.percent(value)
+        return f"{value:,.0f} {self.unit}"
+
     @property
     def shown(self) -> str:
-        """The score as text: "84.0 %", or "84.0 % ± 0.8 % (5 seeds)"."""
-        if len(self.seeds) < 2:
-            return formats.percent(self.mean)
-        return f"{formats.percent(self.mean)} ± {formats.percent(self.deviation)} ({len(self.seeds)} seeds)"
+        """The score as text: "84.0 %", or "84.0 % ± 0.8 % (5 seeds)". A size does not depend on the seed."""
+        if len(self.seeds) < 2 or self.unit != "%":
+            return self.text(self.mean)
+        return f"{self.text(self.mean)} ± {self.text(self.deviation)} ({len(self.seeds)} seeds)"
 
 
 def read(path: Path) -> list[Row]:
@@ -153,7 +162,7 @@ def _ends_with(file: PurePosixPath, end: PurePosixPath) -> bool:
 
 def _ours(row: Row, chosen: list[int], runs: Sequence[Run]) -> Ours:
     last = runs[chosen[-1]]
-    values = [bounds.lookup(runs[number].results or {}, row.ours) for number in chosen]
+    values = [_value(row, runs[number]) for number in chosen]
     same = settings(last.config)
     seeds = [value for number, value in zip(chosen, values, strict=True) if settings(runs[number].config) == same]
     return Ours(
@@ -162,7 +171,15 @@ def _ours(row: Row, chosen: list[int], runs: Sequence[Run]) -> Ours:
         tuple(value for value in seeds if math.isfinite(value)),
         bounds.interval(last, row.ours),
         tuple(protocol(last, row)),
+        row.unit,
     )
+
+
+def _value(row: Row, run: Run) -> float:
+    """The score of a run for a row: a number of results.json, or for a row of "kernel" a size that follows from the config."""
+    if row.ours[0] == "kernel":
+        return kernels.effective_size(run.config, row.ours)
+    return bounds.lookup(run.results or {}, row.ours)
 
 
 def protocol(run: Run, row: Row) -> list[str]:
@@ -226,12 +243,17 @@ def _groups(pairs: list[tuple[Row, Ours | None]]) -> list[list[tuple[Row, Ours |
     return [list(group) for _, group in itertools.groupby(pairs, key)]
 
 
+def _mean(value: object) -> str:
+    """A share as a percentage. Values in other units are texts already."""
+    return value if isinstance(value, str) else formats.percent(value)
+
+
 def as_table(rows: Sequence[Row], ours: Sequence[Ours | None], runs: Sequence[Run]) -> Table:
     """All rows in one table, with "not run" where no run repeats a row."""
     names = ("Document", "Table", "System", "Front end", "Loss", "Data", "Variant", "Metric")
     columns = (
         *map(Column, names),
-        *(Column("Printed", formats.significant), Column("Unit"), Column("Ours", formats.percent)),
+        *(Column("Printed", formats.significant), Column("Unit"), Column("Ours", _mean)),
         *(Column("s.d.", formats.percent), Column("Seeds", formats.number), INTERVAL, Column("Protocol"), Column("Runs")),
     )
     lines: list[tuple] = []
@@ -243,6 +265,8 @@ def as_table(rows: Sequence[Row], ours: Sequence[Ours | None], runs: Sequence[Ru
         all_runs = "; ".join(
             f"{runs[number].name}: {formats.percent(value)}" for number, value in zip(found.runs, found.values, strict=True)
         )
-        scores = (found.mean, found.deviation, len(found.seeds), found.interval)
+        mean = found.mean if row.unit == "%" else found.text(found.mean)
+        deviation = found.deviation if row.unit == "%" else None
+        scores = (mean, deviation, len(found.seeds), found.interval)
         lines.append((*texts, row.value, row.unit, *scores, "; ".join(found.protocol), all_runs))
     return Table("published", "Printed scores and ours", columns, lines)

@@ -30,6 +30,7 @@ _LATEX = {
 NAMES = (
     *("published", "runs", "cost", "differences", "labels", "speech", "paired"),
     *("accuracy", "scores", "confusion", "confusions", "classes", "calibration", "thresholds"),
+    *("kernels", "chords"),
     *("nearest-classes", "analogies", "worst-clips", "worst-training-clips", "tracks", "environment"),
 )
 _FORMULA = "=+-@＝＋－＠"  # first characters that a spreadsheet takes for a formula; the last four are full-width
