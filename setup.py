@@ -33,6 +33,7 @@ setup(
         "scipy",
         "soundfile",
         "soxr",
+        "threadpoolctl",
         "tensorboardX",
         "tensorflow-cpu; platform_machine == 'x86_64' and sys_platform != 'darwin'",
         "tensorflow; platform_machine != 'x86_64' or sys_platform == 'darwin'",

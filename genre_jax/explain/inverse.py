@@ -1,7 +1,7 @@
 """From a mask over a network's input back to sound: the STFT that a front end computes, weighed by the mask, and inverted.
 
 A front end can be inverted if its input is a magnitude or mel spectrogram, whatever it does to the values afterwards: the mask
-weighs cells, and therefore compression and scaling do not matter. `image`, `height`, `width` and `frames` are undone.
+weighs cells, and therefore compression and scaling do not matter. `image`, `upright`, `height`, `width` and `frames` are undone.
 """
 
 from typing import Any
@@ -89,11 +89,11 @@ class Inverse:
         front, frames = self._frontend, self._frames()
         weights = jnp.asarray(weights)
         if front.image:
-            rows, columns = front.n_mels if self._is_mel() else 1 + front.n_fft // 2, front.frames or frames
-            image = weights[..., 0]
-            if image.shape != (rows, columns):
-                image = resize(image, rows, columns, align_corners=front.align_corners)
-            weights = image.T
+            size = front.n_mels if self._is_mel() else 1 + front.n_fft // 2, front.frames or frames
+            size, image = size[::-1] if front.upright else size, weights[..., 0]
+            if image.shape != size:
+                image = resize(image, *size, align_corners=front.align_corners)
+            weights = image if front.upright else image.T
         if surplus := frames - weights.shape[0]:  # `Frontend.frames` has cropped or padded the features
             before = abs(surplus) // 2
             weights = (
