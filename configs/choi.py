@@ -11,10 +11,11 @@ audible.
 Source: the document, and for the sample rate the authors' code (11,025 Hz; the document states 22.5 kHz, which fits neither its
 4-s clips of 173 frames nor its Table I): magnitude STFT 512 / 256, ten clips of 4 s of each song, five layers of 64 maps with
 dropout 0.5, two dense layers. Its ten printed numbers are the sizes of the kernels (Table I), which need no training. The
-document prints no accuracy that is whole ("75").
-Choices: the data (the source has 8,000 songs of its own: ballad, dance, hip-hop), the split, 256 units in the dense layer, Adam
+document's accuracy is cut off after "75".
+Choices: the data (the source has 8,000 songs: ballad, dance, hip-hop), the split, 256 units in the dense layer, Adam
 at 1e-3, batches of 64, 60 epochs.
-Hardware, time, score: the full runs were not measured here. `:demo` on a 2-core CPU: see docs/explain.md.
+Hardware, time, score: the full runs were not measured here. `:demo`: 100 % of 150 test tracks of `synthetic`, seed 0, 819 s of
+training on a 2-core CPU that four jobs shared.
 """
 
 from genre_jax.config import base, choose, with_argument

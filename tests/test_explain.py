@@ -170,6 +170,16 @@ def test_the_gradient_rule_is_the_gradient():
     np.testing.assert_allclose(back, jax.jit(jax.grad(energy))(x)[0], atol=1e-4 * float(np.abs(back).max()))
 
 
+@pytest.mark.parametrize("kernel, padding", [((3, 3), "SAME"), ((4, 2), "SAME"), ((5, 7), "VALID"), ((1, 6), "SAME")])
+def test_the_fast_backward_pass_of_a_single_channel_is_the_gradient(kernel, padding):
+    model, x = Plain(num_classes=1, kernel=kernel, padding=padding), jnp.asarray(RNG.normal(size=(2, 11, 9, 1)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    back = jax.jit(jax.grad(lambda x: (reverse.maps(model, variables, x)["conv"] ** 2).sum()))(x)
+    direct = jax.jit(jax.grad(lambda x: (model.apply(variables, x)[1]["map"] ** 2).sum()))(x)
+    assert float(jnp.abs(direct).max()) > 0.1
+    np.testing.assert_allclose(back, direct, atol=1e-5)
+
+
 def song(samples=RATE):
     time = np.arange(samples) / RATE
     return (0.3 * np.sin(2 * np.pi * 500 * time) + 0.3 * np.sin(2 * np.pi * 2500 * time) + RNG.normal(0, 0.02, samples)).astype(
@@ -186,7 +196,7 @@ class Plain(Network):
 
     def forward(self, x, call):
         y = nn.relu(Conv(1, self.kernel, padding=self.padding, name="conv")(x))
-        return y.sum((1, 2)), {"embedding": y.sum((1, 2))}
+        return y.sum((1, 2)), {"embedding": y.sum((1, 2)), "map": y}
 
 
 def test_an_identity_network_with_all_switches_returns_the_source(monkeypatch):

@@ -148,6 +148,9 @@ def _step(equation: Any, values: list[_Value], rule: str, found: dict[str, jax.A
         return [_Value(out, True, before.layer, True)] if not before.activated else [_Value(out, True)]
     if kind == "reduce_max" and jnp.issubdtype(values[0].array.dtype, jnp.floating):
         return [_Value(_largest(values[0].array, equation.params["axes"]), bool(dependent))]
+    if kind == "custom_vjp_call" and dependent == [0] and _reads_one_channel(inner, values[0].array):
+        padding = getattr(inner, "jaxpr", inner).eqns[0].params["padding"]
+        return [_Value(_convolve_one_channel(inner, padding, *[value.array for value in values]), True)]
     parameters = equation.primitive.get_bind_params(equation.params)
     result = equation.primitive.bind(*[value.array for value in values], **parameters)
     results = result if equation.primitive.multiple_results else [result]
@@ -200,6 +203,45 @@ def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     place = jnp.argmax(jax.lax.stop_gradient(flat), -1)
     chosen = jnp.arange(flat.shape[-1]) == place[..., None]
     return jnp.where(chosen, flat, 0).sum(-1)  # a gather would be the same, with a backward pass that is slow on CPUs
+
+
+def _reads_one_channel(inner: Any, x: Any) -> bool:
+    """Whether a function is a convolution at stride 1 of images of one channel, and nothing else."""
+    equations = getattr(inner, "jaxpr", inner).eqns
+    if len(equations) != 1 or equations[0].primitive.name != "conv_general_dilated" or x.ndim != 4 or x.shape[-1] != 1:
+        return False
+    parameters = equations[0].params
+    return {*parameters["window_strides"], *parameters["lhs_dilation"], *parameters["rhs_dilation"]} == {1}
+
+
+def _convolve_one_channel(inner: Any, padding: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve images of one channel, with a backward pass of a matrix product and shifts.
+
+    With XLA's convolution from many channels to one, 64 steps of integrated gradients of musicnn took 118 s on two cores, and
+    with this 32 s.
+    """
+    jaxpr, constants = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+    high, wide = kernel.shape[:2]
+
+    def plain(x):
+        return jax.core.eval_jaxpr(jaxpr, constants, x, kernel)[0]
+
+    def back(_, g):
+        taps = jnp.moveaxis(jnp.matmul(g, kernel.reshape(high * wide, -1).T), -1, 0)  # (taps, batch, rows, columns)
+        size = (len(g), g.shape[1] + high - 1, g.shape[2] + wide - 1)
+
+        def add(number, total):
+            place = (0, number // wide, number % wide)
+            seen = jax.lax.dynamic_slice(total, place, g.shape[:3])
+            return jax.lax.dynamic_update_slice(total, seen + taps[number], place)
+
+        total = jax.lax.fori_loop(0, high * wide, add, jnp.zeros(size, g.dtype))
+        (top, _), (left, _) = padding
+        return (total[:, top : top + x.shape[1], left : left + x.shape[2], None],)
+
+    function: Callable[[Any], Any] = jax.custom_vjp(plain)
+    function.defvjp(lambda x: (plain(x), None), back)  # type: ignore[attr-defined]
+    return function(x)
 
 
 def _pools(x: Any, y: Any) -> bool:
