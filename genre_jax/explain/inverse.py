@@ -1,8 +1,8 @@
 """From a mask over a network's input back to sound: the STFT that a front end computes, weighed by the mask, and inverted.
 
 A front end can be inverted if its input is a magnitude or mel spectrogram, whatever it does to the values afterwards: the mask
-weighs cells, and therefore compression and scaling do not matter. What `image`, `upright`, `height`, `width` and `frames` did is
-undone.
+weighs cells, and therefore compression and scaling do not matter. The options `image`, `upright`, `height`, `width` and
+`frames` are undone.
 """
 
 from typing import Any
