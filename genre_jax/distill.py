@@ -10,6 +10,7 @@ evaluation mode. Its variables are constants of the step, which get no gradient,
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 from genre_jax import checksum, evaluate, forward, losses, parallel
 from genre_jax.console import UserError, say
 from genre_jax.data.batches import Batch, Cut, EvalBatches, TrainBatches
-from genre_jax.weights import pretrained
+from genre_jax.weights import files, pretrained
 
 EQUAL = ("data.sample_rate", "data.conditioning", "augment.gain_cap")  # keys in which teacher and student must not differ
 
@@ -79,10 +80,8 @@ def load(config: ConfigDict) -> Teacher | None:
     settings = config.distill
     if not settings.teacher:
         return None
-    try:
-        trained = pretrained.load_trained(settings.teacher)
-    except UserError as error:
-        raise UserError(f"config key 'distill.teacher': {error}; train the teacher first, or name another one") from error
+    check_source(config)
+    trained = pretrained.load_trained(settings.teacher)
     theirs = trained.config.copy_and_resolve_references()
     if "float64" in (theirs.dtype, config.dtype):
         theirs.dtype = config.dtype
@@ -96,6 +95,18 @@ def load(config: ConfigDict) -> Teacher | None:
     return Teacher(network, trained, distilled(losses.LOSSES[config.loss.name], settings), settings.cached)
 
 
+def check_source(config: ConfigDict) -> None:
+    """Raise `UserError` if `distill.teacher` cannot be a trained network. Reads no weights."""
+    teacher = config.distill.teacher
+    if teacher and not Path(teacher, "labels.json").is_file():
+        try:
+            files.check(teacher)
+        except UserError as error:
+            raise UserError(
+                f"there is no trained network in distill.teacher={teacher}: train it first, or name another"
+            ) from error
+
+
 def _check(source: str, theirs: ConfigDict, config: ConfigDict) -> None:
     """Raise `UserError` if the teacher was trained on other waveforms, or for the other task."""
     for key in EQUAL:
@@ -107,8 +118,8 @@ def _check(source: str, theirs: ConfigDict, config: ConfigDict) -> None:
             )
     if evaluate.task(theirs) != evaluate.task(config):
         raise UserError(
-            f"the teacher {source} was trained with loss {theirs.loss.name!r}, and the student has {config.loss.name!r}: they "
-            "must have the same task"
+            f"the teacher {source} was trained with loss {theirs.loss.name!r}, and the student has {config.loss.name!r}: "
+            "they must have the same task"
         )
 
 

@@ -35,7 +35,7 @@ def dry_run(config: ConfigDict, timed_steps: int = 3) -> None:
         started = started or time.perf_counter()  # the first step warms up
     seconds = (time.perf_counter() - started) / timed_steps
     _row("speed", f"{size / seconds:,.1f} clips/s ({seconds:.3f} s per step)")
-    _row("ETA", clock(program.total * seconds))
+    _row("ETA", f"{clock(program.total * seconds)} for the steps, without compilation and evaluation")
 
 
 def _reach(run: Run) -> None:

@@ -152,6 +152,7 @@ class Run:
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        distill.check_source(config)  # before an embedded data set is prepared
         devices = devices_of(config)
         devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
         devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)

@@ -238,7 +238,7 @@ def test_wrong_teachers_are_one_sentence(tones, teacher, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     cases = {
-        "is not the workdir of a run": {"distill__teacher": str(other)},
+        "there is no trained network in distill.teacher=": {"distill__teacher": str(other)},
         "they must have the same task": {"loss__name": "sigmoid"},
         "does not know the class": {"distill__teacher": write_teacher(tmp_path, tones, labels=("low", "mid", "high"))},
         r"trained with data.conditioning=\['remove_silence'\]": {

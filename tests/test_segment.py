@@ -98,9 +98,9 @@ def test_formats():
         {"start": 1.5, "end": 3661.25, "label": "a b", "probability": 0.75},
     ]
     assert values["totals"] == {"a b": 3659.75, "silence": 1.5, "c,d": 0.75} and values["seconds"] == 3662.0
-    assert timeline.as_rttm("a dir/my show.wav", 3_662.0, SEGMENTS).splitlines()[:2] == [
-        "SPEAKER my_show 1 0.000 1.500 <NA> <NA> silence <NA> <NA>",
+    assert timeline.as_rttm("a dir/my show.wav", 3_662.0, SEGMENTS).splitlines() == [
         "SPEAKER my_show 1 1.500 3659.750 <NA> <NA> a_b 0.75 <NA>",
+        "SPEAKER my_show 1 3661.250 0.750 <NA> <NA> c,d 1 <NA>",
     ]
     rows = list(csv.DictReader(io.StringIO(f"{timeline.CSV_HEADER}\n{timeline.as_csv('x.wav', 3_662.0, SEGMENTS)}")))
     assert rows[2] == {"file": "x.wav", "start": "3661.250", "end": "3662.000", "label": "c,d", "probability": "1"}
@@ -252,7 +252,8 @@ def test_a_stream_has_the_decisions_of_a_file(run, network, tmp_path, capsys, ra
     whole = followed(run, [data], rate, capsys)
     assert whole == [head, *rows]
     changed = followed(run, [data], rate, capsys, changes=True)
-    assert changed[1:] == [row for row, before in zip(rows, [["", ""], *rows[:-1]], strict=True) if row[1] != before[1]]
+    expected = [row for row, before in zip(rows, [["", ""], *rows[:-1]], strict=True) if row[1] != before[1]]
+    assert changed[1:-1] == expected and changed[-1] == [f"{parts[-1].end:.2f}", "end", *[""] * len(LABELS)]
 
 
 def start(run, *options: str) -> subprocess.Popen:
@@ -290,7 +291,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(run):
 def test_an_empty_stream_and_a_wrong_rate_are_errors(run):
     process = start(run)
     _, err = process.communicate(b"\x00", timeout=60)
-    assert process.returncode == 1 and err.decode().splitlines() == ["error: the signal holds no samples"]
+    assert process.returncode == 1 and err.decode().splitlines() == ["error: standard input: the signal holds no samples"]
 
 
 def test_standard_input_holds_an_encoded_file(run):

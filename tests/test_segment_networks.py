@@ -19,7 +19,7 @@ CONFIGS = {
     "snn": "swishnet.py:snn",
     "gmm": "gmm.py",
     "standardised": "swishnet.py:demo",
-    "mobilenet": "swishnet.py:mobilenet",
+    "mobilenet": "swishnet.py:teacher",
 }
 
 

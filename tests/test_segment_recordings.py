@@ -114,7 +114,7 @@ def test_the_command_writes_the_same_files_for_the_same_seed(tmp_path):
     for path, segments in files:
         assert segments[-1].end == soundfile.info(path).duration
         lines = path.with_suffix(".rttm").read_text().splitlines()
-        assert [line.split()[7] for line in lines] == [part.label for part in segments]
+        assert [line.split()[7] for line in lines] == [part.label for part in segments if part.label != "silence"]
     _, err = finish(run_module("genre_jax.segment.recordings", *arguments, f"--output={tmp_path / 'a'}"), code=1)
     assert err.splitlines()[-1] == f"error: --output={tmp_path / 'a'} exists and is not an empty folder: name a new one"
 
@@ -197,7 +197,7 @@ def test_windows_by_themselves_are_clips_of_the_network(scored):
 
 def test_windows_of_another_length_than_a_network_reads_are_an_error(tmp_path):
     run = segment_runs.write(
-        tmp_path / "x.safetensors", "swishnet.py:mobilenet", gain=1.0, model__name="choi_cnn", model__hidden=4
+        tmp_path / "x.safetensors", "swishnet.py:teacher", gain=1.0, model__name="choi_cnn", model__hidden=4
     )
     network = networks.load(run)
     with pytest.raises(UserError, match=r"this network reads windows of 2.015 s alone, and was given 0.5 s: set --context"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from genre_jax.console import say
+from genre_jax.console import UserError, say
 from genre_jax.prepare import audio
 from genre_jax.segment import timeline
 from genre_jax.segment.networks import Network
@@ -23,7 +23,7 @@ def follow(network: Network, how: Options, file: int, rate: int, changes: bool) 
       how: how frames are decided.
       file: number of the open file with the samples, 16-bit little-endian mono.
       rate: their sample rate in Hz.
-      changes: print only the frames whose decision differs from that before.
+      changes: print only the frames whose decision differs from that before, and a row "end" with the length of the signal.
 
     Raises `UserError` if there is not one sample.
     """
@@ -46,7 +46,12 @@ def follow(network: Network, how: Options, file: int, rate: int, changes: bool) 
 
     for block in audio.resample_blocks(_samples(file, rate), rate, network.sample_rate):
         show(slider.push(block))
-    show(slider.finish())
+    try:
+        show(slider.finish())
+    except UserError as error:
+        raise UserError(f"standard input: {error}") from error
+    if changes:  # when the last decision ends
+        say(as_csv((f"{slider.samples / network.sample_rate:.2f}", "end", *[""] * len(network.labels))))
 
 
 def _samples(file: int, rate: int) -> Iterator[np.ndarray]:

@@ -121,13 +121,14 @@ def as_csv(name: str, seconds: float, segments: list[Segment]) -> str:
 
 
 def as_rttm(name: str, seconds: float, segments: list[Segment]) -> str:
-    """Return a line of NIST's RTTM for each segment: the label stands as the speaker's name, the probability as confidence."""
+    """Return a line of NIST's RTTM for each segment that is not silent; the label is the speaker's name."""
     del seconds
     file = _word(os.path.splitext(os.path.basename(name))[0])
     return "\n".join(
         f"SPEAKER {file} 1 {start:.3f} {end - start:.3f} <NA> <NA> {_word(label)} "
         f"{'<NA>' if share is None else f'{share:.6g}'} <NA>"
         for start, end, label, share in segments
+        if label != SILENCE
     )
 
 
