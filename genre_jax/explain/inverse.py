@@ -33,8 +33,8 @@ def fault(frontend: Frontend) -> str:
 class Inverse:
     """The STFT of an invertible front end for signals of a fixed length.
 
-    An uncentred STFT begins with a frame of which the first samples have almost no weight. A masked STFT that is divided by this
-    weight has clicks at its ends. The signal is therefore continued at both ends, by its reflection, and cut off again.
+    In an uncentred STFT the first and the last samples have almost no weight. The inverse of a masked STFT divides by this
+    weight, and has clicks there. The signal is therefore continued at both ends, by its reflection, and cut off again.
 
     Attributes:
       samples: length of the signals in samples.
