@@ -154,7 +154,7 @@ def test_integrated_gradients_that_have_not_converged(explain, networks, song, t
     explain(f"--workdir={networks['choi']}", "--nochords", "--patches=2", "--steps=1", f"--output={out}", song)
     gradients = json.loads((out / "explain.json").read_text())["class"]["gradients"]
     assert gradients["steps"] == 1 and gradients["error"] > 0.01 and not gradients["converged"]
-    error = f"{100 * gradients['error']:.0f} %"
+    error = f"{100 * gradients['error']:.1f} %"
     assert f"have not converged ({error}): raise --steps" in Page(out / "index.html").text
     assert f"the integrated gradients have not converged ({error}): raise --steps\n" in capsys.readouterr().err
 

@@ -164,7 +164,7 @@ def _answer(network: Explained, y: np.ndarray, cells: attribution.Cells, wishes:
     row, column = cells.patches(wishes.patches, wishes.patches)
     gradients = attribution.integrated_gradients(score, cells, y, most=wishes.steps)
     if gradients.error > LARGE_ERROR:
-        console.note(f"the integrated gradients have not converged ({formats.percent(gradients.error, 0)}): raise --steps")
+        console.note(f"the integrated gradients have not converged ({formats.percent(gradients.error)}): raise --steps")
     values = {"occlusion": drops[row][:, column].T, "gradients": gradients.values}
     facts: dict[str, Any] = {"label": network.labels[label], "logit": float(logits[label])}
     for name, attributions in values.items():
