@@ -262,12 +262,11 @@ def test_mel_masks_become_masks_of_bins(name, options):
     inv = inverse.Inverse(front, len(y))
     spectrum = np.asarray(inv.spectrum(jnp.asarray(y)))
     whole = inv.mask(np.ones(shape, np.float32))
-    assert whole.shape == spectrum.shape
+    assert whole.shape == (len(spectrum) - 2 * inv.margin, spectrum.shape[1])
     seen = slice(30, 90) if "frames" in options else slice(None)
     low, high = 8, 100  # bins that several filters cover
     assert np.abs(whole[seen, low:high] - 1).max() < 0.35 and whole.min() >= 0
-    inner = slice(300, -300)
-    np.testing.assert_allclose(inv.sound(inv.spectrum(jnp.asarray(y)))[inner], y[inner], atol=1e-4)
+    np.testing.assert_allclose(inv.sound(inv.spectrum(jnp.asarray(y))), y, atol=1e-4)
     part = np.zeros(shape, np.float32)
     by_band = part[..., 0] if front.image else part
     by_band = by_band if front.image and not front.upright else by_band.T
@@ -280,12 +279,29 @@ def test_mel_masks_become_masks_of_bins(name, options):
     )
 
 
+STFTS = [*MEL, ("choi_stft", {"n_fft": 256, "hop_length": 64}), ("spectrogram", {"n_fft": 256, "hop_length": 100})]
+
+
+@pytest.mark.parametrize("samples", [RATE, RATE - 37])
+@pytest.mark.parametrize("name, options", STFTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_masked_sound_has_no_clicks_at_its_ends(name, options, samples):
+    """A mask makes frames inconsistent; a division by the small weight of the first samples would make them a click."""
+    y = jnp.asarray(song(samples))
+    inv = inverse.Inverse(frontends.build(name, RATE, **options), samples)
+    shape = len(inv.spectrum(y)) - 2 * inv.margin, 129
+    mask = np.random.default_rng(2).random(shape).astype(np.float32)
+    for phase_only in (False, True):
+        heard = np.abs(inverse.auralise(inv, y, mask, phase_only))
+        outer = max(heard[:256].max(), heard[-256:].max())
+        assert 0 < outer <= 10 ** (6 / 20) * heard[256:-256].max()
+
+
 @pytest.mark.parametrize(
     "name, options, sentence",
     [
-        ("mfcc", {}, "the front end Mfcc has no magnitude or mel spectrogram"),
+        ("mfcc", {}, "the front end Mfcc has no spectrogram to whose cells a mask could belong"),
         ("mfcc_htk", {}, "the front end MfccHtk has no"),
-        ("waveform", {}, "the front end Waveform has no .* --class explains its answers by occlusion and integrated gradients"),
+        ("waveform", {}, "the front end Waveform has no"),
         ("cqt", {}, "the front end Cqt has no"),
         ("log_mel", {"deltas": 1}, "the front end LogMel has deltas=1"),
         ("spectrogram", {"statistics": ("mean",)}, "the front end Spectrogram has statistics=mean"),

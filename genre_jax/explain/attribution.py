@@ -102,8 +102,8 @@ def integrated_gradients(score: Score, cells: Cells, y: np.ndarray, baseline: st
 
     From silence this is the path over the magnitudes, with the phases of the sound (Sundararajan et al. 2017). A network whose
     front end scales each clip by itself hears no difference between loud and quiet; the path then starts at white noise with
-    the power of the sound. The steps of the path are halved until the sum over all cells equals the difference of the scores to
-    `TOLERANCE`, or there are `most`.
+    the power of the sound. The number of steps is doubled until the sum over all cells equals the difference of the scores to
+    `TOLERANCE`, or until `most` is reached.
 
     Args:
       score: the number to be explained, differentiable by the waveform.

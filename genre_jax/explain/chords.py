@@ -1,7 +1,9 @@
 """How filters respond to chords on other roots and other instruments (the conclusion of document 003).
 
-The chords are synthesised. If deeper layers are more invariant, their mean activations correlate more between chords that
-differ in root or in instrument alone.
+The chords are synthesised. All chords raise much the same filters, and this common part would make each two of them alike. It
+is therefore subtracted: what is correlated is how a chord differs from the mean chord. If layers become more invariant with
+depth, these differences correlate more between chords that differ in root or in instrument alone. An untrained network of the
+same architecture shows how much of that the training brought.
 """
 
 import itertools
@@ -70,12 +72,16 @@ def synthesise(chord: Chord, samples: int, sr: float) -> np.ndarray:
 
 
 def correlations(responses: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation over the filters between each two rows of (chords, filters); NaN for a constant row."""
-    centred = responses - responses.mean(1, keepdims=True)
+    """Return the correlation over the filters between each two rows of (chords, filters), without what all rows share.
+
+    The mean of each filter over the rows is subtracted first. The mean of all correlations of different rows is then slightly
+    negative. A row whose rest is constant has the correlation 0.
+    """
+    centred = responses - responses.mean(0)
+    centred -= centred.mean(1, keepdims=True)
     norms = np.sqrt((centred**2).sum(1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix: np.ndarray = centred @ centred.T / np.outer(norms, norms)
-    return matrix
+    centred /= np.where(norms > 1e-6 * np.abs(responses).max(initial=0), norms, np.inf)[:, None]
+    return np.asarray(centred @ centred.T)
 
 
 def by_kind(matrix: np.ndarray) -> dict[str, float]:

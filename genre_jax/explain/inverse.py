@@ -1,7 +1,7 @@
-"""From a mask over a network's input back to sound: the STFT that a front end computes, weighed by the mask, and inverted.
+"""From a mask over a network's input back to sound: the STFT that a front end computes, weighted by the mask, and inverted.
 
 A front end can be inverted if its input is a magnitude or mel spectrogram, whatever it does to the values afterwards: the mask
-weighs cells, and therefore compression and scaling do not matter. The options `image`, `upright`, `height`, `width` and
+weights cells, and therefore compression and scaling do not matter. The options `image`, `upright`, `height`, `width` and
 `frames` are undone.
 """
 
@@ -15,39 +15,40 @@ from genre_jax.console import UserError
 from genre_jax.frontends import Frontend, LogMel, LogMelHtk, MfccHtk, Spectrogram, mel_filterbank, resize
 from genre_jax.frontends.base import CONDITIONINGS
 from genre_jax.frontends.mfcc import mel_filterbank_htk
-from genre_jax.frontends.stft import istft, magphase, stft
+from genre_jax.frontends.stft import istft, stft
 
 PEAK = 0.9  # largest magnitude of a sound that is written
 
 
 def fault(frontend: Frontend) -> str:
-    """Return why a mask over the output of a front end cannot become sound, or "" if it can."""
-    kind = type(frontend).__name__
+    """Return why a mask over the output of a front end cannot become sound, as "has no …", or "" if it can."""
     if not isinstance(frontend, Spectrogram | LogMel | LogMelHtk) or isinstance(frontend, MfccHtk):
-        return f"the front end {kind} has no magnitude or mel spectrogram, to whose cells a mask could belong"
+        return "has no spectrogram to whose cells a mask could belong"
     if frontend.deltas or frontend.statistics:
         what = f"deltas={frontend.deltas}" if frontend.deltas else f"statistics={','.join(frontend.statistics)}"
-        return f"the front end {kind} has {what}, and a mask over such features belongs to no cells of a spectrogram"
+        return f"has {what}, and a mask over such features belongs to no cells of a spectrogram"
     return ""
 
 
 class Inverse:
     """The STFT of an invertible front end for signals of a fixed length.
 
+    In an uncentred STFT the first and the last samples have almost no weight. The inverse of a masked STFT divides by this
+    weight, and has clicks there. The signal is therefore continued at both ends, by its reflection, and cut off again.
+
     Attributes:
       samples: length of the signals in samples.
       hop: samples from frame to frame.
+      margin: frames that `spectrum` has at each end and the front end has not; 0 for a centred front end.
     """
 
     def __init__(self, frontend: Frontend, samples: int):
-        """Raise `UserError` if the front end cannot be inverted, with what can be done instead."""
+        """Raise `UserError` if the front end cannot be inverted."""
         if reason := fault(frontend):
-            raise UserError(
-                f"filters of this network cannot be heard: {reason}; --class explains its answers by occlusion and integrated "
-                "gradients, which need no inverse, and --layer needs a network on a spectrogram"
-            )
+            raise UserError(f"the front end {type(frontend).__name__} {reason}")
         self._frontend: Any = frontend
         self.samples, self.hop = samples, self._frontend.hop_length
+        self.margin = 0 if self._options()["center"] else -(-frontend.n_fft // self.hop)
         self._lead = self._tail = 0
         if isinstance(frontend, LogMelHtk):
             missing = -(-max(0, samples - frontend.win_length) // self.hop) * self.hop + frontend.win_length - samples
@@ -72,14 +73,15 @@ class Inverse:
         }
 
     def spectrum(self, y: jax.Array) -> jax.Array:
-        """Return the complex STFT (frames, bins) of a conditioned signal (samples,)."""
+        """Return the complex STFT (margin + frames + margin, bins) of a conditioned signal (samples,)."""
         padding = {"pad_mode": self._frontend.pad_mode} if hasattr(self._frontend, "pad_mode") else {}
-        return stft(jnp.pad(y, (self._lead, self._tail)), **self._options(), **padding)
+        y = jnp.pad(jnp.pad(y, (self._lead, self._tail)), self.margin * self.hop, mode="reflect")
+        return stft(y, **self._options(), **padding)
 
     def sound(self, spectrum: jax.Array) -> np.ndarray:
-        """Return the signal (samples,) of an STFT (frames, bins), as `istft` computes it."""
-        y = istft(spectrum, **self._options(), length=self._lead + self.samples)
-        return np.asarray(y[self._lead :])
+        """Return the signal (samples,) of an STFT (margin + frames + margin, bins)."""
+        start = self.margin * self.hop + self._lead
+        return np.asarray(istft(spectrum, **self._options(), length=start + self.samples)[start:])
 
     def mask(self, weights: jax.Array) -> np.ndarray:
         """Return the weights (frames, bins) of the STFT for weights of the shape of the network's input, without the batch.
@@ -108,8 +110,8 @@ class Inverse:
         return not isinstance(self._frontend, Spectrogram)
 
     def _frames(self) -> int:
-        length = self._lead + self.samples + self._tail
-        return jax.eval_shape(lambda y: stft(y, **self._options()), jax.ShapeDtypeStruct((length,), jnp.float32)).shape[0]
+        signal = jax.ShapeDtypeStruct((self.samples,), jnp.float32)
+        return jax.eval_shape(self.spectrum, signal).shape[0] - 2 * self.margin
 
     def _unmix(self) -> np.ndarray:
         """The matrix (mels, bins) from weights of mel bands to weights of bins."""
@@ -127,11 +129,12 @@ def auralise(inverse: Inverse, y: jax.Array, mask: np.ndarray, phase_only: bool 
     Args:
       inverse: the front end's STFT.
       y: the conditioned signal (samples,).
-      mask: weights of the STFT.
-      phase_only: replaces all magnitudes of the STFT by 1, as Listing 1 of document 003 does.
+      mask: weights of the STFT. In the margins of `inverse` the weights of the first and the last frame hold.
+      phase_only: replaces all magnitudes of the STFT but 0 by 1, as Listing 1 of document 003 does.
     """
     spectrum = inverse.spectrum(y)
-    return inverse.sound((magphase(spectrum)[1] if phase_only else spectrum) * mask)
+    weights = np.pad(mask, ((inverse.margin, inverse.margin), (0, 0)), mode="edge")
+    return inverse.sound((jnp.sign(spectrum) if phase_only else spectrum) * weights)
 
 
 def normalised(y: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A trained network whose filters are heard: its layers, their responses, and its answers."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 
 from genre_jax import console, forward
 from genre_jax.console import UserError
-from genre_jax.explain import choi, reverse
+from genre_jax.explain import choi, inverse, reverse
+from genre_jax.models.burrows import BurrowsConv1d
 from genre_jax.models.choi import ChoiCnn
 from genre_jax.weights import pretrained
 
@@ -44,6 +46,29 @@ class Explained:
         silence = jax.ShapeDtypeStruct((1, self.config.data.samples), jnp.float32)
         jax.eval_shape(self._listed, self.variables, silence)
 
+    def untrained(self) -> "Explained":
+        """Return the same network with fresh weights, seed 0. The statistics of its front end are those of the training."""
+        other = copy.copy(self)
+        fresh = self.forward.init(jax.random.key(0), self.config.data.samples)
+        other.variables = fresh | {"frontend": self.variables["frontend"]}
+        return other
+
+    def why_unheard(self) -> str:
+        """Return why no filter of the network can be played, or ""."""
+        if reason := inverse.fault(self.forward.frontend):
+            return f"front end {self.config.frontend.name} {reason}: filters cannot be played"
+        return "" if self.layers else f"network {self.config.model.name} has no convolutional layer: no filter can be played"
+
+    def sizes(self, layer: str) -> str:
+        """Return the shape of a layer's map in words, as "128 frequencies × 86 frames × 16 filters"."""
+        *sides, filters = self.layers[layer]
+        front = self.forward.frontend
+        by_frequency = (front.image and not front.upright) or isinstance(self.forward.model, BurrowsConv1d)
+        names = ("frequencies", "frames") if by_frequency else ("frames", "frequencies")
+        return " × ".join(
+            f"{size:,} {name}" for size, name in zip((*sides, filters), (*names[: len(sides)], "filters"), strict=True)
+        )
+
     @property
     def is_choi(self) -> bool:
         """Whether the network is that of document 003."""
@@ -58,10 +83,8 @@ class Explained:
     def chosen(self, names: Sequence[str]) -> list[str]:
         """Return the layers with these names; none names `DEFAULT_LAYERS` of them, evenly over the depth of the network.
 
-        Raises `UserError` for an unknown layer, or if the network has no convolutional layer.
+        Raises `UserError` for an unknown layer. The network has layers.
         """
-        if not self.layers:
-            raise UserError(f"the network {self.config.model.name} has no convolutional layer whose filters could be heard")
         for name in names:
             if name not in self.layers:
                 raise console.unknown("layer", name, self.layers)

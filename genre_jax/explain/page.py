@@ -1,12 +1,14 @@
 """The page of explanations: what filters keep of a song, what speaks for a class, Table I, and the response to chords."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from genre_jax import console
 from genre_jax.atomic import write_json, write_text
 from genre_jax.explain import attribution, chords, kernels, pictures
 from genre_jax.explain.inverse import Inverse, auralise, normalised
@@ -14,6 +16,7 @@ from genre_jax.explain.network import Explained
 from genre_jax.explain.source import Song
 from genre_jax.report import clips, figures, formats, page, tables
 
+LARGE_ERROR = 0.01  # of the sum of integrated gradients, above which the page warns
 _OLD = ("*.wav", "*.png")
 
 
@@ -26,7 +29,6 @@ class Wishes:
       filters: numbers of filters; empty: the `most_active` ones of each layer.
       most_active: how many filters.
       rule: key of `reverse.RULES`.
-      phase_only: as in `auralise`.
       class_name: the label that is explained; "": the most probable one.
       patches: rows and columns of the grid of the occlusion.
       steps: largest number of steps of the integrated gradients.
@@ -35,9 +37,8 @@ class Wishes:
 
     layers: tuple[str, ...] = ()
     filters: tuple[int, ...] = ()
-    most_active: int = 4
+    most_active: int = 3
     rule: str = "deconvnet"
-    phase_only: bool = False
     class_name: str = ""
     patches: int = 12
     steps: int = attribution.MOST_STEPS
@@ -52,9 +53,14 @@ class _Folder:
         self.path = clips.fresh(path / "sounds", _OLD)
         self._rate, self._lasting, self._seconds = rate, lasting, samples / rate
 
-    def sound(self, name: str, y: np.ndarray) -> str:
-        """Write the part of a sound (samples,) that is no padding, with its peak normalised; return its place."""
+    def sound(self, name: str, y: np.ndarray) -> str | None:
+        """Write the part of a sound (samples,) that is no padding, with its peak normalised; return its place.
+
+        Silence is not written, and has the place None.
+        """
         pcm = np.round(32767 * normalised(np.nan_to_num(y[: self._lasting]))).astype(np.int16)
+        if not pcm.any():
+            return None
         clips.write_wave(self.path / f"{name}.wav", pcm, self._rate)
         return f"sounds/{name}.wav"
 
@@ -81,8 +87,8 @@ def write(network: Explained, song: Song, output: Path, wishes: Wishes, title: s
     magnitude = np.abs(np.asarray(cells.spectrum(jnp.asarray(y))))
     facts: dict[str, Any] = {
         "schema": 1, "file": song.name, "network": title, "model": network.config.model.name, "sample_rate": data.sample_rate,
-        "start": float(song.starts[window]), "seconds": song.lasting / data.sample_rate, "rule": wishes.rule,
-        "phase_only": wishes.phase_only,
+        "start": float(song.starts[window]), "seconds": song.lasting / data.sample_rate,
+        "window": data.samples / data.sample_rate, "rule": wishes.rule, "unheard": network.why_unheard(),
         "source": {"sound": folder.sound("source", y), "picture": folder.picture("source", pictures.decibels(magnitude))},
         "layers": _layers(network, y, {name: values[window] for name, values in activations.items()}, wishes, folder),
         "class": _answer(network, y, cells, wishes, folder),
@@ -102,7 +108,10 @@ def write(network: Explained, song: Song, output: Path, wishes: Wishes, title: s
     shown = [table for table in (context["table"], drawn and drawn["table"]) if table]
     tables.write(shown, output / "tables")
     target = output / "index.html"
-    write_text(target, page.templates().get_template("explain.html.j2").render(context | {"formats": tables.FORMATS}))
+    write_text(
+        target,
+        page.templates().get_template("explain.html.j2").render(context | {"formats": tables.FORMATS, "signed": _three_digits}),
+    )
     return target
 
 
@@ -128,18 +137,17 @@ def _layers(
         filters = []
         for place, one in zip(chosen, weights, strict=True):
             mask = inverse.mask(one)
-            sound = auralise(inverse, heard, mask, wishes.phase_only)
             name = f"layer-{number:02d}-filter-{place:03d}"
             filters.append(
                 {
                     "filter": place,
                     "activation": float(active[place]),
-                    "silent": not np.abs(sound).max() > 0,
-                    "sound": folder.sound(name, sound),
+                    "sound": folder.sound(name, auralise(inverse, heard, mask)),
+                    "sound_of_phase": folder.sound(f"{name}-phase", auralise(inverse, heard, mask, phase_only=True)),
                     "picture": folder.picture(name, _visible(np.maximum(mask, 0))),
                 }
             )
-        found.append({"layer": layer, "shape": list(network.layers[layer]), "filters": filters})
+        found.append({"layer": layer, "shape": list(network.layers[layer]), "sizes": network.sizes(layer), "filters": filters})
     return found
 
 
@@ -155,6 +163,8 @@ def _answer(network: Explained, y: np.ndarray, cells: attribution.Cells, wishes:
     drops = attribution.occlusion(score, cells, y, wishes.patches, wishes.patches)
     row, column = cells.patches(wishes.patches, wishes.patches)
     gradients = attribution.integrated_gradients(score, cells, y, most=wishes.steps)
+    if gradients.error > LARGE_ERROR:
+        console.note(f"the integrated gradients have not converged ({formats.percent(gradients.error)}): raise --steps")
     values = {"occlusion": drops[row][:, column].T, "gradients": gradients.values}
     facts: dict[str, Any] = {"label": network.labels[label], "logit": float(logits[label])}
     for name, attributions in values.items():
@@ -164,6 +174,7 @@ def _answer(network: Explained, y: np.ndarray, cells: attribution.Cells, wishes:
     facts["occlusion"] |= {"patches": wishes.patches, "largest": float(drops.max())}
     facts["gradients"] |= {
         "baseline": gradients.baseline, "difference": gradients.difference, "error": gradients.error, "steps": gradients.steps,
+        "converged": gradients.error <= LARGE_ERROR,
     }  # fmt: skip
     return facts
 
@@ -205,13 +216,34 @@ def _chords(network: Explained, layers: tuple[str, ...], output: Path) -> dict[s
     data = network.config.data
     waves = np.stack([chords.synthesise(chord, data.samples, data.sample_rate) for chord in chords.CHORDS])
     matrices, means = chords.invariance(network.above_silence(layers, waves))
-    columns = [tables.Column("Layer"), *(tables.Column(kind.capitalize(), "{:.3f}".format) for kind in chords.PAIRS)]
-    table = tables.Table("chords", "Mean correlation", columns, [tuple(row.values()) for row in means])
-    shown = {layer: np.nan_to_num(matrix) for layer, matrix in matrices.items()}
-    picture = figures.save(output / "chords.png", pictures.correlations(shown, list(chords.TIMBRES)), narrow=True)
+    control, control_means = chords.invariance(network.untrained().above_silence(layers, waves))
+    columns = [tables.Column("Layer")]
+    for kind in chords.PAIRS:
+        columns += [tables.Column(f"{kind.capitalize()}{which}", _correlation) for which in ("", ": untrained")]
+    rows = [
+        (row["layer"], *itertools.chain.from_iterable((row[kind], other[kind]) for kind in chords.PAIRS))
+        for row, other in zip(means, control_means, strict=True)
+    ]
+    table = tables.Table("chords", "Mean correlation", columns, rows)
+    panels: dict[str, np.ndarray] = {}
+    for layer in layers:
+        panels |= {f"{layer}\ntrained": matrices[layer], f"{layer}\nuntrained": control[layer]}
+    picture = figures.save(output / "chords.png", pictures.correlations(panels, list(chords.TIMBRES)), narrow=True)
     content = {
         "chords": [chord._asdict() for chord in chords.CHORDS],
         "means": means,
-        "correlations": {layer: matrix.round(6).tolist() for layer, matrix in shown.items()},
+        "untrained_means": control_means,
+        "correlations": {layer: matrix.round(6).tolist() for layer, matrix in matrices.items()},
+        "untrained_correlations": {layer: matrix.round(6).tolist() for layer, matrix in control.items()},
     }
-    return {"means": means, "table": table, "picture": picture, "json": content}
+    return {"means": {"trained": means, "untrained": control_means}, "table": table, "picture": picture, "json": content}
+
+
+def _correlation(value: object) -> str:
+    """Show a correlation with a minus sign."""
+    return formats.number(value, 2).replace("-", "−")
+
+
+def _three_digits(value: float) -> str:
+    """Show a number with three digits and a minus sign."""
+    return f"{value:.3g}".replace("-", "−")

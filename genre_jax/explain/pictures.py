@@ -7,9 +7,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from genre_jax.report import figures
 from genre_jax.report.charts import GREY
+from genre_jax.report.formats import shorten
 
 SIZE = 3.5, 1.45  # inches
 
@@ -39,24 +41,33 @@ def decibels(magnitude: np.ndarray) -> np.ndarray:
 
 
 def correlations(matrices: Mapping[str, np.ndarray], groups: list[str]) -> figures.Draw:
-    """Draw matrices of correlations, layer → (chords, chords); `groups` names equal parts of the axes."""
+    """Draw matrices of correlations, title → (chords, chords); `groups` names equal parts of the axes.
+
+    Red is positive and blue negative. Matrices that follow each other in pairs stand side by side.
+    """
 
     def draw(theme: figures.Theme) -> Figure:
-        columns = 2 if theme.narrow else min(len(matrices), 5)
+        columns = min(len(matrices), 2 if theme.narrow else 4)
         rows = math.ceil(len(matrices) / columns)
-        width = figures.NARROW if theme.narrow else 11
-        figure = Figure(figsize=(width, rows * (width / columns + (0.45 if theme.narrow else 0.6)) + 0.5), layout="constrained")
+        width = figures.NARROW if theme.narrow else 2.75 * columns
+        names = 0.9  # inches for the names of the groups below a panel, and its title
+        side = (width - names) / columns
+        height = rows * (side + names) + 0.6
+        layout = ConstrainedLayoutEngine(h_pad=0.06, rect=(0, 0, 1, 1 - 0.2 / height))  # it forgets titles at the left edge
+        figure = Figure(figsize=(width, height), layout=layout)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels[len(matrices) :]:
             axes.set_visible(False)
-        for number, (axes, (layer, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
-            image = axes.imshow(matrix, cmap=theme.ramp, vmin=0, vmax=1)
+        for number, (axes, (title, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
+            image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
             each = len(matrix) / len(groups)
             places = (np.arange(len(groups)) + 0.5) * each - 0.5
-            axes.set_title(layer, fontsize=8 if theme.narrow else 10)
+            axes.set_title("\n".join(shorten(line, 20) for line in title.split("\n")), fontsize=7 if theme.narrow else 9.5)
             axes.set_xticks(places, groups, rotation=90, fontsize=6.5)
             axes.set_yticks(places, groups if number % columns == 0 else [], fontsize=6.5)
-        figure.colorbar(image, ax=panels.tolist(), orientation="horizontal", fraction=0.06, aspect=40, label="correlation")
+        figure.colorbar(
+            image, ax=panels.tolist(), orientation="horizontal", fraction=0.2 / height, aspect=40, label="correlation"
+        )
         return figure
 
     return draw

@@ -19,10 +19,10 @@ from jax.extend.core import Literal
 from genre_jax.models.layers import BatchNorm, Dropout
 from genre_jax.models.network import Network
 
-RULES = {  # what an activation f with input x passes back of a signal g
-    "deconvnet": "f(g): only positive signals, whatever x was (Zeiler & Fergus 2014)",
-    "guided": "the gradient of f at x times max(g, 0) (Springenberg et al. 2015)",
-    "gradient": "the gradient of f at x times g",
+RULES = {  # what a ReLU passes back of a signal g; other activations apply their slopes in the same places
+    "deconvnet": "g where g is positive, whatever the input of the activation was (Zeiler & Fergus 2014)",
+    "guided": "guided backpropagation: g where both the input of the activation and g are positive (Springenberg et al. 2015)",
+    "gradient": "g where the input of the activation is positive",
 }
 _MARK = "explain:"
 _INLINED = ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_call", "custom_jvp_call")

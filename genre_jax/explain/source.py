@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre_jax.console import UserError
+from genre_jax.explain import attribution
 from genre_jax.prepare import audio, condition, silence
 from genre_jax.tagger import windows
 
@@ -37,7 +38,8 @@ def read(file: str, config: ConfigDict, start: float | None = None) -> Song:
     """Read a song at the sample rate of a run and cut it into windows, or into the window that begins at `start` seconds.
 
     Without `start`, the windows are those of the run's evaluation in the first `SEARCHED` seconds. Raises `UserError` if the
-    file cannot be read, is silent, holds numbers that are not finite, or ends before `start`.
+    file cannot be read, is silent, holds numbers that are not finite, or holds less sound from `start` on than
+    a window of the STFT that the page shows.
     """
     rate, samples = config.data.sample_rate, config.data.samples
     try:
@@ -45,13 +47,16 @@ def read(file: str, config: ConfigDict, start: float | None = None) -> Song:
             wave = audio.load(file, rate, start or 0.0, SEARCHED if start is None else samples / rate).samples
             if not np.isfinite(wave).all():
                 raise audio.AudioError("the signal holds samples that are not finite (NaN or infinity)")
-            if not len(wave):
-                raise audio.AudioError("the signal holds no samples")
+            least = attribution.Cells(rate, samples).n_fft
+            if len(wave) < least:
+                short = f"{len(wave) / rate:.3g} s of sound are less than a window of the spectrogram"
+                raise audio.AudioError(f"{short}, which needs {least / rate:.3g} s")
             if reason := silence.fault(float(np.abs(wave).max()), file, start or 0.0, SEARCHED):
                 raise audio.AudioError(reason)
             wave = condition.apply(list(config.data.conditioning), wave, rate)
     except audio.AudioError as error:
-        raise UserError(f"{file}: {error}") from error
+        place = file if start is None else f"{file}, from --start={start:g} on"
+        raise UserError(f"{place}: {error}") from error
     hop = config.evaluate.hop or samples
     cuts = list(windows([wave], samples, hop))
     peak = max(float(np.abs(wave).max()), 1.0)
