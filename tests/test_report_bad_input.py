@@ -180,7 +180,7 @@ def test_values_of_the_wrong_type_in_made_by(data_set, tmp_path):
     for number, made_by in enumerate(({"config": 3}, {"config": "x.py", "overrides": "y"}, [1], "text", {})):
         workdir = write_run(tmp_path / str(number), data_set, made_by=made_by)
         run = runs.read_run(workdir)
-        assert page.published.matches(page.published.read(page.published.FILE), [run]) == [None] * 94
+        assert page.published.matches(page.published.read(page.published.FILE), [run]) == [None] * 104
 
 
 def test_the_flag_shows_the_printed_scores(data_set, tmp_path, monkeypatch, capsys):
@@ -190,5 +190,5 @@ def test_the_flag_shows_the_printed_scores(data_set, tmp_path, monkeypatch, caps
     for value, shown in ((False, False), (True, True)):
         monkeypatch.setattr(command, "PUBLISHED", type("Flag", (), {"value": value}))
         command.main(["report", str(workdir)])
-        assert ("0 of 94 printed scores" in Page(tmp_path / "report" / "index.html").text) is shown
+        assert ("0 of 104 printed scores" in Page(tmp_path / "report" / "index.html").text) is shown
     assert "index.html" in capsys.readouterr().out

@@ -258,7 +258,10 @@ def test_a_stream_has_the_decisions_of_a_file(run, network, tmp_path, capsys, ra
 
 def start(run, *options: str) -> subprocess.Popen:
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "genre_jax.segment", f"--workdir={run}", "--stream", *options]
+    # A background job of a shell ignores Ctrl-C, and so would its children.
+    hears = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    module = "runpy.run_module('genre_jax.segment', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", hears + module, f"--workdir={run}", "--stream", *options]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
@@ -274,11 +277,13 @@ def test_a_slow_writer_is_answered_before_the_end_and_ctrl_c_ends_quietly(run):
     lines = [process.stdout.readline().decode() for _ in range(100)]
     assert lines[0] == "time,label,music,noise,speech\n" and lines[99].startswith("0.98,")
     process.send_signal(signals.SIGINT)
-    assert process.wait(60) == 130
-    assert process.stderr.read().decode().splitlines()[-1] == "interrupted"
-    process.stdin.close()
-    process.stdout.close()
-    process.stderr.close()
+    try:
+        assert process.wait(60) == 130
+        assert process.stderr.read().decode().splitlines()[-1] == "interrupted"
+    finally:
+        process.kill()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(run):
