@@ -71,7 +71,7 @@ def base(name: str) -> ConfigDict:
             # Initial weights: a published tagger (musicnn, musicnn-mtt, musicnn-vgg, musicnn-vgg-mtt), the workdir of a run, a
             # file of save_pretrained, or a published ResNet, DenseNet or MobileNet (.safetensors, .pth, .pt, .h5 or .keras), as
             # a path or as hf://owner/name[@revision][/file]; "" = random weights.
-            # The ending #sha256=… checks the file. The classifier starts from random weights if the classes differ.
+            # The ending #sha256=… checks the file. The classifier starts from random weights if they lack a class.
             "init_from": "",
             "head": _head(),
             "data": _data(),

@@ -19,7 +19,7 @@ from genre_jax import models
 from genre_jax.checkpoint import Checkpoints
 from genre_jax.console import UserError
 from genre_jax.loop import train_and_evaluate
-from genre_jax.run import Run
+from genre_jax.run import Program, Run, devices_of
 from genre_jax.weights import files, pretrained
 
 
@@ -250,3 +250,21 @@ def test_resuming_goes_before_init_from(donor, tones, tmp_path, capsys):
     assert "resuming" in said and "weights of" not in said
     for key in ("clip", "track"):
         assert resumed[key] == whole[key]
+
+
+@pytest.mark.parametrize("labels", [("noise", "low"), ("low", "noise", "other")])
+def test_a_classifier_gets_the_columns_of_its_classes_by_name(tones, tmp_path, labels):
+    """A run on some classes of a trained network starts with its classifier; with a new class the classifier starts anew."""
+    config = small_config(tones, "snn")
+    program = Program(config, devices_of(config), len(CLASSES), 24)
+    rng = np.random.default_rng(0)
+    trained = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), jax.eval_shape(program.init))
+    file = str(pretrained.write(pretrained.Trained(config, CLASSES, trained), tmp_path / "all.safetensors"))
+    other = Program(config, devices_of(config), len(labels), 24)
+    fresh = jax.device_get(other.init())
+    found = pretrained.transplant(file, fresh, other.network.model, labels)["params"]
+    np.testing.assert_array_equal(found["dense1"]["kernel"], trained["params"]["dense1"]["kernel"])
+    known = set(labels) <= set(CLASSES)
+    for name in ("kernel", "bias"):
+        columns = trained["params"]["fc"][name][..., [CLASSES.index(label) for label in labels if label in CLASSES]]
+        np.testing.assert_array_equal(found["fc"][name], columns if known else fresh["params"]["fc"][name])

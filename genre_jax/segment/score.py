@@ -161,8 +161,8 @@ def score(network: Network, files: list[tuple[Path, list[timeline.Segment]]], co
                 found = each.probabilities(pcm, every)
                 scores.frames(name, wanted[::every], _filtered(found, round(how.median / every)))
                 scores.frames(name.removesuffix(", median filter"), wanted[::every], found)
+            progress.within(len(wave) / rate, len(wave) / rate)
             progress.next()
-            progress.within(0.0, None)
     return scores.results()
 
 

@@ -183,13 +183,19 @@ def _run_donor(run: Trained, model: Network, ours: list[str], origin: str) -> la
     return layouts.Donor(arrays, {name: name for name in ours}, unknown, unused, origin, run.labels)
 
 
+def _columns(theirs: tuple[str, ...] | None, ours: tuple[str, ...]) -> list[int] | None:
+    """The columns of our classes in a classifier with the labels `theirs`; None if it lacks one, or the labels are unknown."""
+    return [theirs.index(label) for label in ours] if theirs and set(ours) <= set(theirs) else None
+
+
 def transplant(source: str, variables: Any, model: Network, labels: tuple[str, ...]) -> Any:
     """Return fresh variables in which the weights of `source` replace the leaves that they fit.
 
-    Some leaves stay fresh: the classifier ("fc") if the number of classes differs, or if the labels of the source are known and
-    differ; the layers that another library lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a front
-    end, which must come from the new training split. Modules that the model lists as `replaceable` may be unused. The console
-    lists what was loaded, stays fresh and is unused.
+    If the source knows all classes of the run, the classifier ("fc") gets their columns. Some leaves stay fresh: the classifier
+    if the number of classes differs, or if the labels of the source are known and lack a class; the layers that another library
+    lacks (the stem, MobileNet's hidden layer); and the fitted statistics of a front end, which must come from the new training
+    split. Modules that the model lists as `replaceable` may be unused. The console lists what was loaded, stays fresh and is
+    unused.
 
     Args:
       source: the value of `config.init_from`: a workdir, a path or a name on the Hugging Face Hub.
@@ -201,7 +207,8 @@ def transplant(source: str, variables: Any, model: Network, labels: tuple[str, .
     """
     ours = _flat(variables)
     donor = _donor(source, model, [*ours])
-    new_head = donor.labels is not None and donor.labels != labels
+    columns = _columns(donor.labels, labels)
+    new_head = donor.labels is not None and columns is None
     replaceable = model.replaceable  # without them the classifier reads something else
     loaded: dict[str, Any] = {}
     missing: list[str] = []
@@ -210,6 +217,8 @@ def transplant(source: str, variables: Any, model: Network, labels: tuple[str, .
         array, head = donor.arrays.get(name), name.split("/")[-2] == "fc"
         if name.startswith(FITTED) or name not in donor.names or (head and array is None):
             continue
+        if array is not None and head and columns is not None:
+            array = array[..., columns]
         if array is None:
             missing.append(donor.names[name])
         elif head and (array.shape[:-1] == leaf.shape[:-1] or replaceable) and (new_head or array.shape != leaf.shape):
