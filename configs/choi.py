@@ -14,8 +14,8 @@ dropout 0.5, two dense layers. Its ten printed numbers are the sizes of the kern
 document's accuracy is cut off after "75".
 Choices: the data (the source has 8,000 songs: ballad, dance, hip-hop), the split, 256 units in the dense layer, Adam
 at 1e-3, batches of 64, 60 epochs.
-Hardware, time, score: the full runs were not measured here. `:demo`: 100 % of 150 test tracks of `synthetic`, seed 0, 819 s of
-training on a 2-core CPU that four jobs shared.
+Hardware, time, score: the full runs were not measured here. `:demo`: 100 % of 150 test tracks of `synthetic`, seed 0, 375 s of
+training on a 2-core CPU that other jobs shared.
 """
 
 from genre_jax.config import base, choose, with_argument

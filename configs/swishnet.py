@@ -10,6 +10,7 @@
         --condition=log_mmse,remove_silence,equalise_loudness
     python -m genre_jax.main --config=configs/swishnet.py:gtzan --config.init_from=runs/swishnet_distilled
     python -m genre_jax.main --config=configs/swishnet.py:demo       embedded data, minutes on two CPU cores
+    genre-jax segment --workdir=runs/swishnet FILE                   speech, music or noise, frame by frame (docs/segment.md)
 
 Presets, which can be combined: `wide` (twice the width), `snn` (the frame-wise baseline), `teacher` (MobileNet);
 `one_second`, `half_second` (shorter clips; the batch grows, so that the steps of an epoch stay); `distilled` (learns from the
