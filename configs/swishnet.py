@@ -1,4 +1,4 @@
-"""Document 003, first half: SwishNet and its rivals on MUSAN and GTZAN music/speech (Hussain & Haque, arXiv 1812.00149).
+r"""Document 003, first half: SwishNet and its rivals on MUSAN and GTZAN music/speech (Hussain & Haque, arXiv 1812.00149).
 
     python -m genre_jax.prepare --dataset=musan --condition=remove_silence,equalise_loudness --name=musan --source=MUSAN
     python -m genre_jax.main --config=configs/swishnet.py                  slim, clips of 2 s
