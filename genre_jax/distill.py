@@ -1,8 +1,9 @@
 """Distillation (Hinton, Vinyals & Dean 2015, arXiv 1503.02531): a network learns from the logits of a trained one, the teacher.
 
-The loss of a clip is share · soft + (1 - share) · loss on the labels. The soft loss is the Kullback-Leibler divergence from the
-student to the teacher, whose logits are both divided by the temperature T. With `distill.squared` it is multiplied by T², which
-keeps the size of its gradient when T changes. Document 003 has a share of 0.9, and does not say whether it multiplies by T².
+The loss of a clip is share · soft + (1 - share) · loss on the labels. The soft loss is the Kullback-Leibler divergence
+KL(teacher ‖ student) of their outputs, whose logits are divided by the temperature T. With `distill.squared` it is multiplied
+by T², which keeps the size of its gradient when T changes. Document 003 has a share of 0.9, and does not say whether it
+multiplies by T².
 
 The teacher reads the augmented waveform of the student through its own front end, in the same compiled step. It runs in
 evaluation mode. Its variables are constants of the step, which get no gradient, are not donated and are in no checkpoint. With
@@ -137,10 +138,10 @@ def distilled(loss: losses.Loss, settings: ConfigDict) -> losses.Loss:
 
 
 def divergence(task: str, logits: jax.Array, teacher: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """The Kullback-Leibler divergence (batch,) from `logits` (batch, classes) to those of the teacher, 0 if they are equal.
+    """The Kullback-Leibler divergence KL(teacher ‖ student), (batch,), of two arrays of logits (batch, classes).
 
-    With task "single" of the distribution over the classes. With task "multi" of whether a class is there, averaged over the
-    classes, each with its weight (classes,).
+    Task "single" compares the distributions over the classes. Task "multi" compares, for each class, the probability that it is
+    there, and takes the mean over the classes, each multiplied by its weight (classes,).
     """
     if task == "single":
         return optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher))

@@ -125,6 +125,9 @@ def test_what_makes_runs_the_seeds_of_one_system():
     ):
         assert systems.settings(config) != systems.settings(config | change), change
     assert systems.settings({"init_from": "resnet18.npz"}) != systems.settings({"init_from": "resnet34.npz"})
+    sizes = [{"seed": 0, "distill": {"teacher": f"runs/resnet{size}"}} for size in (34, 50)]  # no seeds
+    assert systems.settings(sizes[0]) != systems.settings(sizes[1])
+    assert systems.settings({"seed": "(", "init_from": "a"}) == systems.settings({"seed": 1, "init_from": "a"})
 
 
 def test_differences_between_systems(data_set, tmp_path, nothing_rendered):

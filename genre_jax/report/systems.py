@@ -18,10 +18,11 @@ OTHER_RUNS = ("init_from", "distill.teacher")  # keys that may name a run of the
 def settings(config: dict) -> dict:
     """The keys and values of a config that are equal for runs that differ only in their seed.
 
-    A number at the end of a folder of the teacher, or of the weights to start from, may be the seed, and is left out.
+    The seed at the end of a folder of the teacher, or of the weights to start from, is left out, as in runs/teacher_0.
     """
+    seed = re.compile(rf"(?:[_-]|(?<=/)){re.escape(str(config.get('seed')))}(?=/|$)")
     values = {key: value for key, value in flatten(config | {"made_by": None}).items() if key not in NOT_THE_PROTOCOL}
-    named = {key: re.sub(r"[_-]?\d+(?=/|$)", "", str(values[key])) for key in OTHER_RUNS if values.get(key)}
+    named = {key: seed.sub("", str(values[key])) for key in OTHER_RUNS if values.get(key)}
     return values | named
 
 
