@@ -25,8 +25,7 @@ CHUNK = {"cpu": 1 << 19, "export": None}  # numbers of a chunk of time; in float
 
 def chunk_length(time: int, width: int) -> int:
     """Returns how many of `time` steps, of `width` numbers each, `over_chunks` computes at a time."""
-    size = CHUNK.get(parallel.platform(), 1 << 27)  # except on CPUs, this only saves memory
-    return time if size is None else min(time, max(1, size // width))
+    return time if (size := CHUNK.get(parallel.platform(), 1 << 27)) is None else min(time, max(1, size // width))
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
