@@ -9,11 +9,26 @@ from onnx import TensorProto, helper, numpy_helper
 
 from genre_jax import checksum
 
-LABELS = ("rock", "piano", "female vocals", "1980", "sad", "ambient", "jazz", "techno", "<b>loud</b>", "choir", "flute", "drums")
+LABELS = (
+    "rock",
+    "piano",
+    "female vocals",
+    "1980",
+    "sad",
+    "ambient",
+    "jazz",
+    "techno",
+    "<b>loud</b>",
+    "choir",
+    "flute",
+    "drums",
+)
 DIMENSIONS = 16
 
 
-def write(path: Path, sample_rate: int = 16_000, samples: int = 16_000, hop: int = 12_000, task: str = "multi", **changes) -> Path:
+def write(
+    path: Path, sample_rate: int = 16_000, samples: int = 16_000, hop: int = 12_000, task: str = "multi", **changes
+) -> Path:
     """Write the network: filters of 400 samples, their mean magnitude (the embedding), and a dense layer. Returns `path`.
 
     `changes` are keys of the metadata.
