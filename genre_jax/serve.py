@@ -1,9 +1,9 @@
 """Open the page in which a song tags itself: `python -m genre_jax.serve [--workdir=NETWORK] [--index=DIR] [--port=0]`.
 
 --workdir takes what `genre_jax.load` takes, an ONNX file of `genre_jax.export`, or the folder of a page; without it, the
-network of the index, or the published taggers. --index adds the most similar songs of an index of any size. The server answers only to
-programs on this machine, and ends with Ctrl-C. Songs stay in the browser; the server gets the embedding of a song if --index is
-set. The browser gets the headers that it needs to compute with several threads.
+network of the index, or the published taggers. --index adds the most similar songs of an index of any size. The server answers
+only to programs on this machine, and ends with Ctrl-C. Songs stay in the browser; the server gets the embedding of a song if
+--index is set. The browser gets the headers that it needs to compute with several threads.
 """
 
 import contextlib

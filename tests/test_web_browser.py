@@ -3,12 +3,16 @@
 import base64
 import contextlib
 import csv
+import functools
+import http.server
 import io
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import small_onnx
@@ -33,25 +37,24 @@ RATE = 16_000
 
 
 @contextlib.contextmanager
-def open_page(context, folder, index=None):
-    """Open the page of a folder as a page of Playwright, with the addresses that it asked for, and what its console said."""
-    with serve.serving(folder, index) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        page = context.new_page()
-        page.requested, page.complaints, page.origin = [], [], f"http://127.0.0.1:{server.server_address[1]}/"
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: page.complaints.append(f"dialog {dialog.message}"))
-        try:
-            page.goto(page.origin)
-            page.wait_for_selector("html[data-ready]")
-            yield page
-        finally:
-            page.close()
-            server.shutdown()
-            thread.join()
+def opened(context, server, below: str = ""):
+    """Open the page of a server as a page of Playwright, with the addresses that it asked for, and what its console said."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    page = context.new_page()
+    page.requested, page.complaints, page.origin = [], [], f"http://127.0.0.1:{server.server_address[1]}/{below}"
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: page.complaints.append(f"dialog {dialog.message}"))
+    try:
+        page.goto(page.origin)
+        page.wait_for_selector("html[data-ready]")
+        yield page
+    finally:
+        page.close()
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def context():
 
 @pytest.fixture(scope="module")
 def page(context, site):
-    with open_page(context, site) as page:
+    with serve.serving(site) as server, opened(context, server) as page:
         yield page
 
 
@@ -182,6 +185,64 @@ def test_short_loud_and_exact_songs_have_the_windows_of_python(page, model, tmp_
         path = tmp_path / f"{name}.wav"
         soundfile.write(path, samples, RATE, subtype="FLOAT")
         assert compare(page, choose(page, path), model, path) < 1e-5
+
+
+def coded(
+    path: Path, rate: int, seconds: float = 0.5, layout: str = "stereo", codec: str | None = None, **options: str
+) -> Path:
+    """Write noise of quiet level in the format of the extension with FFmpeg."""
+    with av.open(path, "w", options=options) as container:
+        stream = container.add_stream(codec or path.suffix[1:], rate=rate, layout=layout)
+        frame = av.AudioFrame("s16", layout, round(seconds * rate))
+        noise = np.random.default_rng(0).integers(-999, 999, frame.samples * len(frame.layout.channels), np.int16)
+        frame.planes[0].update(noise.tobytes() + bytes(frame.planes[0].buffer_size - noise.nbytes))
+        frame.sample_rate = rate
+        for part in (frame, None):
+            container.mux(stream.encode(part))
+    return path
+
+
+def test_the_header_tells_the_rate_of_a_file(page, tmp_path):
+    soundfile.write(tmp_path / "a.ogg", wave(0.5, 22_050, channels=2), 22_050)
+    files = {
+        tmp_path / "a.ogg": [22_050, 2, None],
+        coded(tmp_path / "a.wav", 8_000, codec="pcm_s24le"): [8_000, 2, 0.5],
+        coded(tmp_path / "a.flac", 44_056, layout="mono"): [44_056, 1, 0.5],
+        coded(tmp_path / "a.opus", 48_000, codec="libopus"): [48_000, 2, None],
+        coded(tmp_path / "a.mp3", 24_000, codec="mp3", layout="mono"): [24_000, 1, None],
+        coded(tmp_path / "b.mp3", 44_100, codec="mp3", id3v2_version="0"): [44_100, 2, None],
+        coded(tmp_path / "a.m4a", 44_100, codec="aac"): [44_100, 2, None],
+        coded(tmp_path / "a.aac", 32_000, layout="mono"): [32_000, 1, None],
+        coded(tmp_path / "a.webm", 48_000, codec="libopus"): [None, None, None],
+    }
+    code = """async (contents) => {
+      const { inspect } = await import("./audio.js");
+      const found = contents.map((text) => inspect(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a")));
+      return (await Promise.all(found)).map(({ rate, channels, seconds }) => [rate ?? null, channels ?? null, seconds ?? null]);
+    }"""
+    found = page.evaluate(code, [base64.b64encode(path.read_bytes()).decode() for path in files])
+    assert dict(zip(files, found, strict=True)) == files
+
+
+def test_a_long_compressed_file_is_refused_before_it_is_decoded(page, tmp_path):
+    ten = coded(tmp_path / "ten.mp3", 44_100, seconds=10, codec="mp3", write_xing="0", id3v2_version="0", b="32k")
+    path = tmp_path / "long.mp3"
+    path.write_bytes(300 * ten.read_bytes())
+    message = choose(page, path).locator(".message").inner_text()
+    assert re.match(r"long.mp3: it is (49|5\d):\d\d long, and this page can decode at most 1.0 GB, which is 47:14 of", message)
+
+
+def test_any_server_can_serve_the_folder_below_any_address(context, site, tmp_path):
+    path = tmp_path / "song.wav"
+    soundfile.write(path, wave(1.5), RATE)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *arguments: None)
+        with opened(context, server, f"{site.name}/") as page:
+            assert page.locator("#status").inner_text() == "The network is ready, with one thread."
+            assert result(page, choose(page, path))["seconds"] == 1.5
+            assert page.complaints == []
+            assert all(url.startswith((page.origin, "blob:")) for url in page.requested)
 
 
 def test_resampling_is_as_exact_as_soxr(page):
@@ -357,7 +418,7 @@ def test_the_page_shows_the_nearest_songs_of_an_index(context, model, site, tmp_
     folder.write(model, tmp_path / "with_songs", index=index.folder, runtime=runtime)
     lists = []
     for folder_, of_server in ((tmp_path / "with_songs", None), (site, index.folder)):
-        with open_page(context, folder_, of_server) as page:
+        with serve.serving(folder_, of_server) as server, opened(context, server) as page:
             card = choose(page, songs[3])
             lists.append(card.locator(".similar li").all_inner_texts())
             assert page.complaints == []

@@ -12,7 +12,7 @@ from genre_jax.web.songs import Songs
 
 PAGE = Path(__file__).with_name("page")
 DESCRIPTION = "model.json"  # what app.js and worker.js know of the network; its presence marks a folder of this module
-_SHOWN = "name labels task sample_rate samples hop waveform inputs licence source weights_sha256".split()
+_SHOWN = ("name", "labels", "task", "sample_rate", "samples", "hop", "waveform", "inputs", "licence", "source")
 _MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
 associated documentation files (the "Software"), to deal in the Software without restriction,

@@ -117,7 +117,8 @@ def _read(name: str, package: Package, archive: Path, advice: str) -> dict[str, 
                     raise KeyError(path)
                 contents[Path(path).name] = _checked(name, package, path, member.read(), advice)
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        raise UserError(f"{archive.name} is not the package {name} ({error}): {advice}") from error
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise UserError(f"{archive.name} is not the package {name} ({reason}): {advice}") from error
     return contents
 
 

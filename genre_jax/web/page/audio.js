@@ -100,21 +100,18 @@ function mp4(...parts) {
   return {};
 }
 
-/** The first frame of MPEG audio (mp3) or of AAC in ADTS. */
+/** MPEG audio (mp3) or AAC in ADTS, from the header of its first frame, which only zeros may precede. */
 function mpeg(bytes) {
-  for (let at = 0; at + 4 < bytes.length; at++) {
-    if (bytes[at] !== 255 || (bytes[at + 1] & 0xe0) !== 0xe0) continue;
-    const [version, layer] = [(bytes[at + 1] >> 3) & 3, (bytes[at + 1] >> 1) & 3];
-    if (layer === 0 && bytes[at + 1] >= 0xf0) {
-      const rates = [96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350];
-      const rate = rates[(bytes[at + 2] >> 2) & 15];
-      if (rate) return { rate, channels: ((bytes[at + 2] & 1) << 2) | (bytes[at + 3] >> 6) };
-    } else if (layer && version !== 1 && ((bytes[at + 2] >> 2) & 3) < 3 && bytes[at + 2] >> 4 !== 15) {
-      const rate = [44100, 48000, 32000][(bytes[at + 2] >> 2) & 3] / { 3: 1, 2: 2, 0: 4 }[version];
-      return { rate, channels: bytes[at + 3] >> 6 === 3 ? 1 : 2 };
-    }
+  const at = bytes.findIndex((byte) => byte);
+  const [sync, kind, rates, channels] = bytes.subarray(at, at + 4);
+  if (sync !== 255 || kind < 0xe0) return {};
+  const [version, layer] = [(kind >> 3) & 3, (kind >> 1) & 3];
+  if (!layer) {
+    const rate = [96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350][(rates >> 2) & 15];
+    return { rate, channels: ((rates & 1) << 2) | (channels >> 6) };
   }
-  return {};
+  const rate = [44100, 48000, 32000][(rates >> 2) & 3] / { 3: 1, 2: 2, 0: 4 }[version];
+  return rate ? { rate, channels: channels >> 6 === 3 ? 1 : 2 } : {};
 }
 
 // ---- Decoding, in the page: workers have no decoder ----------------------------------------------------------------------
