@@ -52,6 +52,7 @@ _HEADERS = {
 class Handler(BaseHTTPRequestHandler):
     """Answers for the files of a folder, and for `POST /similar`."""
 
+    server: ThreadingHTTPServer
     timeout = 60  # seconds after which a connection without a request ends
     protocol_version = "HTTP/1.1"
 
@@ -101,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(json.dumps({"similar": self._songs.nearest(embedding, k)}).encode(), ".json")
 
     def _origins(self) -> list[str]:
-        port = self.server.server_address[1]
+        port = self.server.server_port
         return [f"http://{name}:{port}" for name in (ADDRESS, "localhost")]
 
     def _of_this_machine(self) -> bool:
@@ -143,7 +144,7 @@ def serving(folder: Path, index: Path | None = None, port: int = 0) -> Iterator[
     Args:
       folder: the folder that `web.folder.write` wrote.
       index: an index of songs, of any size; None: the page has the songs that it was exported with, if any.
-      port: its port; 0: a free one. `server_address` of the server has it.
+      port: its port; 0: a free one. `server_port` of the server has it.
 
     Raises `UserError` if the folder holds no page, if the index does not fit its network, or if the port is taken.
     """
@@ -204,7 +205,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = _page(args.workdir, index, runtime, Path(temporary) / "page")
         with serving(folder, index, args.port) as server:
-            url = f"http://{ADDRESS}:{server.server_address[1]}/"
+            url = f"http://{ADDRESS}:{server.server_port}/"
             console.say(f"the page is at {url} (for this machine only); Ctrl-C ends it")
             if args.open:
                 webbrowser.open(url)

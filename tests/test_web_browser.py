@@ -229,7 +229,7 @@ def test_a_long_compressed_file_is_refused_before_it_is_decoded(page, tmp_path):
     path = tmp_path / "long.mp3"
     path.write_bytes(300 * ten.read_bytes())
     message = choose(page, path).locator(".message").inner_text()
-    assert re.match(r"long.mp3: it is (49|5\d):\d\d long, and this page can decode at most 1.0 GB, which is 47:14 of", message)
+    assert re.match(r"The file is (49|5\d):\d\d long, and this page can decode at most 1.0 GB, which is 47:14 of", message)
 
 
 def test_any_server_can_serve_the_folder_below_any_address(context, site, tmp_path):
@@ -303,12 +303,12 @@ def test_songs_that_cannot_be_tagged_are_told_in_a_sentence_and_the_next_is_tagg
     card = ended(page)
     messages = page.locator(".message").all_inner_texts()
     assert messages[:5] == [
-        "long.wav: it is 3:00:00 long, and this page can decode at most 1.0 GB, which is 47:14 of this format: "
+        "The file is 3:00:00 long, and this page can decode at most 1.0 GB, which is 47:14 of this format: "
         "use genre-jax tag, which has no limit.",
-        "empty.wav: the file has zero bytes.",
-        "silent.wav: the mono mix is silent: no sample exceeds 0.0001 of full scale.",
-        "cancelled.wav: the mono mix is silent, but the channels are not: they cancel each other.",
-        "corrupt.wav: it cannot be decoded: it is damaged, has no sound, or has a format that this browser does not know.",
+        "The file has zero bytes.",
+        "The mono mix is silent: no sample exceeds 0.0001 of full scale.",
+        "The mono mix is silent, but the channels are not: they cancel each other.",
+        "The file cannot be decoded: it is damaged, has no sound, or has a format that this browser does not know.",
     ]
     assert card.locator("h2").inner_text() == HOSTILE
     assert result(page, card)["file"] == HOSTILE

@@ -97,7 +97,10 @@ def _download(name: str, package: Package, folder: Path) -> Path:
         raise UserError(f"the page needs the package {name}, and npm is not installed: install Node.js, or {advice}")
     done = subprocess.run(
         [program, "pack", f"{name}@{package.version}", "--ignore-scripts", "--loglevel=error"],
-        **{"cwd": folder, "capture_output": True, "text": True, "check": False},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     fetched = list(folder.glob("*.tgz"))
     if done.returncode or len(fetched) != 1:

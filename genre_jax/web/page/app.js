@@ -51,7 +51,7 @@ const handlers = {
     }
   },
   error({ message }) {
-    finish("failed", `${current.file.name}: ${message}.`);
+    finish("failed", message);
   },
 };
 
@@ -96,8 +96,8 @@ async function next() {
     card.showPlayer(rest);
     worker.postMessage({ type: "tag", id: card.id, mono, rate, loudest }, [mono.buffer]);
   } catch (error) {
-    const reason = error instanceof Refusal ? error.message : `it cannot be used (${error.message})`;
-    if (card === current) finish("failed", `${card.file.name}: ${reason}.`);
+    const reason = error instanceof Refusal ? error.message : `The file cannot be used: ${error.message}.`;
+    if (card === current) finish("failed", reason);
   }
 }
 

@@ -121,9 +121,9 @@ function mpeg(bytes) {
  * largest magnitude of a channel, and the drawn waveform. Throws `Refusal`.
  */
 export async function decode(file, sampleRate, url) {
-  if (!file.size) throw new Refusal("the file has zero bytes");
+  if (!file.size) throw new Refusal("The file has zero bytes.");
   const found = await inspect(file).catch(() => {
-    throw new Refusal("it cannot be read: drop files, and not a folder");
+    throw new Refusal("The file cannot be read: drop files, and not a folder.");
   });
   const seconds = found.seconds ?? (await duration(url));
   const channels = found.channels || 2;
@@ -131,9 +131,9 @@ export async function decode(file, sampleRate, url) {
   const limit = memoryLimit();
   const bytes = Number.isFinite(seconds) ? seconds * rate * channels * 4 : file.size * EXPANSION;
   if (bytes > limit) {
-    const long = Number.isFinite(seconds) ? `${clock(seconds)} long` : `${(file.size / 1e6).toFixed(0)} MB of unknown length`;
+    const long = Number.isFinite(seconds) ? `${clock(seconds)} long` : `${(file.size / 1e6).toFixed(0)} MB large`;
     const most = `${(limit / 1e9).toFixed(1)} GB, which is ${clock(limit / rate / channels / 4)} of this format`;
-    throw new Refusal(`it is ${long}, and this page can decode at most ${most}: use genre-jax tag, which has no limit`);
+    throw new Refusal(`The file is ${long}, and this page can decode at most ${most}: use genre-jax tag, which has no limit.`);
   }
   return mix(await decoded(await file.arrayBuffer(), rate));
 }
@@ -155,8 +155,8 @@ async function decoded(bytes, rate) {
   try {
     return await context.decodeAudioData(bytes);
   } catch (error) {
-    if (error instanceof RangeError) throw new Refusal("decoding needs more memory than the browser has free");
-    throw new Refusal("it cannot be decoded: it is damaged, has no sound, or has a format that this browser does not know");
+    if (error instanceof RangeError) throw new Refusal("Decoding the file needs more memory than the browser has free.");
+    throw new Refusal("The file cannot be decoded: it is damaged, has no sound, or has a format that this browser does not know.");
   }
 }
 
@@ -179,7 +179,7 @@ function duration(url) {
 
 async function mix(buffer) {
   const { length, numberOfChannels: count, sampleRate: rate } = buffer;
-  if (!length) throw new Refusal("it holds no samples");
+  if (!length) throw new Refusal("The file holds no samples.");
   const channels = Array.from({ length: count }, (_, n) => buffer.getChannelData(n));
   const mono = new Float32Array(length);
   const share = Math.fround(1 / count);
@@ -194,7 +194,7 @@ async function mix(buffer) {
     }
     await new Promise((resolve) => setTimeout(resolve)); // let the page answer
   }
-  if (!Number.isFinite(loudest)) throw new Refusal("it holds samples that are not finite (NaN or infinity)");
+  if (!Number.isFinite(loudest)) throw new Refusal("The file holds samples that are not finite (NaN or infinity).");
   return { mono, rate, seconds: length / rate, loudest, peaks: outline(mono) };
 }
 

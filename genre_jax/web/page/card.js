@@ -97,7 +97,9 @@ export class Card {
     this.part(".message").textContent = sentence;
     this.part(".actions").hidden = state !== "done";
     if (state === "done") this.showAll();
-    if (!this.finished) this.part(".result").hidden = true;
+    if (this.finished) return;
+    this.part(".result").hidden = true;
+    this.element.classList.add("empty");
   }
 
   /** Shows the player of a decoded song. */

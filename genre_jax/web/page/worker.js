@@ -76,8 +76,8 @@ async function tag(id, mono, rate, loudest) {
   if (Math.round(peak * 32768) / 32768 < SILENT) {
     throw new Refusal(
       loudest > 10 * SILENT
-        ? "the mono mix is silent, but the channels are not: they cancel each other"
-        : `the mono mix is silent: no sample exceeds ${SILENT} of full scale`,
+        ? "The mono mix is silent, but the channels are not: they cancel each other."
+        : `The mono mix is silent: no sample exceeds ${SILENT} of full scale.`,
     );
   }
   const starts = windowStarts(wave.length, model.samples, model.hop);
@@ -89,7 +89,7 @@ async function tag(id, mono, rate, loudest) {
     const output = await run(wave, part, maximum, peak);
     const embeddings = output.embedding.data;
     if (![...output.probabilities.data, ...embeddings].every(Number.isFinite)) {
-      throw new Refusal("the network computes NaN or infinity for it: its weights cannot be used");
+      throw new Refusal("The network computes NaN or infinity for this song: its weights cannot be used.");
     }
     total ??= new Float64Array(embeddings.length / part.length);
     for (let n = 0; n < embeddings.length; n++) total[n % total.length] += embeddings[n] / starts.length;
@@ -119,7 +119,7 @@ function run(wave, starts, maximum, peak) {
 function explain(error) {
   if (error instanceof Refusal) return error.message;
   const lacking = error instanceof RangeError || /memory/i.test(error.message);
-  return lacking ? "it needs more memory than the browser has free" : `the network failed: ${error.message}`;
+  return lacking ? "The song needs more memory than the browser has free." : `The network failed: ${error.message}.`;
 }
 
 onmessage = async ({ data }) => {
