@@ -1,7 +1,7 @@
 // The page: takes songs, gives them to the worker one after the other, and keeps their cards.
 
 import { Refusal, clock, decode } from "./audio.js";
-import { Card, csvRow, download, percent } from "./card.js";
+import { Card, breakable, csvRow, download, percent } from "./card.js";
 
 const COMPARED = 5; // tags of each song in the comparison
 const LONGEST = 600; // seconds of a recording
@@ -35,8 +35,8 @@ const handlers = {
     current.began = performance.now();
     current.progress("Tagging", 0);
   },
-  result({ first, count: windows, probabilities }) {
-    current.add(first, windows, probabilities);
+  result({ window, probabilities }) {
+    current.add(window, probabilities);
     const done = current.finished / current.starts.length;
     const left = ((performance.now() - current.began) / 1000) * (1 / done - 1);
     current.progress(`Tagging: ${(100 * done).toFixed(0)} %, ${clock(left)} left`, done);
@@ -146,7 +146,7 @@ function compare(done) {
   labels.sort((a, b) => total(b) - total(a));
   const cell = (name, text, scope) => {
     const element = document.createElement(name);
-    element.textContent = text;
+    element.append(...breakable(text));
     if (scope) Object.assign(element, { scope, title: text });
     return element;
   };

@@ -22,6 +22,9 @@ function make(name, text = "", ...children) {
   return element;
 }
 
+/** Returns a file name that may be broken into lines after its marks. */
+export const breakable = (name) => name.split(/(?<=[_.-])/).flatMap((part) => [part, make("wbr")]);
+
 /** Returns a bar of `value` in [0, 1]. */
 function meter(value) {
   const bar = make("i");
@@ -69,7 +72,7 @@ export class Card {
     this.url = URL.createObjectURL(file);
     this.element = document.getElementById("song").content.firstElementChild.cloneNode(true);
     this.part = (selector) => this.element.querySelector(selector);
-    this.part("h2").textContent = file.name;
+    this.part("h2").append(...breakable(file.name));
     this.part(".cancel").addEventListener("click", () => actions.cancel(this));
     this.part(".remove").addEventListener("click", () => actions.remove(this));
     this.part(".json").addEventListener("click", () => download(`${file.name}.json`, "application/json", `${this.json()}\n`));
@@ -157,12 +160,11 @@ export class Card {
     this.part("canvas").setAttribute("aria-valuemax", starts.length - 1);
   }
 
-  /** Adds the probabilities of the windows from number `first` on. */
-  add(first, count, probabilities) {
-    const labels = this.sums.length;
-    this.values.set(probabilities, first * labels);
-    probabilities.forEach((value, n) => (this.sums[n % labels] += value));
-    this.finished = first + count;
+  /** Adds the probabilities of the next window. */
+  add(window, probabilities) {
+    this.values.set(probabilities, window * probabilities.length);
+    probabilities.forEach((value, n) => (this.sums[n] += value));
+    this.finished = window + 1;
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => this.show());
   }
