@@ -37,7 +37,7 @@ RATE = 16_000
 
 
 @contextlib.contextmanager
-def opened(context, server, below: str = ""):
+def opened(context, server, below: str = "", ready: str = "html[data-ready]"):
     """Open the page of a server as a page of Playwright, with the addresses that it asked for, and what its console said."""
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -49,7 +49,7 @@ def opened(context, server, below: str = ""):
     page.on("dialog", lambda dialog: page.complaints.append(f"dialog {dialog.message}"))
     try:
         page.goto(page.origin)
-        page.wait_for_selector("html[data-ready]")
+        page.wait_for_selector(ready)
         yield page
     finally:
         page.close()
@@ -245,6 +245,29 @@ def test_any_server_can_serve_the_folder_below_any_address(context, site, tmp_pa
             assert all(url.startswith((page.origin, "blob:")) for url in page.requested)
 
 
+def test_a_page_without_its_runtime_says_so(context, site, tmp_path):
+    shutil.copytree(site, tmp_path / "page")
+    (tmp_path / "page/runtime/ort-wasm-simd-threaded.wasm").unlink()
+    with serve.serving(tmp_path / "page") as server, opened(context, server, ready="#status.bad") as page:
+        assert page.locator("#status").inner_text().startswith("The network cannot be loaded: ")
+
+
+def test_songs_may_be_chosen_before_the_network_is_ready(context, site, tmp_path):
+    path = tmp_path / "song.wav"
+    soundfile.write(path, wave(1.5), RATE)
+    held = []
+    context.route("**/model.onnx", lambda route: held.append(route))
+    with serve.serving(site) as server, opened(context, server, ready="#drop") as page:
+        page.set_input_files("#files", [path])
+        page.wait_for_function("() => document.getElementById('status').textContent.includes('as soon as it is ready')")
+        while not held:
+            page.wait_for_timeout(20)
+        context.unroute("**/model.onnx")
+        held[0].continue_()
+        page.wait_for_selector("#songs article")
+        assert result(page, ended(page))["seconds"] == 1.5
+
+
 def test_resampling_is_as_exact_as_soxr(page):
     """The signal has nothing near the lower Nyquist frequency, where the two filters differ by design."""
     signal = np.fft.rfft(np.random.default_rng(0).standard_normal(44_100))
@@ -423,4 +446,4 @@ def test_the_page_shows_the_nearest_songs_of_an_index(context, model, site, tmp_
             lists.append(card.locator(".similar li").all_inner_texts())
             assert page.complaints == []
     assert lists[0] == lists[1] and len(lists[0]) == 8
-    assert lists[0][0].startswith("3.wav similarity 1.00, 0:03: ")
+    assert lists[0][0].startswith("3.wav similarity 1.00 · 0:03 · ")

@@ -314,7 +314,7 @@ export class Card {
     this.part(".similar").hidden = !songs?.length;
     this.part(".similar ol").replaceChildren(
       ...(songs ?? []).map(({ name, similarity, seconds, tags }) => {
-        const facts = make("span", `similarity ${similarity.toFixed(2)}, ${clock(seconds)}: ${tags.join(", ")}`);
+        const facts = make("span", `similarity ${similarity.toFixed(2)} · ${clock(seconds)} · ${tags.join(", ")}`);
         facts.className = "soft";
         return make("li", `${name} `, facts);
       }),
