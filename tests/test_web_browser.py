@@ -262,10 +262,10 @@ def test_songs_may_be_chosen_before_the_network_is_ready(context, site, tmp_path
         page.wait_for_function("() => document.getElementById('status').textContent.includes('as soon as it is ready')")
         while not held:
             page.wait_for_timeout(20)
-        context.unroute("**/model.onnx")
         held[0].continue_()
         page.wait_for_selector("#songs article")
         assert result(page, ended(page))["seconds"] == 1.5
+    context.unroute("**/model.onnx")
 
 
 def test_resampling_is_as_exact_as_soxr(page):
