@@ -177,12 +177,11 @@ def _page(workdir: str | None, index: Path | None, runtime: Path | None, folder:
         model = Path(workdir)
     else:
         from genre_jax import export
-        from genre_jax.tagger import Tagger
 
         source = workdir or (Index.open(index).network.source if index else None)
         console.note(f"exporting {source or 'the published taggers'} for the browser")
         model = folder.with_name("model.onnx")
-        export.write(Tagger(*([source] if source else [])), model, format="onnx")
+        export.write(source, model)
     pages.write(model, folder, runtime=runtime)
     return folder
 

@@ -70,7 +70,7 @@ def test_the_folder_holds_the_page_and_names_no_other_place(model, runtime, tmp_
     described = json.loads((tmp_path / "page/model.json").read_text())
     assert described["labels"] == list(small_onnx.LABELS) and described["similar"] is None
     licences = (tmp_path / "page/LICENCES.txt").read_text()
-    assert all(text in licences for text in ("small, from a test", "Apache", "Copyright (c) Microsoft", "LICENSE"))
+    assert all(text in licences for text in ("The network small", "a test", "Apache", "Copyright (c) Microsoft", "LICENSE"))
     for path in folder.PAGE.iterdir():
         assert not OUTSIDE.search(path.read_text()), path
         assert "innerHTML" not in path.read_text() and "style=" not in path.read_text()
@@ -109,10 +109,12 @@ def test_networks_that_the_page_cannot_run_are_refused(runtime, tmp_path):
     with pytest.raises(UserError, match=r"cannot run small, .*data.conditioning=silence_mask.*: use genre-jax tag"):
         folder.write(conditioned, tmp_path / "page")
     (tmp_path / "b.onnx").write_bytes(b"no protobuf")
-    with pytest.raises(UserError, match=r"b.onnx is not an ONNX file of genre_jax, or is damaged"):
+    with pytest.raises(UserError, match=r"b.onnx is damaged, or was not written by genre_jax.export"):
         folder.write(tmp_path / "b.onnx", tmp_path / "page")
     with pytest.raises(UserError, match=r"c.onnx does not exist"):
         folder.write(tmp_path / "c.onnx", tmp_path / "page")
+    with pytest.raises(UserError, match=r"runs ONNX files, and .*d.tflite has another ending"):
+        folder.write(tmp_path / "d.tflite", tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
 

@@ -20,7 +20,7 @@ import soundfile
 from conftest import ROOT
 
 import genre_jax
-from genre_jax import serve, tag
+from genre_jax import export, serve, tag
 from genre_jax.console import UserError
 from genre_jax.prepare import audio
 from genre_jax.recommend import build
@@ -178,6 +178,21 @@ def test_a_real_song_has_the_tags_of_python(page, model, tmp_path):
     path = tmp_path / "fishing.ogg"
     shutil.copy(MUSIC / "karissa_hobbs_lets_go_fishin.ogg", path)
     assert compare(page, choose(page, path), model, path) < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MUSIC.is_dir(), reason="needs ../shared/audio")
+def test_the_published_network_has_the_tags_of_jax(context, tmp_path, published_weights):
+    folder.write(export.write("musicnn", tmp_path / "musicnn.onnx").path, tmp_path / "page")
+    song = audio.load(MUSIC / "brahms_hungarian_dance_5.ogg", 44_100, duration=20).samples
+    paths = {RATE: tmp_path / "a.wav", 44_100: tmp_path / "b.ogg"}
+    for rate, path in paths.items():
+        soundfile.write(path, audio.resample(song, 44_100, rate), rate)
+    tagger = genre_jax.load("musicnn")
+    with serve.serving(tmp_path / "page") as server, opened(context, server) as page:
+        for rate, path in paths.items():
+            expected = tag.as_json(path.name, tagger.tags(path))
+            assert difference(result(page, choose(page, path)), expected) < (2e-3 if rate == RATE else 1e-2)
 
 
 def test_short_loud_and_exact_songs_have_the_windows_of_python(page, model, tmp_path):

@@ -1,5 +1,6 @@
 """Writes the static folder of the page: network, runtime, script, style and licences."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -68,32 +69,25 @@ def description(model: Path) -> dict[str, Any]:
 
     Raises `UserError` if the file is no such file, or if the page cannot prepare the input of the network.
     """
-    import onnx
+    from genre_jax.export.runtime import Exported
 
-    try:
-        properties = onnx.load(str(model), load_external_data=False).metadata_props
-        found = json.loads({prop.key: prop.value for prop in properties}["genre_jax"])
-        described = {key: found[key] for key in _SHOWN}
-        conditioning = found["conditioning"]
-    except FileNotFoundError as error:
-        raise UserError(f"{model} does not exist: check the path") from error
-    except Exception as error:  # a damaged file raises errors of protobuf, of JSON, or of the dictionary
-        raise UserError(
-            f"{model} is not an ONNX file of genre_jax, or is damaged: make it by python -m genre_jax.export --format=onnx"
-        ) from error
-    if conditioning:
+    if model.suffix != ".onnx":
+        raise UserError(f"the page runs ONNX files, and {model} has another ending: use --format=onnx for the file")
+    described = dataclasses.asdict(Exported(model).description)
+    if described["conditioning"]:
         raise UserError(
             f"the page cannot run {described['name']}, because its songs are conditioned as a whole "
-            f"(data.conditioning={', '.join(conditioning)}), which exists only in Python: use genre-jax tag, "
+            f"(data.conditioning={', '.join(described['conditioning'])}), which exists only in Python: use genre-jax tag, "
             f"or train without data.conditioning"
         )
-    return described
+    return {key: described[key] for key in _SHOWN}
 
 
 def _licences(described: dict[str, Any], wavesurfer: str) -> str:
     """Returns the licences of everything in the folder."""
+    licence = described["licence"] or "Its licence is not stated: ask who made the page."
     parts = [
-        ("The network", f"{described['name']}, from {described['source']}\n\n{described['licence']}"),
+        (f"The network {described['name']}", "\n\n".join(filter(None, (described["source"], licence)))),
         ("The page", f"genre_jax {genre_jax.__version__}, Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0"),
         (
             f"onnxruntime-web {npm.PACKAGES['onnxruntime-web'].version}",
