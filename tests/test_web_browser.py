@@ -454,6 +454,8 @@ def test_the_page_shows_the_nearest_songs_of_an_index(context, model, site, tmp_
                 shutil.copy(source, runtime / name / path)
     (runtime / "wavesurfer.js" / "LICENSE").write_bytes(npm.runtime()["LICENSE"])
     folder.write(model, tmp_path / "with_songs", index=index.folder, runtime=runtime)
+    assert serve._page(str(model), None, runtime, tmp_path / "served") == tmp_path / "served"
+    assert (tmp_path / "served/model.onnx").read_bytes() == model.read_bytes()
     lists = []
     for folder_, of_server in ((tmp_path / "with_songs", None), (site, index.folder)):
         with serve.serving(folder_, of_server) as server, opened(context, server) as page:

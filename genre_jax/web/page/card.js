@@ -23,7 +23,7 @@ function make(name, text = "", ...children) {
 }
 
 /** Returns a file name that may be broken into lines after its marks. */
-export const breakable = (name) => name.split(/(?<=[_.-])/).flatMap((part) => [part, make("wbr")]);
+export const breakable = (name) => name.split(/(?<=[_-])/).flatMap((part) => [part, make("wbr")]);
 
 /** Returns a bar of `value` in [0, 1]. */
 function meter(value) {
@@ -285,9 +285,13 @@ export class Card {
     const text = `${clock(this.starts[window])} to ${clock(end)}: ${this.model.labels[label]} ${percent(this.value(window, label))}`;
     canvas.setAttribute("aria-valuenow", window);
     canvas.setAttribute("aria-valuetext", text);
-    this.part(".readout").textContent = active
-      ? text
-      : `The full colour is ${percent(this.largest)}. Point at the map or use the arrow keys to read a value; click or Enter plays from there.`;
+    const hint = `Full colour: ${percent(this.largest)}. Point at a cell to read it, click to move the player there.`;
+    this.part(".readout").textContent = active ? text : hint;
+    const cell = this.part(".cell");
+    cell.hidden = !active;
+    cell.style.left = `${(100 * this.edge(window)) / this.seconds}%`;
+    cell.style.width = `${(100 * (this.edge(window + 1) - this.edge(window))) / this.seconds}%`;
+    cell.style.top = `${row * ROW}px`;
     this.element.querySelectorAll(".tags li").forEach((item, n) => item.classList.toggle("chosen", active && n === row));
   }
 
