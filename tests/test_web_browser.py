@@ -371,6 +371,8 @@ def test_results_are_shown_and_read_by_keyboard_and_pointer(page, model, tmp_pat
     assert heat.get_attribute("aria-valuetext") == read
     heat.press("Enter")
     assert card.locator(".time").inner_text() == "0:02 / 0:05"  # the player is there too: 1.5 s
+    page.mouse.move(1, 1)
+    assert card.locator(".readout").inner_text() == read  # it stays as long as the map has the focus
     box = heat.bounding_box()
     heat.hover(position={"x": 1, "y": 40})
     assert card.locator(".readout").inner_text().startswith(f"0:00 to 0:01: {order[1]} ")

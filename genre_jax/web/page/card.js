@@ -244,9 +244,9 @@ export class Card {
   listenToHeat() {
     const canvas = this.part("canvas");
     canvas.addEventListener("pointermove", (event) => this.choose(...this.under(event)));
-    canvas.addEventListener("pointerleave", () => this.readOut(false));
+    canvas.addEventListener("pointerleave", () => this.readOut(canvas.matches(":focus")));
     canvas.addEventListener("focus", () => this.readOut());
-    canvas.addEventListener("blur", () => this.readOut(false));
+    canvas.addEventListener("blur", () => this.readOut(canvas.matches(":hover")));
     canvas.addEventListener("click", (event) => {
       this.choose(...this.under(event));
       this.seek((event.offsetX / canvas.clientWidth) * this.seconds);
