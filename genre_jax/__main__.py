@@ -15,6 +15,7 @@ COMMANDS = {  # name → its module, and what it does
     "segment": ("genre_jax.segment", "Say which class is heard when, in recordings or in a live stream."),
     "explain": ("genre_jax.explain", "Hear which parts of a song the filters of a network keep, and what speaks for a class."),
     "similar": ("genre_jax.similar", "Find similar songs, and the recording that a clip is from, in an index of songs."),
+    "serve": ("genre_jax.serve", "Open a page in which songs are tagged by the browser."),
     "report": ("genre_jax.report", "Write the report page of one or several runs."),
     "ensemble": ("genre_jax.ensemble", "Combine the predictions of several runs."),
     "open_set": ("genre_jax.open_set", "Measure how well a run tells songs of its genres from other songs."),
