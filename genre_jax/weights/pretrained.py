@@ -5,6 +5,7 @@ initialises a run from a file, a workdir, or another library's file (see `files`
 """
 
 import contextlib
+import copy
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,8 +136,7 @@ def write(trained: Trained, path: Path, **notes: str) -> Path:
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
     if broken := files.not_finite(arrays):
         raise UserError(f"{path} is not written, because the weights hold NaN or infinity in {listed(broken)}: train again")
-    values = configs.to_json(config)
-    del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
+    values = without_places(configs.to_json(config))
     parts = {
         "genre_jax": genre_jax.__version__,
         "config": values,
@@ -149,6 +149,27 @@ def write(trained: Trained, path: Path, **notes: str) -> Path:
     with write_whole(path) as file:
         file.write(save(arrays, metadata))
     return path
+
+
+def without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a config without the paths of this machine, which `config.from_json` does not need.
+
+    Of a config file with an absolute path the name is kept.
+    """
+    values = copy.deepcopy(values)
+    del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
+    spec, arguments = (values["made_by"][key] for key in ("config", "overrides"))
+    if Path(spec.partition(":")[0]).is_absolute():
+        file, colon, preset = spec.partition(":")
+        spec = f"{Path(file).name}{colon}{preset}"
+    spec = ",".join(part for part in spec.split(",") if not _names_place(part.rpartition(":")[2]))
+    values["made_by"] = {"config": spec, "overrides": [text for text in arguments if not _names_place(text)]}
+    return values
+
+
+def _names_place(override: str) -> bool:
+    """Whether an override, such as "data.data_dir=DIR", names a path of this machine."""
+    return override.startswith(("init_from=", "data.data_dir=", "distill.teacher="))
 
 
 def _flat(variables: Any) -> dict[str, Any]:
