@@ -96,9 +96,7 @@ def subject(source: str) -> Subject:
     return Subject(run.name, trained, configs.to_json(trained.config), {}, workdir, run)
 
 
-def render(
-    about: Subject, repo: str, licence: str, folder: Path, files: Mapping[str, str], missing: Mapping[str, str]
-) -> str:
+def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping[str, str], missing: Mapping[str, str]) -> str:
     """Return the card, README.md.
 
     Args:
@@ -218,7 +216,9 @@ def _network(about: Subject) -> dict[str, object]:
         "Labels": len(about.trained.labels),
         "Type of numbers": config["dtype"],
         "Weights": about.notes.get("source")
-        or (f"trained, from the weights of {', which started from '.join(starts)}" if starts else "trained from random weights"),
+        or (
+            f"trained, from the weights of {', which started from '.join(starts)}" if starts else "trained from random weights"
+        ),
         "Teacher (distillation)": Path(config["distill"]["teacher"]).name or "none",
     }
 
@@ -279,9 +279,7 @@ def _splits(about: Subject) -> Table | None:
     if not counted:
         return None
     rows: list[tuple[object, ...]] = [("all clips", *(split["clips"] for split in counted.values()))]
-    rows += [
-        (label, *(split.get("classes", {}).get(label) for split in counted.values())) for label in about.trained.labels
-    ]
+    rows += [(label, *(split.get("classes", {}).get(label) for split in counted.values())) for label in about.trained.labels]
     columns = (Column("Clips"), *(Column(name, formats.number) for name in counted))
     return Table("splits", "Clips of each split", columns, rows)
 
@@ -293,7 +291,9 @@ def _protocol(about: Subject) -> dict[str, object]:
     made_by = config["made_by"]
     command = " ".join([f"--config={made_by['config']}", *(f"--config.{text}" for text in made_by["overrides"])])
     windows = {"consecutive": "consecutive windows"}.get(evaluate["windows"], evaluate["windows"])
-    votes = "sum of probabilities, sum of logits, majority of windows" if run and run.task == "single" else "mean of probabilities"
+    votes = (
+        "sum of probabilities, sum of logits, majority of windows" if run and run.task == "single" else "mean of probabilities"
+    )
     return {
         "Config": command if made_by["config"] else None,
         "Trained on split": data["train"],
@@ -366,14 +366,18 @@ def _limits(about: Subject) -> list[str]:
         support = classes.by_class(run)
         rare = [name for name, count in zip(support.classes, support.support, strict=True) if count < FEW]
         if rare:
-            sentences.append(f"{len(rare)} of {len(support.classes)} labels have fewer than {FEW} evaluated clips: {', '.join(rare)}.")
+            sentences.append(
+                f"{len(rare)} of {len(support.classes)} labels have fewer than {FEW} evaluated clips: {', '.join(rare)}."
+            )
     else:
         sentences.append("The predictions of the windows are not recorded. Scores without an interval, and those of the labels, "
                          "therefore cannot be given.")  # fmt: skip
     if data["validation"] == results.get("split"):
         sentences.append("The checkpoint was chosen on the split that was evaluated: the scores are too good.")
     if str(_passport(about).get("dataset", "")).startswith("synthetic"):
-        sentences.append("The data are procedural sounds, and no recordings: the scores say only that these classes can be learned.")
+        sentences.append(
+            "The data are procedural sounds, and no recordings: the scores say only that these classes can be learned."
+        )
     return sentences
 
 

@@ -5,6 +5,7 @@ token is set. `genre_jax.load("hf://OWNER/NAME")` loads it back. --workdir takes
 weights, such as musicnn, which keep their licence.
 """
 
+import functools
 import re
 import shutil
 import tempfile
@@ -39,14 +40,15 @@ EXPORTS: dict[str, Callable[["Tagger", Path], object]] = {  # name in the folder
 LICENCES = ("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC0-1.0", "Apache-2.0", "MIT")
 
 
-def define_flags() -> None:
-    """Define the flags of this command."""
-    flags.DEFINE_string("workdir", None, "Workdir of a finished run, or the name of published weights.", required=True)
-    flags.DEFINE_string("repo", None, "Repository on the Hugging Face Hub, OWNER/NAME.", required=True)
-    flags.DEFINE_string("licence", "", f"SPDX id of the licence of a run's weights, such as {', '.join(LICENCES)}.")
-    flags.DEFINE_string("output", None, "Folder that is written; default: publish/NAME.")
-    flags.DEFINE_bool("private", False, "Push to a private repository.")
-    flags.DEFINE_bool("dry_run", False, "Only write the folder, and push nothing.")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define the flags of this command in `values`."""
+    text, switch = (functools.partial(define, flag_values=values) for define in (flags.DEFINE_string, flags.DEFINE_bool))
+    text("workdir", None, "Workdir of a finished run, or the name of published weights.", required=True)
+    text("repo", None, "Repository on the Hugging Face Hub, OWNER/NAME.", required=True)
+    text("licence", "", f"SPDX id of the licence of a run's weights, such as {', '.join(LICENCES)}.")
+    text("output", None, "Folder that is written; default: publish/NAME.")
+    switch("private", False, "Push to a private repository.")
+    switch("dry_run", False, "Only write the folder, and push nothing.")
 
 
 def main(argv: list[str]) -> None:
@@ -138,7 +140,9 @@ def licence_of(subject: model_card.Subject, given: str) -> str:
     except InvalidLicenseExpression as error:
         raise UserError(f"--licence={given} is not a licence that SPDX knows: {advice}") from error
     if subject.notes and legal != model_card.MUSICNN:
-        raise UserError(f"the weights {subject.name} have the licence {model_card.MUSICNN}, and --licence={given}: leave it out")
+        raise UserError(
+            f"the weights {subject.name} have the licence {model_card.MUSICNN}, and --licence={given}: leave it out"
+        )
     return legal
 
 
@@ -177,7 +181,9 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
         api = hub.HfApi()
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.repo_info(repo).private:  # create_repo leaves an existing repository as it is
-            raise UserError(f"{repo} exists and is public, and --private is set: make it private on its page, or leave out the flag")
+            raise UserError(
+                f"{repo} exists and is public, and --private is set: make it private on its page, or leave out the flag"
+            )
         gone = [pattern for name in FILES for pattern in (name, f"{name}/*") if name != "README.md"]
         commit = api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message="Publish with genre_jax", delete_patterns=gone
