@@ -25,14 +25,23 @@ from genre_jax.weights import musicnn, pretrained
 MUSICNN = "ISC"  # SPDX id of `musicnn.LICENCE`
 MARK = "library_name: genre_jax"
 UNKNOWN = "not recorded"
+CORPORA = {"MSD": "the Million Song Dataset", "MTT": "MagnaTagATune"}  # what the published weights were trained on
 FEW = 10  # clips of a class; a score on fewer says little
-# Licences that the hub knows: the lower-case SPDX id. Others are "other", with their name beside it.
-HUB_LICENCES = frozenset(
-    "apache-2.0 mit afl-3.0 artistic-2.0 bsl-1.0 bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc0-1.0 cc-by-2.0 cc-by-2.5 "
-    "cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 "
-    "cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 "
-    "ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 isc lppl-1.3c ms-pl mpl-2.0 osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib "
-    "wtfpl".split()
+# Common licences that the hub knows by their SPDX id in lower case. Others are "other" there, with their name beside it.
+HUB_LICENCES = (
+    *(
+        "apache-2.0",
+        "mit",
+        "isc",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "mpl-2.0",
+        "cc0-1.0",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-nd-4.0",
+    ),
+    *("cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
 )
 HUB_METRICS = {"macro_f1": "f1", "macro_precision": "precision", "macro_recall": "recall"}  # our name → the hub's
 
@@ -140,6 +149,7 @@ def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping
             "head": Markup(yaml.safe_dump(_head(about, repo, licence), sort_keys=False, allow_unicode=True)),
             "repo": Markup(repo),
             "about": about,
+            "corpus": CORPORA.get(musicnn.NAMES.get(about.name, "")[:3], UNKNOWN),
             "labels": Markup(", ".join(map(escaped, about.trained.labels))),
             "count": len(about.trained.labels),
             "licence": licence,
@@ -349,13 +359,13 @@ def _limits(about: Subject) -> list[str]:
     run = about.run
     if not run or not run.results:
         return [
-            "genre_jax did not train these weights and records no scores of them; the paper of their authors has scores.",
-            "The data that they were trained on are named in their source above. Nothing more about them is recorded here.",
+            "The weights were not trained with genre_jax, which has no scores of them: see the paper of their authors.",
+            "The package musicnn rounds its spectrograms to float16, genre_jax does not: the outputs differ a little.",
         ]
     results, data = run.results, about.config["data"]
     sentences = [
-        f"The network was trained once, with seed {about.config['seed']}. How much the scores vary with the seed is not recorded "
-        "here; the intervals above count only the choice of the tracks.",
+        f"The network was trained once, with seed {about.config['seed']}. How much the scores vary with the seed is not "
+        "recorded; the intervals above count only the choice of the tracks.",
         f"It was evaluated on split {results.get('split', UNKNOWN)} of {results.get('data_set', UNKNOWN)} alone. Other "
         "collections, codecs, recording conditions and live signals were not tested.",
         _chance(run, about.trained.labels),
@@ -370,8 +380,9 @@ def _limits(about: Subject) -> list[str]:
                 f"{len(rare)} of {len(support.classes)} labels have fewer than {FEW} evaluated clips: {', '.join(rare)}."
             )
     else:
-        sentences.append("The predictions of the windows are not recorded. Scores without an interval, and those of the labels, "
-                         "therefore cannot be given.")  # fmt: skip
+        sentences.append(
+            "The predictions of the windows are not recorded: some intervals and the scores of the labels are missing."
+        )
     if data["validation"] == results.get("split"):
         sentences.append("The checkpoint was chosen on the split that was evaluated: the scores are too good.")
     if str(_passport(about).get("dataset", "")).startswith("synthetic"):
@@ -382,9 +393,11 @@ def _limits(about: Subject) -> list[str]:
 
 
 def _chance(run: runs.Run, labels: tuple[str, ...]) -> str:
+    """A sentence about the score of guessing."""
     if run.task == "single":
-        return f"With {len(labels)} labels, guessing is right in {formats.percent(1 / len(labels))} of the cases if all are equally frequent."
+        share = formats.percent(1 / len(labels))
+        return f"With {len(labels)} labels, guessing is right in {share} of the cases if all are equally frequent."
     if not run.predictions:
         return "The score of guessing is not recorded."
-    share = float(np.mean(metrics.group_labels(run.predictions["labels"], run.predictions["clip"])))
-    return f"Guessing has a mean average precision of about {formats.decimal(share)} per clip, the mean share of a label, and a ROC area of 0.5."
+    share = formats.decimal(np.mean(metrics.group_labels(run.predictions["labels"], run.predictions["clip"])))
+    return f"Guessing has a mean average precision per clip of about {share}, the mean share of a label, and a ROC area of 0.5."

@@ -127,13 +127,17 @@ def _export(tagger: "Tagger", path: Path, kind: str) -> None:
 
 
 def licence_of(subject: model_card.Subject, given: str) -> str:
-    """Return the SPDX expression of the licence. Raises `UserError` if it is missing or unknown, or if the weights have another."""
+    """Return the SPDX expression of the licence.
+
+    Raises `UserError` if it is missing or unknown, or if the weights have another one.
+    """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
     advice = f"give an SPDX id, such as {', '.join(LICENCES)}, or LicenseRef-NAME for a licence without an id"
     if not given and not subject.notes:
         raise UserError(
-            f"--licence is missing, and genre_jax does not choose it, because the data that a run learned from decide it: {advice}"
+            "--licence is missing, and genre_jax does not choose it, because the data that a run learned from decide it: "
+            f"{advice}"
         )
     try:
         legal = canonicalize_license_expression(given) if given else model_card.MUSICNN
@@ -191,9 +195,8 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     except UserError:
         raise
     except Exception as error:  # from huggingface_hub, its HTTP library or the disk
-        raise UserError(
-            f"{folder} is ready, and could not be pushed to {repo}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder} is ready, and could not be pushed to {repo}: {reason}") from error
     return str(commit.commit_url)
 
 

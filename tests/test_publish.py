@@ -146,7 +146,7 @@ def test_what_is_missing_is_called_not_recorded(run, tmp_path):
     publish.write(str(workdir), "me/tones", tmp_path / "out", "MIT")
     _, text = card_of(tmp_path / "out")
     assert "| Devices | not recorded |" in text and "| Clips | not recorded |" in text
-    assert "The predictions of the windows are not recorded." in text
+    assert "The predictions of the windows are not recorded:" in text
     assert "Scores of each label" not in text
 
 
@@ -187,7 +187,7 @@ def test_published_weights_keep_their_licence(tmp_path):
     head, text = card_of(tmp_path / "out")
     assert head["license"] == "isc" and musicnn.LICENCE in text and musicnn.SOURCE.replace("&", "&amp;") in text
     assert "provided that the above copyright notice" in (tmp_path / "out" / publish.NOTICE).read_text()
-    assert "records no scores" in text and "model-index" not in head
+    assert "has no scores of them" in text and "on the Million Song Dataset" in text and "model-index" not in head
     with pytest.raises(UserError, match="^the weights musicnn have the licence ISC, and --licence=MIT: leave it out$"):
         publish.write("musicnn", "me/musicnn", tmp_path / "other", "MIT")
 
