@@ -331,8 +331,8 @@ def _scores(run: runs.Run) -> Table:
         for key, (name, show) in scores.METRICS.items():
             if key not in values or (key != "accuracy" and path[1:] not in ((), ("max_probability",))):
                 continue
-            low, high = bounds.interval(run, (*path, key)) or (None, None)
-            between = f"{show(low)} – {show(high)}" if low is not None else formats.DASH
+            limits = bounds.interval(run, (*path, key)) if key != "classes_without_positives" else None  # a count
+            between = " – ".join(map(show, limits)) if limits else formats.DASH
             rows.append((title, name, show(values[key]), between, count))
     right = str  # already formatted, and at the right
     columns = (Column("Per"), Column("Score"), Column("Value", right), Column("95 % interval", right))

@@ -1,5 +1,6 @@
 """Publishing: the folder, its card, the push to a hub, and the way back by hf://; refusals, names that need escaping."""
 
+import ast
 import json
 import re
 import shutil
@@ -9,13 +10,17 @@ from pathlib import Path
 import hub_server
 import numpy as np
 import pytest
+import report_runs
 import yaml
 from conftest import CLASSES, small_config
+from exported_file import LABELS, RATE, windows_of, write_model
 
 import genre_jax
+from genre_jax import config as configs
 from genre_jax import model_card, publish
 from genre_jax.console import UserError
 from genre_jax.loop import train_and_evaluate
+from genre_jax.report import runs
 from genre_jax.weights import musicnn
 
 WAVE = np.random.default_rng(0).uniform(-0.5, 0.5, 9_000)
@@ -179,6 +184,55 @@ def test_names_of_users_cannot_change_the_card(run, tmp_path, monkeypatch):
     body = HEAD.sub("", text, count=1)
     assert "<img" not in body and "\n---\n" not in body and "[b](http" not in body
     assert r"&lt;img src=x onerror=alert(1)&gt; \| \`a\` \[b\](http://c), mid" in body
+
+
+@pytest.mark.parametrize("maximum", [False, True])
+@pytest.mark.parametrize("seconds", [1.5, 11])
+def test_the_code_for_onnxruntime_gives_the_probabilities_of_the_file(folder, tmp_path, monkeypatch, capsys, seconds, maximum):
+    """The block of the card, on an exported file and a song that exceeds full scale."""
+    pytest.importorskip("onnx", reason="the exported file of this test is made with the package onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the code needs onnxruntime")
+    import soundfile
+
+    write_model(tmp_path / "model.onnx", maximum)
+    wave = np.random.default_rng(2).uniform(-1.2, 1, (round(seconds * RATE), 2)).astype(np.float32)
+    soundfile.write(tmp_path / "song.wav", wave, RATE, subtype="FLOAT")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(import json.*?)```", card_of(folder)[1], re.DOTALL)
+    exec(compile(code, "card", "exec"), {})
+    cuts = windows_of(tmp_path / "song.wav")
+    inputs = {"audio": cuts}
+    if maximum:
+        mono = wave.mean(1)
+        inputs["maximum"] = np.full(len(cuts), mono.max() / max(1, np.abs(mono).max()), np.float32)
+    expected = onnxruntime.InferenceSession("model.onnx").run(["probabilities"], inputs)[0].mean(0)
+    shown = ast.literal_eval(capsys.readouterr().out)
+    np.testing.assert_allclose([shown[label] for label in LABELS], expected, atol=1e-6)
+
+
+def test_the_card_of_several_labels_a_window(run, data_set, tmp_path):
+    """The scores are mean average precision and others, and the names of the classes need escapes."""
+    about = model_card.subject(str(run))
+    config = configs.from_json(about.config)
+    config.loss.name = "sigmoid"
+    many = model_card.dataclasses.replace(
+        about,
+        run=runs.read_run(report_runs.write_run(tmp_path / "run", data_set, "multi")),
+        trained=about.trained._replace(config=config, labels=report_runs.CLASSES),
+    )
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    (tmp_path / "README.md").write_text(model_card.render(many, "me/toy", "MIT", tmp_path, {}, {}))
+    head, text = card_of(tmp_path)
+    share = many.run.results["clip"]["mean_average_precision"]
+    assert {"type": "mean_average_precision", "name": "Mean average precision (per clip)", "value": share} in (
+        head["model-index"][0]["results"][0]["metrics"]
+    )
+    assert re.search(rf"\| Per clip \| Mean average precision \| {share:.3f} \| 0\.\d+ – [01]\.\d+ \| 24 \|", text)
+    assert "| Per clip | Classes without positives | 0 | – | 24 |" in text
+    assert "| Votes for a clip or track | mean of probabilities |" in text
+    assert "Guessing has a mean average precision per clip of about 0.250" in text
+    assert re.search(r"^\| \$cost\$ &lt;b&gt; \| 6 \| [\d.]+ \| [\d.]+ \| ", text, re.MULTILINE)
+    assert "| exam |" in text.partition("| all clips |")[0] and "| all clips | 16 | 24 |" in text
 
 
 @pytest.mark.usefixtures("published_weights")

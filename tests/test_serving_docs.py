@@ -14,15 +14,13 @@ import pytest
 import soundfile
 import yaml
 from conftest import ROOT
+from exported_file import HOP, RATE, SAMPLES, windows_of, write_model
 
 import genre_jax
-from genre_jax import tagger
-from genre_jax.prepare import audio
 
-onnx = pytest.importorskip("onnx", reason="the exported file of these tests is made with the package onnx")
+pytest.importorskip("onnx", reason="the exported file of these tests is made with the package onnx")
 pytest.importorskip("onnxruntime", reason="an exported file needs onnxruntime")
-RATE, SAMPLES, HOP = 16_000, 48_128, 47_872
-LABELS = ("rock", "jazz", "folk")
+
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SCRIPTS = {re.match(r"# (\S+)", text)[1]: text for kind, text in BLOCKS if kind == "python"}
@@ -30,32 +28,6 @@ SCRIPTS = {re.match(r"# (\S+)", text)[1]: text for kind, text in BLOCKS if kind 
 
 def blocks(kind: str) -> list[str]:
     return [text for name, text in BLOCKS if name == kind]
-
-
-def write_model(path: Path) -> Path:
-    """Write a small network in the form of an exported file: softmax of a product of the window and random weights."""
-    weights = np.random.default_rng(0).normal(size=(SAMPLES, len(LABELS))).astype(np.float32) / 50
-    make = onnx.helper
-    nodes = [
-        make.make_node("Cast", ["audio"], ["float"], to=onnx.TensorProto.FLOAT),
-        make.make_node("Div", ["float", "full_scale"], ["wave"]),
-        make.make_node("MatMul", ["wave", "weights"], ["embedding"]),
-        make.make_node("Softmax", ["embedding"], ["probabilities"], axis=1),
-    ]
-    shape = ["batch", len(LABELS)]
-    graph = make.make_graph(
-        nodes, "tags",
-        [make.make_tensor_value_info("audio", onnx.TensorProto.INT16, ["batch", SAMPLES])],
-        [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("probabilities", "embedding")],
-        [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(np.float32(32768), "full_scale")],
-    )  # fmt: skip
-    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
-    about = {"format_version": 1, "name": "small", "labels": LABELS, "task": "single", "sample_rate": RATE, "samples": SAMPLES}
-    about |= {"hop": HOP, "waveform": "int16", "inputs": ["audio"], "conditioning": [], "licence": "", "source": ""}
-    about |= {"weights_sha256": "0" * 64, "genre_jax": genre_jax.__version__}
-    make.set_model_props(model, {"genre_jax": json.dumps(about)})
-    onnx.save(model, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +57,6 @@ def here(folder, monkeypatch):
     yield folder
     for name in SCRIPTS:
         sys.modules.pop(name.removesuffix(".py"), None)
-
-
-def windows_of(path: Path) -> np.ndarray:
-    """The windows of a song as genre_jax cuts them."""
-    wave = audio.load(path, RATE).samples
-    cuts = [cut for _, cut in tagger.windows([wave], SAMPLES, HOP)]
-    cuts = [np.pad(cut, (0, SAMPLES - len(cut))) for cut in cuts]
-    return np.stack([audio.to_pcm(cut, float(np.abs(wave).max())) for cut in cuts])
 
 
 def run_script(name: str, *arguments: str, capsys) -> str:
