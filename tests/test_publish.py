@@ -21,7 +21,7 @@ from genre_jax import model_card, publish
 from genre_jax.console import UserError
 from genre_jax.loop import train_and_evaluate
 from genre_jax.report import runs
-from genre_jax.weights import musicnn
+from genre_jax.weights import musicnn, pretrained
 
 WAVE = np.random.default_rng(0).uniform(-0.5, 0.5, 9_000)
 HEAD = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
@@ -85,6 +85,21 @@ def test_the_folder_holds_the_network_and_no_path_of_this_machine(run, folder, t
         assert not any(word in content for word in (str(tones).encode(), str(run.parent).encode(), b"/home/me", b"/secret")), (
             path
         )
+
+
+@pytest.mark.parametrize(
+    "spec, kept",
+    [
+        ("bytenet:demo", "bytenet:demo"),
+        ("", ""),
+        ("my/net.py:data.data_dir=/a", "my/net.py"),
+        ("/a/net.py:small,init_from=/a,seed=1", "net.py:small,seed=1"),
+    ],
+)
+def test_the_command_of_a_run_without_its_paths(spec, kept):
+    config = configs.base("x")
+    config.made_by.config = spec
+    assert pretrained.without_places(configs.to_json(config))["made_by"] == {"config": kept, "overrides": []}
 
 
 def test_the_head_of_the_card_is_what_the_hub_reads(run, folder):

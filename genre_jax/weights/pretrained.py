@@ -158,12 +158,11 @@ def without_places(values: dict[str, Any]) -> dict[str, Any]:
     """
     values = copy.deepcopy(values)
     del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
-    spec, arguments = (values["made_by"][key] for key in ("config", "overrides"))
-    if Path(spec.partition(":")[0]).is_absolute():
-        file, colon, preset = spec.partition(":")
-        spec = f"{Path(file).name}{colon}{preset}"
-    spec = ",".join(part for part in spec.split(",") if not _names_place(part.rpartition(":")[2]))
-    values["made_by"] = {"config": spec, "overrides": [text for text in arguments if not _names_place(text)]}
+    spec, overrides = (values["made_by"][key] for key in ("config", "overrides"))
+    file, _, argument = spec.partition(":")
+    presets = ",".join(part for part in argument.split(",") if part and not _names_place(part))
+    spec = ":".join(filter(None, (Path(file).name if Path(file).is_absolute() else file, presets)))
+    values["made_by"] = {"config": spec, "overrides": [text for text in overrides if not _names_place(text)]}
     return values
 
 
