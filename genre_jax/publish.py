@@ -11,16 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from genre_jax import console, model_card, shipped
 from genre_jax.atomic import read_json, write_json, write_text
 from genre_jax.console import UserError, say
-
-if TYPE_CHECKING:
-    from genre_jax.tagger import Tagger
 
 NOTICE = "LICENSE-musicnn.txt"
 FILES = {  # what a published folder may hold
@@ -32,10 +28,6 @@ FILES = {  # what a published folder may hold
     "labels.json": "the labels, in the order of the outputs",
     "results.json": "the scores of the run",
     NOTICE: "the licence of the weights of musicnn, which this network holds or started from",
-}
-EXPORTS: dict[str, Callable[["Tagger", Path], object]] = {  # name in the folder → what writes it
-    "model.onnx": lambda tagger, path: _export(tagger, path, "onnx"),
-    "web": lambda tagger, path: _export(tagger, path, "web"),
 }
 LICENCES = ("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC0-1.0", "Apache-2.0", "MIT")
 
@@ -98,10 +90,9 @@ def write(source: str, repo: str, folder: Path, licence: str = "") -> dict[str, 
 
 
 def _fill(folder: Path, subject: model_card.Subject, repo: str, licence: str) -> dict[str, str]:
-    from genre_jax.tagger import Tagger
     from genre_jax.weights import pretrained
 
-    weights = pretrained.write(subject.trained, folder / "model.safetensors", **(subject.notes or {"licence": licence}))
+    pretrained.write(subject.trained, folder / "model.safetensors", **(subject.notes or {"licence": licence}))
     write_json(folder / "config.json", pretrained.without_places(subject.config))
     write_json(folder / "labels.json", subject.trained.labels)
     if subject.workdir:
@@ -109,21 +100,39 @@ def _fill(folder: Path, subject: model_card.Subject, repo: str, licence: str) ->
         write_json(folder / "results.json", {key: value for key, value in results.items() if key != "directory"})
     if subject.of_musicnn:
         shutil.copyfile(shipped.THIRD_PARTY / "musicnn_license.txt", folder / NOTICE)
-    tagger, missing = Tagger(weights), {}
+    missing: dict[str, str] = {}
+    files = dict(FILES)
     for name, export in EXPORTS.items():
         try:
-            export(tagger, folder / name)
+            files[name] += export(subject, "" if subject.notes else licence, folder)
         except UserError as error:
             missing[name] = str(error)
-    files = {name: what for name, what in FILES.items() if (folder / name).exists() or name == "README.md"}
+    files = {name: what for name, what in files.items() if (folder / name).exists() or name == "README.md"}
     write_text(folder / "README.md", model_card.render(subject, repo, licence, folder, files, missing))
     return missing
 
 
-def _export(tagger: "Tagger", path: Path, kind: str) -> None:
+def _onnx(subject: model_card.Subject, licence: str, folder: Path) -> str:
+    """Write the exported network; return how far it is from JAX, for the card."""
     from genre_jax import export
 
-    export.write(tagger, path, format=kind)
+    written = export.write(str(subject.workdir or subject.name), folder / "model.onnx", licence=licence)
+    if written.difference is None:
+        return ""
+    return f"; its probabilities differ by at most {written.difference:.1g} from those of JAX on three test signals"
+
+
+def _web(subject: model_card.Subject, licence: str, folder: Path) -> str:
+    """Write the page of the exported network."""
+    if not (folder / "model.onnx").exists():
+        raise UserError("it needs model.onnx")
+    from genre_jax.web import folder as pages
+
+    pages.write(folder / "model.onnx", folder / "web")
+    return ""
+
+
+EXPORTS: dict[str, Callable[[model_card.Subject, str, Path], str]] = {"model.onnx": _onnx, "web": _web}
 
 
 def licence_of(subject: model_card.Subject, given: str) -> str:
