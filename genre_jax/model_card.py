@@ -90,8 +90,7 @@ def subject(source: str) -> Subject:
     """
     if source in musicnn.NAMES:
         trained = pretrained.load_trained(source)
-        notes = {"source": musicnn.SOURCE, "licence": musicnn.LICENCE}
-        return Subject(source, trained, configs.to_json(trained.config), notes, None, None)
+        return Subject(source, trained, configs.to_json(trained.config), dict(trained.notes), None, None)
     workdir = Path(source)
     if not (workdir / "config.json").is_file():
         names = ", ".join(musicnn.NAMES)

@@ -92,7 +92,7 @@ def write(source: str, repo: str, folder: Path, licence: str = "") -> dict[str, 
 def _fill(folder: Path, subject: model_card.Subject, repo: str, licence: str) -> dict[str, str]:
     from genre_jax.weights import pretrained
 
-    pretrained.write(subject.trained, folder / "model.safetensors", **(subject.notes or {"licence": licence}))
+    pretrained.write(subject.trained, folder / "model.safetensors", **({} if subject.notes else {"licence": licence}))
     write_json(folder / "config.json", pretrained.without_places(subject.config))
     write_json(folder / "labels.json", subject.trained.labels)
     if subject.workdir:
@@ -183,7 +183,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
         import huggingface_hub as hub
     except ImportError as error:
         raise UserError(
-            f"{folder} is ready, and pushing it to {repo} needs huggingface_hub: pip install huggingface_hub"
+            f"{folder} is ready, and pushing it to {repo} needs huggingface_hub: pip install 'genre_jax[publish]'"
         ) from error
     if not hub.get_token():
         raise UserError(

@@ -162,7 +162,7 @@ def test_the_numbers_on_the_page_are_those_of_the_published_taggers():
     tags = both.tags(np.random.default_rng(0).uniform(-0.1, 0.1, both.samples), both.sample_rate)
     (samples,), ((labels,), (dimensions,)) = config.input[0].dims, [part.dims for part in config.output]
     assert (samples, labels, dimensions) == (both.samples, len(both.labels), tags.embeddings.shape[1])
-    numbers = f"sample_rate={both.sample_rate:_}, samples={both.samples:_}, hop={both.config.evaluate.hop:_})"
+    numbers = f"sample_rate={both.sample_rate:_}, samples={both.samples:_}, hop={both.network.hop:_})"
     assert all(numbers in SCRIPTS[name] for name in ("triton_client.py", "v2_client.py"))
 
 
