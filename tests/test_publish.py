@@ -391,7 +391,7 @@ def test_a_push_that_fails_leaves_the_folder(folder, hub, monkeypatch):
         publish.push(folder, "me/tones")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        UserError, match="is ready, and pushing it to me/tones needs huggingface_hub: pip install .genre_jax.publish.
+        UserError, match="is ready, and pushing it to me/tones needs huggingface_hub: pip install 'genre_jax.publish.'$"
     ):
         publish.push(folder, "me/tones")
 
