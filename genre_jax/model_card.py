@@ -145,7 +145,7 @@ def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping
     template = environment.get_template("model_card.md.j2")
     return template.render(
         {
-            "head": Markup(yaml.safe_dump(_head(about, repo, licence), sort_keys=False, allow_unicode=True)),
+            "head": Markup(yaml.safe_dump(_head(about, repo, licence, [*files]), sort_keys=False, allow_unicode=True)),
             "repo": Markup(repo),
             "about": about,
             "corpus": CORPORA.get(musicnn.NAMES.get(about.name, "")[:3], UNKNOWN),
@@ -163,12 +163,13 @@ def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping
     )
 
 
-def _head(about: Subject, repo: str, licence: str) -> dict[str, Any]:
-    """The YAML head, with the scores that the hub shows as the card's evaluation results."""
+def _head(about: Subject, repo: str, licence: str, files: list[str]) -> dict[str, Any]:
+    """The YAML head, with the scores that the hub shows as the card's evaluation results; `files` are in the folder."""
     known = licence.lower() in HUB_LICENCES
     head: dict[str, Any] = {"license": licence.lower()} if known else {"license": "other", "license_name": licence.lower()}
     head |= {"library_name": "genre_jax", "pipeline_tag": "audio-classification"}
     head["tags"] = ["music", "music-genre-recognition", "audio", "jax", "safetensors", about.config["model"]["name"]]
+    head["tags"] += ["onnx"] if "model.onnx" in files else []
     if not about.run or not about.run.results:
         return head
     results = about.run.results

@@ -204,6 +204,21 @@ def test_names_of_users_cannot_change_the_card(run, tmp_path, monkeypatch):
     assert r"&lt;img src=x onerror=alert(1)&gt; \| \`a\` \[b\](http://c), mid" in body
 
 
+def test_the_exported_network_is_that_of_the_run(run, tmp_path, monkeypatch):
+    """With the true exporter: the same probabilities without JAX, the licence inside, the difference in the card."""
+    pytest.importorskip("onnx", reason="the export needs onnx")
+    pytest.importorskip("onnxruntime", reason="an exported file needs onnxruntime")
+    monkeypatch.setitem(publish.EXPORTS, "model.onnx", publish._onnx)
+    assert publish.write(str(run), "me/tones", tmp_path / "out", "CC-BY-4.0") == {}
+    exported, expected = genre_jax.load(tmp_path / "out" / "model.onnx"), genre_jax.load(run)
+    assert exported.network.description.licence == "CC-BY-4.0" and exported.network.description.name == "run"
+    for one, other in zip(exported.predict(WAVE, 8000).items(), expected.predict(WAVE, 8000).items(), strict=True):
+        assert one == (other[0], pytest.approx(other[1], abs=1e-5))
+    head, text = card_of(tmp_path / "out")
+    assert "onnx" in head["tags"]
+    assert re.search(r"differ by at most \de-\d\d from those of JAX on three test signals", text)
+
+
 @pytest.mark.parametrize("maximum", [False, True])
 @pytest.mark.parametrize("seconds", [1.5, 11])
 def test_the_code_for_onnxruntime_gives_the_probabilities_of_the_file(folder, tmp_path, monkeypatch, capsys, seconds, maximum):

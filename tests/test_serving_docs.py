@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import audio_files
 import inference_server
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def folder(tmp_path_factory) -> Path:
         ("cd", 5, 44_100),
     ):
         soundfile.write(folder / f"{name}.wav", rng.uniform(-0.3, 0.3, (round(seconds * rate), 2)), rate)
+    audio_files.make(folder, "m4a", "phone")
     soundfile.write(folder / "loud.wav", 3 * rng.uniform(-0.5, 0.5, 4 * RATE).astype(np.float32), RATE, subtype="FLOAT")
     return folder
 
@@ -234,7 +236,8 @@ class Refuse:
             raise ImportError(f"the image does not hold {module}")
 sys.meta_path.insert(0, Refuse())
 import app
-assert app.tagger.predict("song.wav"), "the app tags"
+for song in ("song.wav", "cd.wav", "phone.m4a"):  # decoded by soundfile, resampled by soxr, decoded by PyAV
+    app.tagger.predict(song)
 print(*sorted(module for module in sys.modules if module in ("jax", "flax", "tensorflow")), "end")
 """
 
