@@ -1,6 +1,7 @@
 """Publishing: the folder, its card, the push to a hub, and the way back by hf://; refusals, names that need escaping."""
 
 import ast
+import functools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import report_runs
 import yaml
 from conftest import CLASSES, small_config
+from damage import initial_run
 from exported_file import LABELS, RATE, windows_of, write_model
 
 import genre_jax
@@ -27,18 +29,18 @@ WAVE = np.random.default_rng(0).uniform(-0.5, 0.5, 9_000)
 HEAD = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
 
 
-def stand_in(subject, licence: str, folder: Path) -> str:
+def stand_in(subject, licence: str, folder: Path, name: str) -> str:
     """Takes the place of an export: converting is slow, and has tests of its own."""
-    (folder / "web").mkdir(exist_ok=True)
-    for name in ("model.onnx", "web/index.html"):
-        (folder / name).write_text(f"{subject.name} {licence}")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(f"{subject.name} {licence}")
     return "; its probabilities differ by at most 2e-07"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_conversion():
+    files = {"model.onnx": "model.onnx", "web": "web/index.html"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "EXPORTS", dict.fromkeys(publish.EXPORTS, stand_in))
+        patch.setattr(publish, "EXPORTS", {name: functools.partial(stand_in, name=file) for name, file in files.items()})
         yield
 
 
@@ -204,16 +206,21 @@ def test_names_of_users_cannot_change_the_card(run, tmp_path, monkeypatch):
     assert r"&lt;img src=x onerror=alert(1)&gt; \| \`a\` \[b\](http://c), mid" in body
 
 
-def test_the_exported_network_is_that_of_the_run(run, tmp_path, monkeypatch):
+def test_the_exported_network_is_that_of_the_run(run, tones, tmp_path, monkeypatch):
     """With the true exporter: the same probabilities without JAX, the licence inside, the difference in the card."""
     pytest.importorskip("onnx", reason="the export needs onnx")
     pytest.importorskip("onnxruntime", reason="an exported file needs onnxruntime")
+    workdir = tmp_path / "small"
+    initial_run(small_config(tones, "resnet", devices=1), workdir)
+    shutil.copyfile(run / "results.json", workdir / "results.json")
     monkeypatch.setitem(publish.EXPORTS, "model.onnx", publish._onnx)
-    assert publish.write(str(run), "me/tones", tmp_path / "out", "CC-BY-4.0") == {}
-    exported, expected = genre_jax.load(tmp_path / "out" / "model.onnx"), genre_jax.load(run)
-    assert exported.network.description.licence == "CC-BY-4.0" and exported.network.description.name == "run"
-    for one, other in zip(exported.predict(WAVE, 8000).items(), expected.predict(WAVE, 8000).items(), strict=True):
-        assert one == (other[0], pytest.approx(other[1], abs=1e-5))
+    assert publish.write(str(workdir), "me/tones", tmp_path / "out", "CC-BY-4.0") == {}
+    exported, expected = genre_jax.load(tmp_path / "out" / "model.onnx"), genre_jax.load(workdir)
+    about = exported.network.description
+    assert (about.licence, about.name, about.labels) == ("CC-BY-4.0", "small", CLASSES)
+    ours = exported.predict(WAVE, 8000)
+    assert ours == pytest.approx(expected.predict(WAVE, 8000), abs=1e-5)
+    assert genre_jax.load(tmp_path / "out" / "model.safetensors").predict(WAVE, 8000) == pytest.approx(ours, abs=1e-5)
     head, text = card_of(tmp_path / "out")
     assert "onnx" in head["tags"]
     assert re.search(r"differ by at most \de-\d\d from those of JAX on three test signals", text)
