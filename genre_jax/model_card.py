@@ -364,10 +364,10 @@ def _limits(about: Subject) -> list[str]:
         ]
     results, data = run.results, about.config["data"]
     sentences = [
-        f"The network was trained once, with seed {about.config['seed']}. How much the scores vary with the seed is not "
-        "recorded; the intervals above count only the choice of the tracks.",
-        f"It was evaluated on split {results.get('split', UNKNOWN)} of {results.get('data_set', UNKNOWN)} alone. Other "
-        "collections, codecs, recording conditions and live signals were not tested.",
+        f"This is one run, with seed {about.config['seed']}. How much the scores vary with the seed is not recorded; the "
+        "intervals above count only the choice of the tracks.",
+        f"It was evaluated on split {results.get('split', UNKNOWN)} of {results.get('data_set', UNKNOWN)} alone. No scores on "
+        "other collections, codecs, recording conditions or live signals are recorded.",
         _chance(run, about.trained.labels),
     ]
     if run.task == "single":

@@ -127,7 +127,7 @@ def test_the_card_says_what_is_recorded(run, folder):
         "| Split protocol | not recorded |",  # the passport of the test's data set lacks it
         "--config=small.py:snn --config.seed=0",
         'genre_jax.load("hf://me/tones_1")',
-        "The network was trained once, with seed 0.",
+        "This is one run, with seed 0.",
         "With 4 labels, guessing is right in 25.0 % of the cases",
         "4 of 4 labels have fewer than 10 evaluated clips: ",
         "for onnxruntime; needs no JAX; its probabilities differ by at most 2e-07 |",
