@@ -7,6 +7,7 @@ BENCHMARKS = {
     "card": "genre_jax.bench.card.command",
     "chaos": "genre_jax.bench.chaos.command",
     "dilation": "genre_jax.bench.dilation",
+    "export": "genre_jax.bench.export",
     "frontends": "genre_jax.bench.frontends",
     "input": "genre_jax.bench.input",
     "latency": "genre_jax.bench.latency",

@@ -17,17 +17,10 @@ from onnx import checker, helper, numpy_helper
 
 from genre_jax.export import complex_rules, rules
 from genre_jax.export.graph import BATCH, Constant, Constants, Graph, Tensor, Unsupported, Value, known
+from genre_jax.export.trace import INLINED, opened
 
 OPSET = 18  # of ONNX; onnxruntime reads it from version 1.14 on
 LAZY = ("broadcast_in_dim", "dim_as_value", "iota")  # computed constants of these would fill memory, or are unknown
-INLINED = {  # primitive → the parameter with its trace
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "jit": "jaxpr",
-    "remat2": "jaxpr",
-}
 
 
 def convert(
@@ -118,7 +111,7 @@ def _apply(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
     """The outputs of an equation."""
     name = equation.primitive.name
     if name in INLINED:
-        return run(graph, *_opened(equation.params[INLINED[name]]), operands)
+        return run(graph, *opened(equation), operands)
     if name in rules.SAME:
         return operands
     constants = [operand for operand in operands if isinstance(operand, Constant)]
@@ -128,11 +121,6 @@ def _apply(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
         return _scan(graph, equation, operands)
     results = (complex_rules.rule if complex_rules.concerns(equation, operands) else rules.rule)(graph, equation, operands)
     return results if isinstance(results, list) else [results]
-
-
-def _opened(trace: Any) -> tuple[Any, Sequence[Any]]:
-    """A trace and its constants; JAX has traces with and without constants."""
-    return (trace.jaxpr, trace.consts) if hasattr(trace, "consts") else (trace, ())
 
 
 def _computed(equation: Any, constants: Sequence[Constant]) -> list[Value]:
@@ -149,7 +137,7 @@ def _computed(equation: Any, constants: Sequence[Constant]) -> list[Value]:
 
 def _scan(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
     """A loop over the first dimension of the scanned operands, as the node Scan."""
-    jaxpr, jaxpr_consts = _opened(equation.params["jaxpr"])
+    jaxpr, jaxpr_consts = opened(equation)
     # The parameters that count constants and states differ between versions of JAX; the shapes do not.
     scanned = sum(atom.aval.ndim > inner.aval.ndim for atom, inner in zip(equation.invars, jaxpr.invars, strict=True))
     stacked = sum(out.aval.ndim > inner.aval.ndim for out, inner in zip(equation.outvars, jaxpr.outvars, strict=True))
@@ -183,7 +171,7 @@ def _scan(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
 
 def _unrolled(graph: Graph, equation: Any, consts: list[Value], state: list[Value]) -> list[Value]:
     """A loop that scans nothing, step by step: the node Scan needs something to scan."""
-    jaxpr, jaxpr_consts = _opened(equation.params["jaxpr"])
+    jaxpr, jaxpr_consts = opened(equation)
     if len(jaxpr.outvars) > len(state):
         raise Unsupported("a loop that scans nothing and stacks its results has no rule for ONNX")
     for _ in range(equation.params["length"]):

@@ -6,6 +6,7 @@ description, and the labels with a line each. The batch size is 1.
 """
 
 import io
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def opened(content: bytes) -> Callable[..., Any]:
     """Return the function (inputs by name) → (probabilities, embedding) of a file's content, for a single window."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
     run = interpreter.get_signature_runner()
 
     def call(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 import genre_jax
 from genre_jax import checksum, forward, parallel
 from genre_jax.export.description import Description
+from genre_jax.export.trace import with_split_sums
 from genre_jax.trained import Networks
 
 OUTPUTS = ("probabilities", "embedding")
@@ -40,6 +41,10 @@ class Program(NamedTuple):
 
     def __call__(self, variables: list[Any], *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return probabilities (batch, labels) and embeddings (batch, dimensions) for the inputs of the description."""
+        outputs: tuple[jax.Array, jax.Array] = with_split_sums(self._outputs)(variables, *inputs)
+        return outputs
+
+    def _outputs(self, variables: list[Any], *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = dict(zip(self.description.inputs, inputs, strict=True))
         if self.description.waveform == "float32":
             batch["audio"] = batch["audio"] * 32768

@@ -5,7 +5,6 @@ A rule is called with the graph, the equation of JAX and its input values, and r
 channels last, ONNX's convolutions channels second.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ import numpy as np
 from genre_jax.export import products
 from genre_jax.export.graph import BATCH, Constant, Graph, Pair, Part, Tensor, Unsupported, Value, known
 from genre_jax.export.shapes import cast, like, out_dtype, out_shape, padded, scalar, sliced, transposed
-
-LONG_SUM = 1024  # numbers
 
 
 def _simple(kind: str) -> Callable[..., Tensor]:
@@ -205,18 +202,6 @@ def _reduce(kind: str) -> Callable[..., Tensor]:
     return rule
 
 
-def _sum(graph: Graph, equation: Any, x: Part) -> Part:
-    """A sum. A long dimension is summed in two steps, because a float32 sum of many numbers in a row loses digits."""
-    axes = list(equation.params["axes"])
-    for axis in sorted(axes, reverse=True):
-        size = x.shape[axis]
-        if known([size]) and size > LONG_SUM:
-            inner = next((n for n in range(math.isqrt(size), 1, -1) if size % n == 0), 1)
-            x = graph.reshape(x, (*x.shape[:axis], size // inner, inner, *x.shape[axis + 1 :]))
-            x = graph.op("ReduceSum", x, [axis], shape=(*x.shape[:axis], *x.shape[axis + 1 :]), keepdims=0)
-    return graph.op("ReduceSum", x, axes, shape=out_shape(equation), keepdims=0)
-
-
 def _argmax(graph: Graph, equation: Any, x: Part) -> Tensor:
     (axis,) = equation.params["axes"]
     return _cast(graph, equation, graph.op("ArgMax", x, shape=out_shape(equation), axis=axis, keepdims=0))
@@ -242,7 +227,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "reduce_max": _reduce("ReduceMax"),
     "reduce_min": _reduce("ReduceMin"),
     "reduce_prod": _reduce("ReduceProd"),
-    "reduce_sum": _sum,
+    "reduce_sum": _reduce("ReduceSum"),
     "reduce_window_max": products.windows("MaxPool"),
     "reduce_window_sum": products.windows("AveragePool"),
     "reshape": _reshape,
