@@ -20,6 +20,7 @@ COMMANDS = {  # name → its module, and what it does
     "ensemble": ("genre_jax.ensemble", "Combine the predictions of several runs."),
     "open_set": ("genre_jax.open_set", "Measure how well a run tells songs of its genres from other songs."),
     "export": ("genre_jax.export", "Write a trained network into a file for ONNX, LiteRT or StableHLO, or into a page."),
+    "publish": ("genre_jax.publish", "Write a model card with weights and exports, and push them to the Hugging Face Hub."),
     "bench": ("genre_jax.bench", "Run a benchmark."),
 }
 

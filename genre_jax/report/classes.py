@@ -1,6 +1,7 @@
 """Scores by class of a run, per clip: confusion matrices, frequent confusions, a score for each class, and calibration."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,21 +18,10 @@ def class_scores(run: Run, folder: Path) -> dict:
     empty: dict = {"confusions": [], "pairs": None, "matrix": None, "per_class": None, "class_table": None, "macro": {}}
     if not run.predictions or not len(run.predictions["clip"]):
         return empty
-    table = run.predictions
-    classes = [str(name) for name in table["classes"]]
-    probabilities = metrics.group_probabilities(table["logits"], table["clip"], run.task)
+    scores = by_class(run)
+    classes, matrix = scores.classes, scores.matrix
     confusions: dict = {}
-    if run.task == "multi":
-        labels = metrics.group_labels(table["labels"], table["clip"])
-        area = metrics.roc_auc(labels, probabilities)
-        scores = {"average precision": metrics.average_precision(labels, probabilities), "ROC area": area}
-        columns, support = scores | {"d′": metrics.d_prime(area)}, labels.sum(axis=0, dtype=np.int64)
-    else:
-        targets, answers = metrics.group_targets(table["target"], table["clip"]), np.argmax(probabilities, axis=1)
-        matrix = metrics.confusion_matrix(targets, answers, len(classes))
-        scores = metrics.precision_recall_f1(matrix)
-        support = scores.pop("support")
-        scores = columns = {"F1": scores["f1"], "precision": scores["precision"], "recall": scores["recall"]}
+    if matrix is not None:
         confusions = {
             "confusions": [
                 figures.save(
@@ -45,18 +35,56 @@ def class_scores(run: Run, folder: Path) -> dict:
             "matrix": _matrix_table(matrix, classes),
             "macro": metrics.macro_precision_recall_f1(matrix),
         }
-    order = np.argsort(-np.nan_to_num(next(iter(scores.values())), nan=-1.0), kind="stable")
-    rows = [(classes[i], int(support[i]), *(float(column[i]) for column in columns.values())) for i in order]
+    drawn = {name: column for name, column in scores.columns.items() if name != "d′"}
+    draw = figures.per_class(drawn, classes, scores.support, scores.order)
+    page = {"per_class": figures.save(folder / "classes.png", draw, narrow=True), "class_table": class_table(scores)}
+    return empty | confusions | page
+
+
+class ByClass(NamedTuple):
+    """The scores of each class, per clip.
+
+    Attributes:
+      classes: the names of the classes.
+      columns: name of a score → its value for each class, `(classes,)`; NaN if it is not defined.
+      support: number of clips of each class, int `(classes,)`.
+      order: the classes, the largest first score first, int `(classes,)`.
+      matrix: confusion matrix in clips, rows are true classes, `(classes, classes)`; None for task "multi".
+    """
+
+    classes: list[str]
+    columns: dict[str, np.ndarray]
+    support: np.ndarray
+    order: np.ndarray
+    matrix: np.ndarray | None
+
+
+def by_class(run: Run) -> ByClass:
+    """Compute the scores of each class of a run that has predictions."""
+    table = run.predictions or {}
+    classes, matrix = [str(name) for name in table["classes"]], None
+    probabilities = metrics.group_probabilities(table["logits"], table["clip"], run.task)
+    if run.task == "multi":
+        labels = metrics.group_labels(table["labels"], table["clip"])
+        area = metrics.roc_auc(labels, probabilities)
+        columns = {"average precision": metrics.average_precision(labels, probabilities), "ROC area": area}
+        columns, support = columns | {"d′": metrics.d_prime(area)}, labels.sum(axis=0, dtype=np.int64)
+    else:
+        targets, answers = metrics.group_targets(table["target"], table["clip"]), np.argmax(probabilities, axis=1)
+        matrix = metrics.confusion_matrix(targets, answers, len(classes))
+        known = metrics.precision_recall_f1(matrix)
+        support = known["support"]
+        columns = {"F1": known["f1"], "precision": known["precision"], "recall": known["recall"]}
+    order = np.argsort(-np.nan_to_num(next(iter(columns.values())), nan=-1.0), kind="stable")
+    return ByClass(classes, columns, support, order, matrix)
+
+
+def class_table(scores: ByClass) -> Table:
+    """The table of the scores of each class, in their order."""
+    names, columns, support, order, _ = scores
+    rows = [(names[i], int(support[i]), *(float(column[i]) for column in columns.values())) for i in order]
     titles = (Column("Class"), Column("Clips", formats.number), *(Column(name, formats.decimal) for name in columns))
-    draw = figures.per_class(scores, classes, support, order)
-    return (
-        empty
-        | confusions
-        | {
-            "per_class": figures.save(folder / "classes.png", draw, narrow=True),
-            "class_table": Table("classes", "Scores of each class, per clip", titles, rows),
-        }
-    )
+    return Table("classes", "Scores of each class, per clip", titles, rows)
 
 
 def _frequent_confusions(matrix: np.ndarray, classes: list[str], most: int = 10) -> Table | None:

@@ -100,11 +100,12 @@ def markdown(table: Table) -> str:
         return f"| {' | '.join(cells)} |\n"
 
     rule = ("---:" if column.numeric else "---" for column in table.columns)
-    rows = (line(map(_in_markdown, row)) for row in table.shown)
-    return line(map(_in_markdown, table.titles)) + line(rule) + "".join(rows)
+    rows = (line(map(in_markdown, row)) for row in table.shown)
+    return line(map(in_markdown, table.titles)) + line(rule) + "".join(rows)
 
 
-def _in_markdown(text: str) -> str:
+def in_markdown(text: str) -> str:
+    """The text with escapes for the characters that Markdown or HTML would interpret."""
     escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

@@ -5,6 +5,7 @@ initialises a run from a file, a workdir, or another library's file (see `files`
 """
 
 import contextlib
+import copy
 import json
 import types
 from collections.abc import Mapping
@@ -140,24 +141,40 @@ def write(trained: Trained, path: Path, **notes: str) -> Path:
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
     if broken := files.not_finite(arrays):
         raise UserError(f"{path} is not written, because the weights hold NaN or infinity in {listed(broken)}: train again")
-    values = configs.to_json(config)
-    del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
-    parts = (
-        {
-            "genre_jax": genre_jax.__version__,
-            "config": values,
-            "labels": labels,
-            "sample_rate": config.data.sample_rate,
-            "frontend": values["frontend"],
-        }
-        | known
-        | notes
-    )
+    values = without_places(configs.to_json(config))
+    about = {
+        "genre_jax": genre_jax.__version__,
+        "config": values,
+        "labels": labels,
+        "sample_rate": config.data.sample_rate,
+        "frontend": values["frontend"],
+    }
+    parts = about | {**known, **notes}
     metadata = {key: json.dumps(value, allow_nan=False) for key, value in parts.items()}
     metadata["sha256"] = _checksum(arrays, metadata)
     with write_whole(path) as file:
         file.write(save(arrays, metadata))
     return path
+
+
+def without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a config without the paths of this machine, which `config.from_json` does not need.
+
+    Of a config file with an absolute path the name is kept.
+    """
+    values = copy.deepcopy(values)
+    del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
+    spec, overrides = (values["made_by"][key] for key in ("config", "overrides"))
+    file, _, argument = spec.partition(":")
+    presets = ",".join(part for part in argument.split(",") if part and not _names_place(part))
+    spec = ":".join(filter(None, (Path(file).name if Path(file).is_absolute() else file, presets)))
+    values["made_by"] = {"config": spec, "overrides": [text for text in overrides if not _names_place(text)]}
+    return values
+
+
+def _names_place(override: str) -> bool:
+    """Whether an override, such as "data.data_dir=DIR", names a path of this machine."""
+    return override.startswith(("init_from=", "data.data_dir=", "distill.teacher="))
 
 
 def _flat(variables: Any) -> dict[str, Any]:
