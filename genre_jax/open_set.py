@@ -124,7 +124,7 @@ def predict(workdir: Path, config: ConfigDict, index: Any) -> dict[str, np.ndarr
 
     devices = devices_of(config)
     devices.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-    _, labels, variables = pretrained.load_trained(workdir)
+    _, labels, variables, _ = pretrained.load_trained(workdir)
     network = forward.build(config, len(labels), parallel.AXIS)
 
     def step(variables, constants, batch):

@@ -243,7 +243,7 @@ def _opened(sources: Sequence[str | Path]) -> Network:
     if exported := [source for source in sources if runtime.is_exported(source)]:
         if len(sources) > 1:
             raise UserError(f"an exported file tags alone, and {exported[0]} was given with other sources")
-        return runtime.Exported(Path(exported[0]))
+        return runtime.Exported(runtime.on_disk(exported[0]))
     from genre_jax.trained import Networks
 
     return Networks(*sources)

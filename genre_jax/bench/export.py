@@ -56,7 +56,7 @@ CASES = {
     "swishnet_wide": "swishnet:wide",
 }
 LABELS = 10
-_ROUNDS = 15
+_ROUNDS = 11
 
 NETWORKS = flags.DEFINE_list("networks", list(CASES), f"Networks, of {', '.join(CASES)}.")
 FORMATS = flags.DEFINE_list("formats", list(export.FORMATS), f"Formats, of {', '.join(export.FORMATS)}.")

@@ -5,6 +5,7 @@ holds the published taggers musicnn and musicnn-mtt. --format=web writes a folde
 docs/export.md describes the formats, docs/web.md the page.
 """
 
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -12,6 +13,7 @@ from absl import flags
 from genre_jax import console, export
 from genre_jax.console import UserError, say
 from genre_jax.export.description import WAVEFORMS
+from genre_jax.web import folder
 
 WEB = "web"
 
@@ -23,6 +25,8 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "File to write; with --format=web a folder.")
     flags.DEFINE_enum("waveform", "int16", WAVEFORMS, "Type of the input: 16-bit samples, or floats in [-1, 1).")
     flags.DEFINE_enum("weights", "float32", ["float32", "float16"], "float16 halves the file; probabilities change.")
+    flags.DEFINE_string("index", None, "Web: an index of `genre-jax similar build`, for the nearest songs.")
+    flags.DEFINE_string("runtime", None, "Web: folder with the npm packages onnxruntime-web and wavesurfer.js; default: npm.")
     flags.DEFINE_string("licence", "", "Licence of the weights, for the metadata; published weights have theirs.")
 
 
@@ -35,7 +39,12 @@ def main(argv: list[str]) -> None:
         raise UserError("--output is needed: the file to write, such as --output=model.onnx")
     if not Path(args.output).parent.is_dir():
         raise UserError(f"--output={args.output}: the folder {Path(args.output).parent} does not exist")
+    if args.format != WEB and (args.index or args.runtime):
+        raise UserError("--index and --runtime belong to --format=web")
     options = {"waveform": args.waveform, "weights": args.weights, "licence": args.licence}
+    if args.format == WEB:
+        _write_page(Path(args.output), options)
+        return
     written = export.write(args.workdir, args.output, args.format, **options)
     about = written.description
     say(
@@ -46,6 +55,15 @@ def main(argv: list[str]) -> None:
         say("not compared with JAX, because the runtime of this format is missing: pip install 'genre_jax[export]'")
     else:
         say(f"largest difference of a probability between the file and JAX on three test signals: {written.difference:.1g}")
+
+
+def _write_page(output: Path, options: dict[str, str]) -> None:
+    args = flags.FLAGS
+    index, runtime = (Path(value) if value else None for value in (args.index, args.runtime))
+    with tempfile.TemporaryDirectory() as temporary:
+        model = export.write(args.workdir, Path(temporary) / "model.onnx", "onnx", **options).path
+        folder.write(model, output, index, runtime)
+    say(f"wrote the page {output}: python -m genre_jax.serve --workdir={output} opens it")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ def _log1p(graph: Graph, equation: Any, x: Part) -> Tensor:
     return like(graph, "Log", like(graph, "Add", x, scalar(1, out_dtype(equation))))
 
 
+def _expm1(graph: Graph, equation: Any, x: Part) -> Tensor:
+    return like(graph, "Sub", like(graph, "Exp", x), scalar(1, out_dtype(equation)))
+
+
 def _remainder(graph: Graph, equation: Any, x: Part, y: Part) -> Tensor:
     return like(graph, "Mod", x, y, fmod=1)
 
@@ -78,6 +82,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "eq": _simple("Equal"),
     "erf": _simple("Erf"),
     "exp": _simple("Exp"),
+    "expm1": _expm1,
     "floor": _simple("Floor"),
     "ge": _simple("GreaterOrEqual"),
     "gt": _simple("Greater"),

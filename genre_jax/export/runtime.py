@@ -90,6 +90,15 @@ OPENERS: dict[str, tuple[Callable[[bytes], tuple[str, Any]], str]] = {
 }
 
 
+def on_disk(source: str | Path) -> Path:
+    """The path of an exported file. A file on the Hugging Face Hub, hf://owner/name/FILE, is downloaded."""
+    if not str(source).startswith("hf://"):
+        return Path(source)
+    from genre_jax.weights import files
+
+    return files.fetch(str(source), tuple(OPENERS))[0]
+
+
 def is_exported(source: str | Path) -> bool:
     """Whether a source has the name of an exported file."""
     return Path(source).suffix in OPENERS

@@ -8,7 +8,7 @@ import importlib
 import io
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ def _parse(source: str) -> tuple[str, str]:
     return place, digest
 
 
-def check(source: str) -> None:
-    """Raise `UserError` if `source` cannot be a file of weights. The file is neither downloaded nor read."""
+def check(source: str, suffixes: Collection[str] = ()) -> None:
+    """Raise `UserError` if `source` cannot be a file of weights, or of other `suffixes`. It is neither downloaded nor read."""
     place, _ = _parse(source)
     if place in musicnn.NAMES:
         return
@@ -44,20 +44,21 @@ def check(source: str) -> None:
     if not hub and not Path(place).is_file():
         raise UserError(f"{source!r} is not a source of weights: give {LEGAL}")
     suffix = Path(hub["file"] or "model.safetensors").suffix if hub else Path(place).suffix
-    if suffix not in READERS:
-        raise UserError(f"a file of weights must end in {', '.join(READERS)}, and {source!r} does not")
+    if suffix not in (suffixes or READERS):
+        raise UserError(f"a file of weights must end in {', '.join(suffixes or READERS)}, and {source!r} does not")
 
 
-def fetch(source: str) -> tuple[Path, str]:
+def fetch(source: str, suffixes: Collection[str] = ()) -> tuple[Path, str]:
     """Return (path, sha256) of the file that `source` names, and download it if it is not on disk.
 
     Args:
       source: a key of `musicnn.NAMES`, a path or `hf://owner/name[@revision][/file]`; the default file is
         `model.safetensors`. `#sha256=DIGEST` at the end is compared with the digest of the file.
+      suffixes: legal endings of the file's name; none: those of `READERS`.
 
     Raises `UserError` if the source is malformed, the file cannot be downloaded, or the digests differ.
     """
-    check(source)
+    check(source, suffixes)
     place, required = _parse(source)
     hub = HUB.fullmatch(place)
     if place in musicnn.NAMES:
