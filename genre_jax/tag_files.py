@@ -130,7 +130,7 @@ class Job:
 def define_flags() -> None:
     """Define the flags that `tag` has for many files."""
     flags.DEFINE_string(
-        "list", None, "Text file with the path of one audio file or folder per line, which are tagged as well; -: standard input."
+        "list", None, "Text file with one path of an audio file or folder per line, to be tagged as well; -: standard input."
     )
     flags.DEFINE_string("output", None, "Write Parquet files into this folder; the same command resumes after an interruption.")
     flags.DEFINE_integer("files_per_part", 500, "Audio files per Parquet file of --output.", lower_bound=1)
@@ -325,8 +325,8 @@ def _tagger(sources: tuple[str, ...], sha256: str) -> "Tagger":
     """Load the networks. Raises `UserError` if their weights are not those with which the command was begun."""
     if (found := weights_sha256(sources)) != sha256:
         raise UserError(
-            f"the weights {', '.join(sources)} on this Beam worker have the sha256 {found[:12]}…, and {sha256[:12]}… is expected: "
-            "every Beam worker must see the same workdir"
+            f"the weights {', '.join(sources)} on this Beam worker have the sha256 {found[:12]}…, and {sha256[:12]}… is "
+            "expected: every Beam worker must see the same workdir"
         )
     return genre_jax.load(*sources)
 
