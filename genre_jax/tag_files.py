@@ -157,11 +157,15 @@ def main(args: Any, names: Sequence[str]) -> int:
         todo = [number for number in range(job.manifest.parts) if job.failed(number) is None]
         if len(todo) < job.manifest.parts:
             say(f"resuming: {job.manifest.parts - len(todo)} of {job.manifest.parts} parts are done")
-        if todo and (options := beam.options(args)):
-            task = f"tags {sum(map(job.rows, todo))} files in {len(todo)} parts"
-            beam.run(todo, tag_part, job, options=options, task=task)
-        elif todo:
-            _tag_parts(todo, job, tagger, args.workers or cores())
+        try:
+            if todo and (options := beam.options(args)):
+                task = f"tags {sum(map(job.rows, todo))} files in {len(todo)} parts"
+                beam.run(todo, tag_part, job, options=options, task=task)
+            elif todo:
+                _tag_parts(todo, job, tagger, args.workers or cores())
+        except BaseException:
+            say(f"the finished parts are kept in {folder}: run the same command again to resume")
+            raise
         failures = [job.failed(number) for number in range(job.manifest.parts)]
         if missing := failures.count(None):
             raise beam.lost(missing, len(todo), "parts", folder)

@@ -152,6 +152,18 @@ def test_lack_of_memory_is_a_row(run_tag, files, tmp_path, monkeypatch):
     assert rows(tmp_path / "tags")[0]["error"] == "tagging needs more memory than this machine has free"
 
 
+def test_an_exported_file_needs_no_workdir(run_tag, workdir, files, tmp_path, monkeypatch):
+    """Anything that `genre_jax.load` returns for a file will do, if it has `tags`, `labels`, `task` and `sample_rate`."""
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    tagger = genre_jax.load(workdir)
+    exported = SimpleNamespace(tags=tagger.tags, labels=["a", "b", "c", "d"], task="multi", sample_rate=RATE)
+    monkeypatch.setattr(genre_jax, "load", lambda path: exported if Path(path).suffix == ".onnx" else None)
+    run_tag(tmp_path / "tags", files[1], workdir=str(tmp_path / "model.onnx"))
+    assert [*rows(tmp_path / "tags")[0]][-4:] == exported.labels
+    (tmp_path / "model.onnx").write_bytes(b"y")
+    run_tag(tmp_path / "tags", files[1], workdir=str(tmp_path / "model.onnx"), fails="was begun with the weights .*model.onnx")
+
+
 # ---------------------------------------------------------------- restart
 
 
@@ -190,6 +202,21 @@ console.run(tag.main, tag_inputs.parse_flags)
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     run_tag(tmp_path / "whole", *files[1:], files_per_part=2, fails="^3 files could not be tagged")
     assert rows(folder) == rows(tmp_path / "whole")
+
+
+def test_an_interrupted_run_says_that_its_parts_are_kept(run_tag, files, tmp_path, monkeypatch, capsys):
+    write = tag_files._write
+
+    def interrupted(rows, job, number):
+        if number == 1:
+            raise KeyboardInterrupt
+        write(rows, job, number)
+
+    monkeypatch.setattr(tag_files, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_tag(tmp_path / "tags", *files[:4])
+    assert capsys.readouterr().out == f"the finished parts are kept in {tmp_path}/tags: run the same command again to resume\n"
+    assert parts(tmp_path / "tags") == ["part-00000-of-00002.parquet"]
 
 
 def test_without_names_the_stored_list_goes_on_and_damaged_parts_are_made_again(run_tag, files, tmp_path, counted, monkeypatch):
