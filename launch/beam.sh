@@ -11,7 +11,8 @@
 # The interpreter is $PYTHON, otherwise python3. On a cluster --image is a container image with genre_jax and its extra [beam].
 # All workers must see the input and the output under the same paths: a shared file system that the workers, or the
 # containers, mount. Buckets are neither read nor written; on Dataflow, mount the bucket or a Filestore share.
-# --command: prepare (the default) or tag. --workers: number of processes (direct) or parallel tasks. --dry_run: prints the command, and starts nothing.
+# --command: prepare (the default) or tag. --workers: number of processes (direct) or parallel tasks.
+# --dry_run: prints the command, and starts nothing.
 # Stop: Ctrl-C; on a cluster also cancel the job there. Resume: the same command again; finished shards and parts are kept.
 set -u
 
