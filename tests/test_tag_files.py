@@ -222,15 +222,17 @@ def test_an_interrupted_run_says_that_its_parts_are_kept(run_tag, files, tmp_pat
 def test_without_names_the_stored_list_goes_on_and_damaged_parts_are_made_again(run_tag, files, tmp_path, counted, monkeypatch):
     monkeypatch.chdir(Path(files[0]).parent)
     folder = tmp_path / "tags"
-    run_tag(folder, *map(os.path.basename, files[:4]), "8.wav", "6.wav", files_per_part=2)
+    names = [os.path.basename(files[number]) for number in (0, 1, 2, 3, 6, 8, 9)]
+    run_tag(folder, *names, files_per_part=2)
     first = rows(folder)
     (folder / parts(folder)[1]).write_bytes((folder / parts(folder)[1]).read_bytes()[:-9])
+    pq.write_table(pq.read_table(folder / parts(folder)[2])[:1], folder / parts(folder)[2])
     (folder / parts(folder)[0]).unlink()
     monkeypatch.chdir(tmp_path)
     run_tag(folder, files_per_part=2)
-    assert counted == [0, 1, 2, 0, 1] and rows(folder) == first
-    run_tag(folder, *files[:4], files[8], files[6], files_per_part=2)  # the same files under absolute names
-    assert len(counted) == 5
+    assert counted == [0, 1, 2, 3, 0, 1, 2] and rows(folder) == first
+    run_tag(folder, *(f"{Path(files[0]).parent}/{name}" for name in names), files_per_part=2)  # the same files, absolute
+    assert len(counted) == 7
 
 
 def test_another_list_weights_or_hop_are_refused(run_tag, workdir, tones, files, tmp_path):
