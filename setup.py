@@ -50,6 +50,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "bucket": ["gcsfs", "s3fs"],  # data sets behind s3://, and gs:// of another server: docs/data.md
         "beam": ["apache-beam"],  # not under constraints.txt: docs/data.md
+        "export": ["onnx", "onnxruntime", "ai-edge-litert"],  # genre_jax.export, and to run what it writes
+        "publish": ["huggingface_hub"],  # genre_jax.publish
         "sweep": ["optuna"],  # launch/sweep.py
         "peers": ["torch==2.13.0", "nnAudio==0.3.4", "python_speech_features==0.6"],
     },

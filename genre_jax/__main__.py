@@ -18,6 +18,7 @@ COMMANDS = {  # name → its module, and what it does
     "report": ("genre_jax.report", "Write the report page of one or several runs."),
     "ensemble": ("genre_jax.ensemble", "Combine the predictions of several runs."),
     "open_set": ("genre_jax.open_set", "Measure how well a run tells songs of its genres from other songs."),
+    "export": ("genre_jax.export", "Write a trained network into a file for ONNX, LiteRT or StableHLO, or into a page."),
     "bench": ("genre_jax.bench", "Run a benchmark."),
 }
 

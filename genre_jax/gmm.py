@@ -66,7 +66,7 @@ class Gmm(Network):
         x = x.astype(jnp.promote_types(self.param_dtype, jnp.float32))
         joint = _log_densities(x, means, variances) + jnp.log(weights)
         frame_logits = jax.nn.logsumexp(joint, -1)
-        shares = jnp.exp(joint - frame_logits[..., None]).mean(1).reshape(len(x), -1)
+        shares = jnp.exp(joint - frame_logits[..., None]).mean(1).reshape(x.shape[0], -1)
         clip_logits = frame_vote(frame_logits, self.vote).astype(self.dtype)
         return clip_logits, {"embedding": shares.astype(self.dtype), "frame_logits": frame_logits}
 

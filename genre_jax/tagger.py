@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 
@@ -20,13 +20,6 @@ from genre_jax.prepare import audio, condition, silence
 
 HELD = 1 << 23  # samples of a decoded file that are kept in memory: 32 MB, 8:44 minutes at 16 kHz
 _BLOCK = 1 << 16
-
-if TYPE_CHECKING:
-    import jax
-    from ml_collections import ConfigDict
-
-    from genre_jax import forward
-    from genre_jax.weights import pretrained
 
 Progress = Callable[[float, float | None], None]  # of (seconds that are done, seconds of the signal; None while it is decoded)
 
@@ -73,6 +66,34 @@ class Tags:
         ]
 
 
+class Network(Protocol):
+    """What computes the scores of windows.
+
+    Attributes:
+      labels: the labels, in the order of the columns of the probabilities.
+      task: "single" if a window has one label, "multi" if it may have several.
+      sample_rate: in Hz.
+      samples: length of a window in samples.
+      hop: samples from the start of a window to the start of the next.
+      conditioning: steps of `prepare.condition` that are applied to the whole signal.
+      batch_size: windows that are scored together.
+    """
+
+    labels: tuple[str, ...]
+    task: str
+    sample_rate: int
+    samples: int
+    hop: int
+    conditioning: Sequence[str]
+    batch_size: int
+
+    def scores(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (batch, labels) and embeddings (batch, dimensions) of a batch of windows.
+
+        The batch holds "audio" int16 (batch, samples), and "maximum" float32 (batch,), the largest sample of the signal.
+        """
+
+
 class Tagger:
     """Trained networks that predict on files and waveforms.
 
@@ -81,34 +102,23 @@ class Tagger:
       sample_rate: sample rate of the networks' input, in Hz.
       samples: length of a window in samples.
       task: "single" if a window has one label, "multi" if it may have several.
+      network: what computes the scores of windows.
     """
 
     def __init__(self, *sources: str | Path):
         """Load networks that read the same windows. `labels` are those of the first, then those that only later ones have.
 
         Args:
-          sources: for each network a workdir, from which the checkpoint that its evaluation uses is taken; a file of
-            `genre_jax.save_pretrained`; or the name of published weights. None: `musicnn.BOTH`, with all tags of the
-            first, and of the second those in `musicnn.ADDED`.
+          sources: a file of `genre_jax.export`, which runs without JAX. Or for each network a workdir, from which the
+            checkpoint that its evaluation uses is taken; a file of `genre_jax.save_pretrained`; or the name of published
+            weights. None: `musicnn.BOTH`, with all tags of the first, and of the second those in `musicnn.ADDED`.
 
         Raises `UserError` if a source is missing or damaged, or if the networks differ in sample rate, window length, hop,
-        conditioning or task.
+        conditioning or task, or if an exported file stands beside other sources.
         """
-        import jax
-
-        from genre_jax import evaluate
-        from genre_jax.weights import musicnn, pretrained
-
-        runs = [pretrained.load_trained(source) for source in sources or musicnn.BOTH]
-        for source, run in zip(sources, runs, strict=False):
-            _check_alike(sources[0], runs[0].config, source, run.config)
-        self.config = runs[0].config
-        self.task = evaluate.task(self.config)
-        self.sample_rate, self.samples = self.config.data.sample_rate, self.config.data.samples
-        apply = jax.jit(_apply, static_argnums=0)  # networks that differ only in their weights are one program
-        self._networks = [_network(run, apply) for run in runs]
-        self._columns = _columns([run.labels for run in runs], None if sources else musicnn.ADDED)
-        self.labels = tuple(run.labels[n] for run, kept in zip(runs, self._columns, strict=True) for n in kept)
+        self.network: Network = _opened(sources)
+        self.labels, self.task = self.network.labels, self.network.task
+        self.sample_rate, self.samples = self.network.sample_rate, self.network.samples
 
     def predict(self, source: str | Path | bytes | np.ndarray, sample_rate: int | None = None) -> dict[str, float]:
         """Return label → mean probability of a file or waveform, the largest first; the arguments are those of `tags`."""
@@ -148,7 +158,7 @@ class Tagger:
     def _tags(
         self, source: str | Path | bytes | np.ndarray, sample_rate: int | None, hop: float, progress: Progress | None
     ) -> Tags:
-        step = round(hop * self.sample_rate) or self.config.evaluate.hop or self.samples
+        step = round(hop * self.sample_rate) or self.network.hop
         if step < 1:
             raise UserError(f"hop must be 0 or more seconds, and was given {hop:g}")
 
@@ -156,7 +166,7 @@ class Tagger:
             if progress:
                 progress(samples / self.sample_rate, total and total / self.sample_rate)
 
-        steps = self.config.data.conditioning
+        steps = self.network.conditioning
         if isinstance(source, np.ndarray | bytes) or steps:
             wave = condition.apply(steps, self._waveform(source, sample_rate), self.sample_rate)
             decode: Callable[[], Iterable[np.ndarray]] = lambda: [wave]  # noqa: E731
@@ -209,7 +219,7 @@ class Tagger:
 
         All batches have the same size, and XLA therefore compiles once. The last batch is padded with silence.
         """
-        size = self.config.evaluate.batch_size
+        size = self.network.batch_size
         maximum = np.full(size, measured.maximum / max(measured.peak, 1.0), np.float32)
         starts: list[int] = []
         probabilities: list[np.ndarray] = []
@@ -219,72 +229,24 @@ class Tagger:
             for row, (start, cut) in zip(pcm, batch, strict=False):
                 row[: len(cut)] = audio.to_pcm(cut, measured.peak)
                 starts.append(start)
-            outputs = self._scores({"audio": pcm, "maximum": maximum})
+            outputs = self.network.scores({"audio": pcm, "maximum": maximum})
             for batches, output in zip((probabilities, embeddings), outputs, strict=True):
                 batches.append(output[: len(batch)])
             report(min(starts[-1] + self.samples, measured.samples), measured.samples)
         return np.array(starts), np.concatenate(probabilities), np.concatenate(embeddings)
 
-    def _scores(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities (batch, labels) and embeddings (batch, dimensions) of a batch of windows."""
-        outputs = [network(batch) for network in self._networks]
-        probabilities = [
-            _probabilities(np.asarray(logits, np.float32), self.task)[:, kept]
-            for (logits, _), kept in zip(outputs, self._columns, strict=True)
-        ]
-        return np.concatenate(probabilities, 1), np.concatenate([np.asarray(output[1], np.float32) for output in outputs], 1)
 
+def _opened(sources: Sequence[str | Path]) -> Network:
+    """What computes the scores of windows: an exported file, or trained networks."""
+    from genre_jax.export import runtime
 
-def _check_alike(first: str | Path, config: "ConfigDict", other: str | Path, its: "ConfigDict") -> None:
-    """Raise `UserError` unless both networks can share windows and labels."""
-    from genre_jax import evaluate
+    if exported := [source for source in sources if runtime.is_exported(source)]:
+        if len(sources) > 1:
+            raise UserError(f"an exported file tags alone, and {exported[0]} was given with other sources")
+        return runtime.Exported(Path(exported[0]))
+    from genre_jax.trained import Networks
 
-    for name, get in {
-        "data.sample_rate": lambda config: config.data.sample_rate,
-        "data.samples": lambda config: config.data.samples,
-        "evaluate.hop": lambda config: config.evaluate.hop or config.data.samples,
-        "data.conditioning": lambda config: list(config.data.conditioning),
-        "task": evaluate.task,
-    }.items():
-        if get(config) != get(its):
-            raise UserError(
-                f"networks that tag together must have the same {name}, and {first} has {get(config)}, {other} has {get(its)}"
-            )
-
-
-def _columns(labels: Sequence[tuple[str, ...]], added: Sequence[str] | None) -> list[list[int]]:
-    """Return for each network which of its labels are kept: all of the first, then what is new (and in `added`)."""
-    columns: list[list[int]] = []
-    known: set[str] = set()
-    for names in labels:
-        wanted = names if added is None or not columns else added
-        columns.append([n for n, name in enumerate(names) if name.casefold() not in known and name in wanted])
-        known |= {name.casefold() for name in names}
-    return columns
-
-
-def _network(trained: "pretrained.Trained", apply: Any) -> Callable[[dict[str, np.ndarray]], tuple["jax.Array", "jax.Array"]]:
-    """Return a trained network as a function of a batch, whose values are logits and embeddings."""
-    import jax
-
-    from genre_jax import forward
-
-    double = trained.config.dtype == "float64"
-    with jax.enable_x64(double):  # for this network only; the caller's own setting stays
-        network = forward.build(trained.config, len(trained.labels))
-        variables = jax.device_put(trained.variables)
-
-    def scores(batch: dict[str, np.ndarray]) -> tuple["jax.Array", "jax.Array"]:
-        with jax.enable_x64(double):
-            outputs: tuple[jax.Array, jax.Array] = apply(network, variables, batch)
-            return outputs
-
-    return scores
-
-
-def _apply(network: "forward.Forward", variables: Any, batch: Any) -> tuple["jax.Array", "jax.Array"]:
-    logits, intermediates = network(variables, batch)
-    return logits, intermediates["embedding"]
+    return Networks(*sources)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,10 +289,3 @@ def windows(blocks: Iterable[np.ndarray], samples: int, hop: int) -> Iterator[tu
         buffer, first = buffer[used:], first + used
     last = max(0, first + len(buffer) - samples)
     yield last, buffer[last - first :]
-
-
-def _probabilities(logits: np.ndarray, task: str) -> np.ndarray:
-    from genre_jax import metrics
-
-    with np.errstate(invalid="ignore"):  # `tags` refuses NaN
-        return metrics.softmax(logits) if task == "single" else metrics.sigmoid(logits)

@@ -36,11 +36,11 @@ def absent(monkeypatch):
 
 def test_code_is_that_of_the_card_and_not_of_this_machine(absent):
     assert parallel.platform() == jax.default_backend() == "cpu"
-    assert cpu.chunk_size() == cpu.CHUNK["cpu"]
+    assert cpu.chunk_length(1 << 28, 2) == cpu.CHUNK["cpu"] // 2
     cards = [types.SimpleNamespace(platform="gpu", process_index=0) for _ in range(2)]
     parallel.compile_for(cards)
     assert parallel.platform() == "gpu" and parallel.available() == cards
-    assert cpu.chunk_size() > cpu.CHUNK["cpu"]
+    assert cpu.chunk_length(1 << 28, 2) > cpu.CHUNK["cpu"] // 2
     with pytest.raises(UserError, match=r"^config key 'devices' must be at most 2, the devices of this machine, not 3$"):
         parallel.Devices(3)
 

@@ -15,9 +15,9 @@ from genre_jax.frontends.scaling import as_float, as_spectrum, positive_power
 PAD_MODES = ("constant", "reflect", "edge")
 ENGINES = ("auto", "fft", "matmul")
 # The engine of `engine="auto"`, measured in docs/benchmarks/frontends.md. Other platforms use the FFT.
-MEASURED_ENGINE = {"cpu": "fft"}
+MEASURED_ENGINE = {"cpu": "fft", "export": "matmul"}
 # The most samples whose frames and spectra exist at the same time. The value of the CPU was the fastest on two cores (~10 MB).
-CHUNK_SAMPLES = {"cpu": 1 << 20, "gpu": 1 << 26, "tpu": 1 << 26}
+CHUNK_SAMPLES = {"cpu": 1 << 20, "gpu": 1 << 26, "tpu": 1 << 26, "export": None}
 
 
 @functools.lru_cache
@@ -64,7 +64,7 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.A
     y = as_float(y)
     clips = y.reshape(-1, y.shape[-1])
     limit = parallel.by_platform(CHUNK_SAMPLES, CHUNK_SAMPLES["cpu"])
-    if clips.size <= limit or len(clips) == 1:
+    if limit is None or clips.size <= limit or len(clips) == 1:
         return function(y)
     out = jax.lax.map(function, clips, batch_size=max(1, limit // clips.shape[-1]))
     return out.reshape(y.shape[:-1] + out.shape[1:])

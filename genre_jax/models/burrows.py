@@ -97,7 +97,7 @@ class BurrowsConv(Network):
         for number, filters in enumerate(self.filters):
             name = f"block{number + 1}"
             x = ConvBlock(filters, kernel, pool, self.dropout, self.axis_name, name=name, **self.types)(x, call)
-        embedding = x.reshape(len(x), -1)
+        embedding = x.reshape(x.shape[0], -1)
         if self.hidden:
             embedding = nn.relu(Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)(embedding))
         logits = Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)(embedding)

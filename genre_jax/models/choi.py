@@ -47,6 +47,6 @@ class ChoiCnn(Network):
             pooled = max_pool(maps, POOL)
             kept |= {f"maps{n}": maps, f"pooled{n}": pooled, f"switches{n}": switches(maps, POOL)}
             x = Dropout(self.dropout)(pooled, call.keys)
-        embedding = nn.relu(Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)(x.reshape(len(x), -1)))
+        embedding = nn.relu(Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)(x.reshape(x.shape[0], -1)))
         fc = Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)
         return fc(Dropout(self.dropout)(embedding, call.keys)), kept | {"embedding": embedding}

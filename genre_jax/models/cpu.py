@@ -20,12 +20,13 @@ _LARGE = 5_000  # pixels of an image from which strips pay for few channels too
 _MANY = 32, 64  # channels in and out from which strips pay for all images
 _STRIP = 1 << 20  # numbers of an unfolded strip; they fit a core's cache
 _WHOLE = 1 << 22  # numbers of an unfolded batch up to which it is one strip
-CHUNK = {"cpu": 1 << 19}  # numbers of a chunk of time; in float32 they fit a core's cache
+CHUNK = {"cpu": 1 << 19, "export": None}  # numbers of a chunk of time; in float32 they fit a core's cache
 
 
-def chunk_size() -> int:
-    """Returns how many numbers `bytenet.dilated.over_chunks` computes at a time; except on CPUs, this only saves memory."""
-    return CHUNK.get(parallel.platform(), 1 << 27)
+def chunk_length(time: int, width: int) -> int:
+    """Returns how many of `time` steps, of `width` numbers each, `over_chunks` computes at a time."""
+    size = CHUNK.get(parallel.platform(), 1 << 27)  # except on CPUs, this only saves memory
+    return time if size is None else min(time, max(1, size // width))
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
@@ -37,7 +38,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
     dilated = {*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ())} - {1}
     unpadded = groups == 1 and not dilated and not any(map(any, pads))
     if unpadded and x.ndim == 3 and taps == strides:
-        windows = x[:, : x.shape[1] // strides[0] * strides[0]].reshape(len(x), -1, strides[0] * x.shape[-1])
+        windows = x[:, : x.shape[1] // strides[0] * strides[0]].reshape(x.shape[0], -1, strides[0] * x.shape[-1])
         return jnp.matmul(windows, kernel.reshape(-1, features), precision=precision)
     if parallel.platform() != "cpu" or dilated or groups not in (1, features) or x.shape[-1] not in (groups, kernel.shape[-2]):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)

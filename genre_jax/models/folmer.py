@@ -89,7 +89,7 @@ class FolmerCnn(Network):
                 y = Stage(filters, self.axis_name, name=f"stage{number + 1}_{layer}", **self.types)(x, call)
                 x = jnp.concatenate([x.astype(y.dtype), y], -1) if self.dense_layers else y
             x = max_pool(x, (2, 2))
-        features = x.mean((1, 2)) if self.head == "pooled" else x.reshape(len(x), -1)
+        features = x.mean((1, 2)) if self.head == "pooled" else x.reshape(x.shape[0], -1)
         classifier = Classifier(self.num_classes, (self.hidden,), self.dropout, name="classifier", **self.types)
         logits, embedding = classifier(features, call.keys)
         return logits, {"features": x, "embedding": embedding}
@@ -110,5 +110,5 @@ class FolmerMlp(Network):
 
     def forward(self, x, call):
         classifier = Classifier(self.num_classes, self.hidden, self.dropout, name="classifier", **self.types)
-        logits, embedding = classifier(x.reshape(len(x), -1), call.keys)
+        logits, embedding = classifier(x.reshape(x.shape[0], -1), call.keys)
         return logits, {"embedding": embedding}

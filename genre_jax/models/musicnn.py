@@ -81,7 +81,7 @@ class Musicnn(_Tagger):
         stacked = jnp.concatenate(layers, -1)
         largest, mean = stacked.max(1), stacked.mean(1)
         # The two pools of each feature are neighbours, as in the package.
-        embedding = self.norm(jnp.stack([largest, mean], -1).reshape(len(x), -1), call, "pools_bn")
+        embedding = self.norm(jnp.stack([largest, mean], -1).reshape(x.shape[0], -1), call, "pools_bn")
         if self.head == "hidden":
             hidden = Dense(self.hidden, kernel_init=glorot, name="hidden", **self.types)
             embedding = self.norm(nn.relu(hidden(Dropout(self.dropout)(embedding, call.keys))), call, "hidden_bn")
@@ -114,6 +114,6 @@ class MusicnnVgg(_Tagger):
             kept[f"pool{n}"] = x
             if n < 5:
                 x = Dropout(self.dropout)(x, call.keys)
-        embedding = x.reshape(len(x), -1)
+        embedding = x.reshape(x.shape[0], -1)
         fc = Dense(self.num_classes, kernel_init=glorot, name="fc", **self.types)
         return fc(Dropout(self.dropout_last)(embedding, call.keys)), kept | {"embedding": embedding}

@@ -79,7 +79,7 @@ class Schindler(Network):
         for number, layer in enumerate(self.layers()):
             frequency = max_pool(convolved(frequency, layer.frequency, "frequency", number), layer.pool)
             temporal = max_pool(convolved(temporal, layer.temporal, "temporal", number), layer.pool[::-1])
-        merged = jnp.concatenate([frequency.reshape(len(x), -1), temporal.reshape(len(x), -1)], -1)
+        merged = jnp.concatenate([frequency.reshape(x.shape[0], -1), temporal.reshape(x.shape[0], -1)], -1)
         drop = Dropout(self.dropout)
         if self.dropout_at == "merge":
             merged = drop(merged, call.keys)

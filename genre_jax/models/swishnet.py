@@ -127,6 +127,6 @@ class SwishNet(Network):
         """Returns the frame (batch,) that the classifier reads of each example."""
         frames = x.shape[1]
         if not train or keys is None or self.readout == "last":
-            return jnp.full(len(x), frames - 1)
+            return jnp.full(x.shape[0], frames - 1)
         frame_keys = layer_keys(keys, (*self.path, "readout"))
         return jax.vmap(lambda key: jax.random.randint(key, (), frames // 2, frames))(frame_keys)

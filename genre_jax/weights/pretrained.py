@@ -6,6 +6,8 @@ initialises a run from a file, a workdir, or another library's file (see `files`
 
 import contextlib
 import json
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +36,13 @@ class Trained(NamedTuple):
       config: config of the run.
       labels: classes, in the order of the logits.
       variables: {"params", "batch_stats", "frontend"}, as `forward.Forward` takes them, as host arrays.
+      notes: "source" and "licence" of published weights, where they are known.
     """
 
     config: ConfigDict
     labels: tuple[str, ...]
     variables: dict[str, Any]
+    notes: Mapping[str, str] = types.MappingProxyType({})
 
 
 def load_trained(source: str | Path) -> Trained:
@@ -97,7 +101,8 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
     expected, actual = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
     if wrong := sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)):
         raise UserError(f"the weights in {source} do not fit the config in it: {listed(wrong)} differ")
-    return Trained(config, labels, nested(arrays))
+    notes = {name: json.loads(metadata[name]) for name in ("source", "licence") if name in metadata}
+    return Trained(config, labels, nested(arrays), notes)
 
 
 def _checksum(arrays: files.Arrays, metadata: dict[str, str]) -> str:
@@ -134,7 +139,7 @@ def write(trained: Trained, path: Path, **notes: str) -> Path:
     """
     from safetensors.numpy import save
 
-    config, labels, variables = trained
+    config, labels, variables, known = trained
     _labels([*labels], "a trained network")
     configs.validate_values(config)
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
@@ -142,13 +147,17 @@ def write(trained: Trained, path: Path, **notes: str) -> Path:
         raise UserError(f"{path} is not written, because the weights hold NaN or infinity in {listed(broken)}: train again")
     values = configs.to_json(config)
     del values["init_from"], values["data"]["data_dir"], values["distill"]["teacher"]
-    parts = {
-        "genre_jax": genre_jax.__version__,
-        "config": values,
-        "labels": labels,
-        "sample_rate": config.data.sample_rate,
-        "frontend": values["frontend"],
-    } | notes
+    parts = (
+        {
+            "genre_jax": genre_jax.__version__,
+            "config": values,
+            "labels": labels,
+            "sample_rate": config.data.sample_rate,
+            "frontend": values["frontend"],
+        }
+        | known
+        | notes
+    )
     metadata = {key: json.dumps(value, allow_nan=False) for key, value in parts.items()}
     metadata["sha256"] = _checksum(arrays, metadata)
     with write_whole(path) as file:

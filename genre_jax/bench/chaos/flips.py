@@ -39,7 +39,7 @@ def read_data(folder: Path) -> Any:
 
 def read_trained(source: Path) -> Any:
     """A trained network, as prediction uses it."""
-    config, labels, variables = pretrained.load_trained(source)
+    config, labels, variables, _ = pretrained.load_trained(source)
     values = {key: value for key, value in configs.flat(config).items() if key not in configs.FREE_ON_RESUME}
     return list(values.items()), labels, jax.tree.leaves(variables)
 

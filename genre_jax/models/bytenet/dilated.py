@@ -137,7 +137,7 @@ def over_chunks(shape: tuple[int, ...], body: Callable[[Any, int, Any], Any], ca
     `shape` (batch, time, features) is the shape of the widest of these arrays over all time.
     """
     batch, time, features = shape
-    size = min(time, max(1, cpu.chunk_size() // (batch * features)))
+    size = cpu.chunk_length(time, batch * features)
     count, rest = divmod(time, size)
     if count > 1:
         carry = lax.fori_loop(0, count, lambda i, carry: body(i * size, size, carry), carry)

@@ -1,0 +1,53 @@
+"""Export a trained network into a single file: `python -m genre_jax.export --output=FILE [--workdir=DIR|NAME] [--format=…]`.
+
+The file holds the front end, the network and its labels: waveforms in, probabilities and embeddings out. Without --workdir it
+holds the published taggers musicnn and musicnn-mtt. --format=web writes a folder with a page that tags songs in the browser.
+docs/export.md describes the formats, docs/web.md the page.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from genre_jax import console, export
+from genre_jax.console import UserError, say
+from genre_jax.export.description import WAVEFORMS
+
+WEB = "web"
+
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string("workdir", None, "Finished run, a file of it, or published weights; default: musicnn and musicnn-mtt.")
+    flags.DEFINE_enum("format", "onnx", [*export.FORMATS, WEB], "Format of the file, or web for a page.")
+    flags.DEFINE_string("output", None, "File to write; with --format=web a folder.")
+    flags.DEFINE_enum("waveform", "int16", WAVEFORMS, "Type of the input: 16-bit samples, or floats in [-1, 1).")
+    flags.DEFINE_enum("weights", "float32", ["float32", "float16"], "float16 halves the file; probabilities change.")
+    flags.DEFINE_string("licence", "", "Licence of the weights, for the metadata; published weights have theirs.")
+
+
+def main(argv: list[str]) -> None:
+    """Write the file, and print what it is."""
+    args = flags.FLAGS
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: the network is named by --workdir, the file by --output")
+    if not args.output:
+        raise UserError("--output is needed: the file to write, such as --output=model.onnx")
+    if not Path(args.output).parent.is_dir():
+        raise UserError(f"--output={args.output}: the folder {Path(args.output).parent} does not exist")
+    options = {"waveform": args.waveform, "weights": args.weights, "licence": args.licence}
+    written = export.write(args.workdir, args.output, args.format, **options)
+    about = written.description
+    say(
+        f"wrote {written.path}, {written.path.stat().st_size / 1e6:.1f} MB: windows of "
+        f"{about.samples / about.sample_rate:g} s at {about.sample_rate} Hz, {len(about.labels)} labels"
+    )
+    if written.difference is None:
+        say("not compared with JAX, because the runtime of this format is missing: pip install 'genre_jax[export]'")
+    else:
+        say(f"largest difference of a probability between the file and JAX on three test signals: {written.difference:.1g}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    console.run(main)

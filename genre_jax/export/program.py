@@ -1,0 +1,96 @@
+"""The program that is exported: windows → (probabilities, embedding), with the front end inside, as a pure function.
+
+The program is free of what a platform needs: no form for XLA's CPU backend, no chunks that save memory, no loop over the blocks
+of a ByteNet, and the Fourier transform as a matrix product, because not all targets have one. It computes in float32, whatever
+the type of the run.
+"""
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import genre_jax
+from genre_jax import checksum, forward, parallel
+from genre_jax.export.description import Description
+from genre_jax.trained import Networks
+
+OUTPUTS = ("probabilities", "embedding")
+
+
+class Program(NamedTuple):
+    """What is exported.
+
+    Attributes:
+      variables: the weights, a list with an entry for each network.
+      networks: the networks, as functions of (variables, batch).
+      columns: for each network the labels that are kept.
+      description: of the file.
+    """
+
+    variables: list[Any]
+    networks: list[forward.Forward]
+    columns: list[list[int]]
+    description: Description
+
+    def __call__(self, variables: list[Any], *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return probabilities (batch, labels) and embeddings (batch, dimensions) for the inputs of the description."""
+        batch = dict(zip(self.description.inputs, inputs, strict=True))
+        if self.description.waveform == "float32":
+            batch["audio"] = batch["audio"] * 32768
+        outputs = [network(weights, batch) for network, weights in zip(self.networks, variables, strict=True)]
+        activation = jax.nn.softmax if self.description.task == "single" else jax.nn.sigmoid
+        probabilities = [
+            activation(logits) if len(kept) == logits.shape[-1] else activation(logits)[:, np.array(kept)]
+            for (logits, _), kept in zip(outputs, self.columns, strict=True)
+        ]
+        return jnp.concatenate(probabilities, 1), jnp.concatenate([kept["embedding"] for _, kept in outputs], 1)
+
+    def specs(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Name → (shape without the batch, dtype) of the inputs."""
+        every = {"audio": ((self.description.samples,), np.dtype(self.description.waveform)), "maximum": ((), np.float32)}
+        return {name: every[name] for name in self.description.inputs}
+
+
+@contextlib.contextmanager
+def program(networks: Networks, name: str, waveform: str, licence: str) -> Iterator[Program]:
+    """Yield the program of trained networks. It must be traced inside this context."""
+    configs = [run.config.copy_and_resolve_references() for run in networks.runs]
+    variables = [jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(run.variables)) for run in networks.runs]
+    for config in configs:
+        with config.unlocked():
+            config.dtype = "float32"
+            if config.model.name == "bytenet":
+                config.model.update(backend="lax", remat="none", time_shards=1)
+    flat = {
+        f"{number}/{key}": leaf
+        for number, tree in enumerate(variables)
+        for key, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()
+    }
+    notes = networks.runs[0].notes
+    description = Description(
+        name=name,
+        labels=networks.labels,
+        task=networks.task,
+        sample_rate=networks.sample_rate,
+        samples=networks.samples,
+        hop=networks.hop,
+        waveform=waveform,
+        inputs=("audio", "maximum") if any(config.augment.gain_cap for config in configs) else ("audio",),
+        conditioning=tuple(networks.conditioning),
+        licence=licence or notes.get("licence", ""),
+        source=notes.get("source", ""),
+        weights_sha256=checksum.of_arrays(flat),
+        version=genre_jax.__version__,
+    )
+    parallel.compile_for([types.SimpleNamespace(platform="export")])
+    try:
+        built = [forward.build(config, len(run.labels)) for config, run in zip(configs, networks.runs, strict=True)]
+        yield Program(variables, built, networks.columns, description)
+    finally:
+        parallel.compile_for([])

@@ -1,0 +1,95 @@
+"""Run an exported file: the same windows and votes as a workdir, without JAX for .onnx and .tflite."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genre_jax.console import UserError
+from genre_jax.export.description import KEY, Description, from_json
+
+Call = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
+BATCH = 8  # windows that onnxruntime gets at a time
+
+
+class Exported:
+    """An exported file as a `tagger.Network`.
+
+    Attributes:
+      description: what the file says about itself.
+      labels, task, sample_rate, samples, hop, conditioning, batch_size: as in `tagger.Network`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises `UserError` if it is missing, damaged or not of `genre_jax.export`, or lacks its runtime."""
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: python -m genre_jax.export --output={path} writes it")
+        opener, runtime = OPENERS[path.suffix]
+        try:
+            text, self._call = opener(path.read_bytes())
+            self.description: Description = from_json(text)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        except ImportError as error:
+            raise UserError(f"{path} needs {runtime}: pip install 'genre_jax[export]' ({error})") from error
+        except Exception as error:  # each runtime has its own exceptions for a damaged file
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path} is damaged, or was not written by genre_jax.export: {first:.120}") from error
+        self.labels, self.task = self.description.labels, self.description.task
+        self.sample_rate, self.samples, self.hop = (
+            self.description.sample_rate,
+            self.description.samples,
+            self.description.hop,
+        )
+        self.conditioning = list(self.description.conditioning)
+        self.batch_size = 1 if path.suffix == ".tflite" else BATCH
+
+    def scores(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities and embeddings as `tagger.Network` does."""
+        inputs = {name: batch[name] for name in self.description.inputs}
+        if self.description.waveform == "float32":
+            inputs["audio"] = inputs["audio"] / np.float32(32768)
+        probabilities, embeddings = self._call(inputs)
+        return probabilities, embeddings
+
+
+def _onnx(content: bytes) -> tuple[str, Call]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(content, options, providers=onnxruntime.get_available_providers())
+    return session.get_modelmeta().custom_metadata_map.get(KEY, "null"), lambda inputs: session.run(None, inputs)
+
+
+def _litert(content: bytes) -> tuple[str, Call]:
+    from genre_jax.export import litert
+
+    return _attached(content), litert.opened(content)
+
+
+def _stablehlo(content: bytes) -> tuple[str, Call]:
+    from genre_jax.export import stablehlo
+
+    return _attached(content), stablehlo.opened(content)
+
+
+def _attached(content: bytes) -> str:
+    """The description in the zip file that the file is, or that stands at its end."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read(f"{KEY}.json").decode()
+
+
+OPENERS: dict[str, tuple[Callable[[bytes], tuple[str, Any]], str]] = {
+    ".onnx": (_onnx, "onnxruntime"),
+    ".stablehlo": (_stablehlo, "JAX"),
+    ".tflite": (_litert, "ai-edge-litert"),
+}
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether a source has the name of an exported file."""
+    return Path(source).suffix in OPENERS
