@@ -14,7 +14,8 @@ from genre_jax.console import UserError, say
 
 
 def define_flags(work: str) -> None:
-    """Define --beam_runner and --beam_option. `work` is a verb that says what the workers do."""
+    """Define --beam_runner and --beam_option, among the flags of the caller. `work` is a verb: what the workers do."""
+    flags.disclaim_key_flags()
     flags.DEFINE_string(
         "beam_runner", None, f"{work} on Apache Beam with DirectRunner, DataflowRunner, FlinkRunner or SparkRunner."
     )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from genre_jax.tagger import Tagger
 
 VERSION = 1  # of the manifest and the columns
+PUBLISHED = "musicnn and musicnn-mtt"  # the weights without --workdir
 MEAN = "mean"  # value of --embeddings
 COLUMNS = ("path", "seconds", "windows", "error", "embedding")  # beside the labels
 _MANIFEST, _PATHS = "_manifest.json", "_paths"
@@ -53,7 +54,7 @@ class Manifest:
       labels: the labels, in the order of their columns.
       task: "single" if a window has one label, "multi" if it may have several.
       sample_rate: sample rate of the networks' input, in Hz.
-      hop: hop between windows in seconds; 0: the hop of the run's evaluation.
+      hop: hop between windows in seconds.
       embeddings: whether the parts have the column "embedding".
       version: `VERSION`.
     """
@@ -128,7 +129,8 @@ class Job:
 
 
 def define_flags() -> None:
-    """Define the flags that `tag` has for many files."""
+    """Define the flags that `tag` has for many files. The help lists them with those of the caller."""
+    flags.disclaim_key_flags()
     flags.DEFINE_string(
         "list", None, "Text file with one path of an audio file or folder per line, to be tagged as well; -: standard input."
     )
@@ -204,12 +206,12 @@ def _begin(folder: Path, files: Sequence[str], tagger: "Tagger", sources: Sequen
         files_per_part=args.files_per_part,
         base=base,
         paths_sha256=_paths_sha256(files, base) if files else stored.paths_sha256 if stored else "",
-        weights=", ".join(sources) or "musicnn, musicnn-mtt",
-        weights_sha256=weights_sha256(sources),
+        weights=sources[0] if sources else PUBLISHED,
+        weights_sha256=weights_sha256(tagger, sources),
         labels=tuple(tagger.labels),
         task=tagger.task,
         sample_rate=tagger.sample_rate,
-        hop=args.hop,
+        hop=(round(args.hop * tagger.sample_rate) or tagger.network.hop) / tagger.sample_rate,
         embeddings=args.embeddings == MEAN,
     )
     if stored:
@@ -258,23 +260,17 @@ def _paths_sha256(files: Sequence[str], base: str) -> str:
     return digest.hexdigest()
 
 
-def weights_sha256(sources: Sequence[str]) -> str:
-    """Return the checksum of the weights of all `sources` (none: the published taggers), with their configs and labels."""
-    digests = []
-    for source in sources or _published():
-        if os.path.isfile(source) and not source.endswith(".safetensors"):  # an exported file, which needs no JAX
-            digests.append(checksum.of_file(source))
-            continue
-        from genre_jax.weights import pretrained
+def weights_sha256(tagger: "Tagger", sources: Sequence[str]) -> str:
+    """Return the checksum of the file of `genre_jax.export`, or of the weights, configs and labels, that `tagger` uses."""
+    from genre_jax.export import runtime
 
-        digests.append(pretrained.sha256(pretrained.load_trained(source)))
-    return checksum.of_json(digests)
+    if isinstance(tagger.network, runtime.Exported):
+        return checksum.of_file(sources[0])
+    from genre_jax.trained import Networks
+    from genre_jax.weights import pretrained
 
-
-def _published() -> tuple[str, ...]:
-    from genre_jax.weights import musicnn
-
-    return musicnn.BOTH
+    assert isinstance(tagger.network, Networks)
+    return checksum.of_json([pretrained.sha256(run) for run in tagger.network.runs])
 
 
 def _write_paths(path: Path, files: Sequence[str], files_per_part: int) -> None:
@@ -327,12 +323,13 @@ def tag_part(number: int, job: Job) -> None:
 @functools.cache
 def _tagger(sources: tuple[str, ...], sha256: str) -> "Tagger":
     """Load the networks. Raises `UserError` if their weights are not those with which the command was begun."""
-    if (found := weights_sha256(sources)) != sha256:
+    tagger = genre_jax.load(*sources)
+    if (found := weights_sha256(tagger, sources)) != sha256:
         raise UserError(
-            f"the weights {', '.join(sources)} on this Beam worker have the sha256 {found[:12]}…, and {sha256[:12]}… is "
-            "expected: every Beam worker must see the same workdir"
+            f"the weights {sources[0] if sources else PUBLISHED} on this Beam worker have the sha256 {found[:12]}…, and "
+            f"{sha256[:12]}… is expected: every Beam worker must see the same workdir"
         )
-    return genre_jax.load(*sources)
+    return tagger
 
 
 def _rows(results: Iterable[tuple[Item, Result]], job: Job, tagger: "Tagger") -> Iterator[dict[str, Any]]:

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from conftest import CLASSES, ROOT, small_config, tone_clip
+from conftest import CLASSES, ROOT, finish, run_module, small_config, tone_clip
 from damage import initial_run, write_run
 
 import genre_jax
-from genre_jax import tag, tag_files, tag_inputs
+from genre_jax import export, tag, tag_files, tag_inputs
 from genre_jax.console import UserError
 
 RATE, PER_PART = 8000, 3
@@ -28,9 +28,9 @@ FLAGS |= {"files_per_part": PER_PART, "beam_runner": None, "beam_option": []}
 SILENT = "the mono mix is silent: no sample exceeds 0.0001 of full scale"
 
 
-def noisy_run(data_dir: Path, folder: Path, seed: int = 0) -> Path:
+def noisy_run(data_dir: Path, folder: Path, seed: int = 0, model: str = "snn") -> Path:
     """Write a run with random weights, whose predictions differ from file to file; return its workdir."""
-    config, rng = small_config(data_dir, "snn", evaluate__hop=1300), np.random.default_rng(seed)
+    config, rng = small_config(data_dir, model, evaluate__hop=1300), np.random.default_rng(seed)
     _, state = initial_run(config, folder / "initial")
     params = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), state.params)
     write_run(folder / "run", config, state.replace(params=params))
@@ -152,16 +152,23 @@ def test_lack_of_memory_is_a_row(run_tag, files, tmp_path, monkeypatch):
     assert rows(tmp_path / "tags")[0]["error"] == "tagging needs more memory than this machine has free"
 
 
-def test_an_exported_file_needs_no_workdir(run_tag, workdir, files, tmp_path, monkeypatch):
-    """Anything that `genre_jax.load` returns for a file will do, if it has `tags`, `labels`, `task` and `sample_rate`."""
-    (tmp_path / "model.onnx").write_bytes(b"x")
-    tagger = genre_jax.load(workdir)
-    exported = SimpleNamespace(tags=tagger.tags, labels=["a", "b", "c", "d"], task="multi", sample_rate=RATE)
-    monkeypatch.setattr(genre_jax, "load", lambda path: exported if Path(path).suffix == ".onnx" else None)
-    run_tag(tmp_path / "tags", files[1], workdir=str(tmp_path / "model.onnx"))
-    assert [*rows(tmp_path / "tags")[0]][-4:] == exported.labels
-    (tmp_path / "model.onnx").write_bytes(b"y")
-    run_tag(tmp_path / "tags", files[1], workdir=str(tmp_path / "model.onnx"), fails="was begun with the weights .*model.onnx")
+def test_an_exported_file_needs_no_jax(run_tag, tones, files, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra [export])")
+    workdir = noisy_run(tones, tmp_path, model="resnet")
+    export.write(genre_jax.load(workdir), tmp_path / "model.onnx", format="onnx")
+    arguments = (
+        f"--workdir={tmp_path}/model.onnx",
+        f"--output={tmp_path}/tags",
+        "--files_per_part=3",
+        "--workers=1",
+        *files[1:4],
+    )
+    finish(run_module("genre_jax.tag", *arguments, hide=("jax", "flax", "tensorflow")))
+    run_tag(tmp_path / "here", *files[1:4], workdir=str(workdir))
+    for row, expected in zip(rows(tmp_path / "tags"), rows(tmp_path / "here"), strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+    assert run_tag(tmp_path / "tags", *files[1:4], workdir=f"{tmp_path}/model.onnx").startswith("resuming: 1 of 1 parts")
+    run_tag(tmp_path / "tags", *files[1:4], workdir=str(workdir), fails=r"was begun with the weights .*model\.onnx \(sha256")
 
 
 # ---------------------------------------------------------------- restart
@@ -241,7 +248,7 @@ def test_another_list_weights_or_hop_are_refused(run_tag, workdir, tones, files,
     end = ": run the first command again, or choose another --output$"
     run_tag(folder, *files[:3], fails=f"tags was begun with another list of 2 files, and this command lists 3{end}")
     run_tag(folder, files[1], files[0], fails=f"tags was begun with another list of 2 files, and this command lists 2{end}")
-    run_tag(folder, *files[:2], hop=0.1, fails=rf"tags was begun with hop 0\.0, and this command has hop 0\.1{end}")
+    run_tag(folder, *files[:2], hop=0.1, fails=rf"tags was begun with hop 0\.1625, and this command has hop 0\.1{end}")
     run_tag(
         folder, *files[:2], files_per_part=5, embeddings="mean",
         fails=f"with files_per_part 3, embeddings False, and this command has files_per_part 5, embeddings True{end}",
@@ -353,11 +360,11 @@ def test_beam_writes_the_same_rows_and_loads_the_network_once(run_tag, files, tm
 def test_parts_that_beam_loses_and_other_weights_on_a_worker_are_sentences(run_tag, files, tmp_path, fake_beam, monkeypatch):
     options = {"beam_runner": "DirectRunner"}
     answers = iter("ab")
-    monkeypatch.setattr(tag_files, "weights_sha256", lambda sources: next(answers))
+    monkeypatch.setattr(tag_files, "weights_sha256", lambda *_: next(answers))
     run_tag(
         tmp_path / "a", *files, **options, fails="^the weights /.* on this Beam worker have the sha256 b…, and a… is expected"
     )
-    monkeypatch.setattr(tag_files, "weights_sha256", lambda sources: "a")
+    monkeypatch.setattr(tag_files, "weights_sha256", lambda *_: "a")
     monkeypatch.setattr(tag_files, "_write", lambda *_: None)
     run_tag(
         tmp_path / "b", *files, **options,
