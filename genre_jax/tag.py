@@ -1,4 +1,4 @@
-"""Tag audio: `python -m genre_jax.tag FILE|FOLDER|-… [--workdir=DIR|NAME] [--json|--csv] [--embeddings=FILE]`.
+"""Tag audio: `python -m genre_jax.tag FILE|FOLDER|-… [--list=FILE] [--workdir=DIR|NAME] [--json|--csv] [--embeddings=FILE]`.
 
 Without --workdir, the published taggers musicnn and musicnn-mtt give genres, eras, moods, voices and instruments; they are
 fetched on first use. --workdir takes a trained run, one of them alone, a file of `genre_jax.save_pretrained`, or hf://….
@@ -8,7 +8,7 @@ file that exists needs no --, also if its name begins with a dash. Output: the -
 over time, or one JSON object (--json) or one CSV row (--csv) per file. A file that cannot be read or is silent is one line on
 standard error; the others are tagged, and the exit status is 1.
 
-`tagger.py` holds the Python API.
+With --output=FOLDER the tags of many files are written as Parquet (`tag_files.py`). `tagger.py` holds the Python API.
 """
 
 import csv
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from genre_jax import console, tag_inputs
+from genre_jax import console, tag_files, tag_inputs
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError, say
 from genre_jax.logbook import clock
@@ -107,9 +107,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("json", False, "Print one JSON object per file, with the probabilities of the file and of each window.")
     flags.DEFINE_bool("csv", False, "Print one CSV row per file: file, seconds, and the probability of each label.")
-    flags.DEFINE_string("embeddings", None, "Write path, start (s) and embedding of each window to this .npz file.")
+    flags.DEFINE_string(
+        "embeddings", None, "Write path, start (s) and embedding of each window to this .npz file; with --output: mean."
+    )
     flags.DEFINE_integer("top", None, "Number of labels shown per file; default 10, or 5 of exclusive classes.", lower_bound=1)
     flags.DEFINE_float("hop", 0.0, "Hop between windows in seconds; 0: the hop of the run's evaluation.", lower_bound=0.0)
+    tag_files.define_flags()
 
 
 class _Table:
@@ -133,6 +136,10 @@ class _Table:
 def main(argv: list[str]) -> int:
     """Tag the files. A file that cannot be read is reported on standard error, and the exit status is then 1."""
     args, names = flags.FLAGS, argv[1:]
+    if args.list:
+        names = [*names, *tag_inputs.listed(args.list)]
+    if args.output:
+        return tag_files.main(args, names)
     if not names:
         raise UserError("at least one audio file or folder is needed: python -m genre_jax.tag SONG.mp3")
     if args.json and args.csv:

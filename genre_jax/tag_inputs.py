@@ -44,6 +44,21 @@ def audio_files(name: str) -> list[str]:
     return found
 
 
+def listed(path: str) -> list[str]:
+    """Returns the lines of a text file (-: of standard input) that are not blank: the names of files and folders.
+
+    Relative names start from the present folder. Raises `UserError` if the file cannot be read or has no such line.
+    """
+    try:
+        content = sys.stdin.buffer.read() if path == STANDARD_INPUT else Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"--list={path} cannot be read: {error.strerror}") from error
+    names = [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n") if line.strip()]
+    if not names:
+        raise UserError(f"--list={path} names no file: it must have the path of one audio file or folder per line")
+    return names
+
+
 def all_audio_files(names: Sequence[str]) -> tuple[list[str], int]:
     """Returns the audio files of all names, and how many names failed. Each failure is a line on standard error."""
     files: list[str] = []

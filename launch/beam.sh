@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
-# Prepares a data set with Apache Beam, on this machine or on a cluster. The shards have the same bytes as without Beam.
+# Prepares a data set or tags many files with Apache Beam, on this machine or on a cluster. The result is that without Beam.
 #
 #   launch/beam.sh --runner=direct [--workers=8] [--dry_run] -- PREPARE'S ARGUMENTS
 #   launch/beam.sh --runner=flink --master=HOST:8081 -- --dataset=audioset_music --source=/shared/A --data_dir=/shared/D
 #   launch/beam.sh --runner=spark --master=spark://HOST:7077 -- …
 #   launch/beam.sh --runner=dataflow --project=P --region=R --temp=gs://BUCKET/tmp --image=IMAGE -- …
+#   launch/beam.sh --command=tag --runner=direct -- --list=FILES.txt --output=TAGS
 #
 # Needs the extra [beam] in an environment without constraints.txt (docs/data.md); Flink and Spark also need Java here.
 # The interpreter is $PYTHON, otherwise python3. On a cluster --image is a container image with genre_jax and its extra [beam].
-# All workers must see the source and the data directory under the same paths: a shared file system that the workers, or the
-# containers, mount. prepare does not read from buckets or write to them; on Dataflow, mount the bucket or a Filestore share.
-# --workers: number of processes (direct) or parallel tasks. --dry_run: prints the command, and starts nothing.
-# Stop: Ctrl-C; on a cluster also cancel the job there. Resume: the same command again; finished shards are kept.
+# All workers must see the input and the output under the same paths: a shared file system that the workers, or the
+# containers, mount. Buckets are neither read nor written; on Dataflow, mount the bucket or a Filestore share.
+# --command: prepare (the default) or tag. --workers: number of processes (direct) or parallel tasks.
+# --dry_run: prints the command, and starts nothing.
+# Stop: Ctrl-C; on a cluster also cancel the job there. Resume: the same command again; finished shards and parts are kept.
 set -u
 
-runner='' master='' project='' region='' temp='' image='' workers='' dry_run=''
+runner='' command=prepare master='' project='' region='' temp='' image='' workers='' dry_run=''
 fail() { echo "error: $*" >&2; exit 1; }
 while [ $# -gt 0 ]; do
   case $1 in
     --runner=*) runner=${1#*=} ;;
+    --command=*) command=${1#*=} ;;
     --master=*) master=${1#*=} ;;
     --project=*) project=${1#*=} ;;
     --region=*) region=${1#*=} ;;
@@ -28,12 +31,16 @@ while [ $# -gt 0 ]; do
     --dry_run) dry_run=1 ;;
     --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit ;;
     --) shift; break ;;
-    *) fail "unknown argument '$1': choose --runner, --master, --project, --region, --temp, --image, --workers or --dry_run," \
-         "and write the arguments of genre_jax.prepare after --" ;;
+    *) fail "unknown argument '$1': choose --runner, --command, --master, --project, --region, --temp, --image, --workers" \
+         "or --dry_run, and write the arguments of genre_jax.prepare or genre_jax.tag after --" ;;
   esac
   shift
 done
-[ $# -gt 0 ] || fail "the arguments of genre_jax.prepare are missing: write them after --"
+case $command in
+  prepare | tag) ;;
+  *) fail "unknown --command '$command': choose one of prepare, tag" ;;
+esac
+[ $# -gt 0 ] || fail "the arguments of genre_jax.$command are missing: write them after --"
 need() { [ -n "$2" ] || fail "--runner=$runner needs $1"; }
 
 options=()
@@ -75,11 +82,11 @@ case $runner in
   dataflow) options+=("--sdk_container_image=$image") ;;
 esac
 
-command=("${PYTHON:-python3}" -m genre_jax.prepare "$@" "--beam_runner=$class")
-for option in "${options[@]}"; do command+=("--beam_option=$option"); done
+words=("${PYTHON:-python3}" -m "genre_jax.$command" "$@" "--beam_runner=$class")
+for option in "${options[@]}"; do words+=("--beam_option=$option"); done
 if [ -n "$dry_run" ]; then
-  printf '%q ' "${command[@]}"
+  printf '%q ' "${words[@]}"
   echo
   exit 0
 fi
-exec "${command[@]}"
+exec "${words[@]}"

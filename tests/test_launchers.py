@@ -155,6 +155,7 @@ def test_local_gives_each_process_its_devices():
             "error: --workdir in the arguments of genre_jax.main must be a URL, such as --workdir=gs://BUCKET/runs/run1, because ",
         ),
         ("beam.sh", ["--runner=samza", "--", "x"], "error: unknown --runner 'samza': choose one of direct, flink, spark, dataflow"),
+        ("beam.sh", ["--command=main", "--", "x"], "error: unknown --command 'main': choose one of prepare, tag"),
         ("beam.sh", ["--runner=flink", "--", "x"], "error: --runner=flink needs --master=HOST:8081"),
         ("kube.py", ["--image=i", "--", "x"], "error: --name is needed"),
         ("kube.py", ["--name=Run", "--image=i", "--", "x"], "error: --name must be 1 to 40 small letters, digits and hyphens "),
@@ -492,6 +493,14 @@ def test_beam_options_of_each_runner(arguments, runner, options):
     parsed = prepare_flags(words[3:])
     assert parsed["beam_runner"] == runner and parsed["source"] == "/shared/a b"
     assert options <= {option.removeprefix("--") for option in parsed["beam_option"]}
+
+
+def test_beam_also_tags():
+    words = shlex.split(
+        dry_run("beam.sh", "--command=tag", "--runner=direct", "--workers=2", mains=["--list=a b", "--output=T"])
+    )
+    assert words[1:3] == ["-m", "genre_jax.tag"] and words[3:6] == ["--list=a b", "--output=T", "--beam_runner=DirectRunner"]
+    assert words[6:] == ["--beam_option=--direct_running_mode=multi_processing", "--beam_option=--direct_num_workers=2"]
 
 
 def prepare_flags(words: list[str]) -> dict[str, object]:

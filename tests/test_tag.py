@@ -292,7 +292,8 @@ def run_tag(tagger, monkeypatch, capsys):
     """A function of file names and flags that runs the command in this process; returns exit code, output and errors."""
 
     def call(*names: object, **given) -> tuple[int, str, str]:
-        values = {"workdir": "run", "json": False, "csv": False, "embeddings": None, "top": 1, "hop": 0.0} | given
+        values = {"workdir": "run", "json": False, "csv": False, "embeddings": None, "top": 1, "hop": 0.0}
+        values |= {"list": None, "output": None} | given
         monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**values)))
         monkeypatch.setattr(tag, "Tagger", lambda workdir: tagger)
         capsys.readouterr()
@@ -342,6 +343,7 @@ def test_silence_and_channels_that_cancel_are_not_tagged(run_tag, tagger, wavs, 
 def test_embeddings_that_cannot_be_written_end_the_command_before_the_model_is_loaded(monkeypatch, tmp_path, wavs):
     monkeypatch.setattr(tag, "Tagger", lambda workdir: pytest.fail("the model was loaded"))
     values = {"workdir": "run", "json": True, "csv": False, "embeddings": f"{tmp_path}/none/e.npz"}
+    values |= {"list": None, "output": None}
     monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**values)))
     with pytest.raises(
         UserError, match=rf"^--embeddings={tmp_path}/none/e.npz: the folder {tmp_path}/none does not exist: create"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from genre_jax import console
+from genre_jax import beam, console
 from genre_jax.console import UserError, say
 from genre_jax.data import locate
 from genre_jax.datasets import DATASETS
@@ -54,10 +54,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("labels", None, "AudioSet only: a CSV file of classes (column mid) that replaces the 67 music classes.")
     flags.DEFINE_string("subset", None, "AudioSet only: N[:SEED] keeps N clips of the unbalanced list, drawn with this seed.")
-    flags.DEFINE_string(
-        "beam_runner", None, "Decode on Apache Beam with DirectRunner, DataflowRunner, FlinkRunner or SparkRunner."
-    )
-    flags.DEFINE_multi_string("beam_option", [], "One option of the Beam pipeline, such as --project=P. Can be repeated.")
+    beam.define_flags("Decode")
     flags.DEFINE_float("validation", 0.1, "Share of the tracks in the validation split, if the source defines no split.")
     flags.DEFINE_float("test", 0.1, "Share of the tracks in the test split, if the source defines no split.")
     flags.DEFINE_integer("workers", None, "Number of processes that decode. The default is one per core.")
@@ -102,7 +99,7 @@ def main(argv: list[str]) -> int:
         memory_gb=args.memory_gb,
         overwrite=args.overwrite,
         condition=condition.parse(args.condition),
-        beam=None if args.beam_runner is None else [f"--runner={args.beam_runner}", *args.beam_option],
+        beam=beam.options(args),
         **{key: value for key in ("split", "labels", "subset") if (value := args[key].value) is not None},
     )
     passport = locate.read_passport(folder)

@@ -112,6 +112,11 @@ def _checksum(arrays: files.Arrays, metadata: dict[str, str]) -> str:
     return json.dumps(checksum.of_json([checksum.of_arrays(arrays), rest]))
 
 
+def sha256(trained: Trained) -> str:
+    """Return a checksum of the weights, the config and the labels of a trained network, 64 hexadecimal digits."""
+    return checksum.of_json([checksum.of_arrays(_flat(trained.variables)), configs.to_json(trained.config), trained.labels])
+
+
 def save_pretrained(workdir: str | Path, path: str | Path) -> Path:
     """Write the trained network of `workdir` into one .safetensors file for `genre_jax.load` and `config.init_from`.
 
