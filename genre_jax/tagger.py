@@ -84,7 +84,7 @@ class Network(Protocol):
     sample_rate: int
     samples: int
     hop: int
-    conditioning: Sequence[str]
+    conditioning: list[str]
     batch_size: int
 
     def scores(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

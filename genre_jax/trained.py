@@ -18,7 +18,7 @@ class Networks:
 
     Attributes:
       runs: config, labels and variables of each network.
-      name: of the first source, or "musicnn" for the published taggers together.
+      name: names of the sources.
       columns: for each network the numbers of its labels that are kept.
       labels, task, sample_rate, samples, hop, conditioning, batch_size: as in `tagger.Network`.
     """
@@ -28,7 +28,7 @@ class Networks:
         self.runs = [pretrained.load_trained(source) for source in sources or musicnn.BOTH]
         for source, run in zip(sources, self.runs, strict=False):
             _check_alike(sources[0], self.runs[0].config, source, run.config)
-        self.name = Path(sources[0]).resolve().stem if sources else musicnn.BOTH[0]
+        self.name = " and ".join(map(_name, sources or musicnn.BOTH))
         config = self.runs[0].config
         self.task = evaluate.task(config)
         self.sample_rate, self.samples = config.data.sample_rate, config.data.samples
@@ -47,6 +47,12 @@ class Networks:
             for (logits, _), kept in zip(outputs, self.columns, strict=True)
         ]
         return np.concatenate(probabilities, 1), np.concatenate([np.asarray(output[1], np.float32) for output in outputs], 1)
+
+
+def _name(source: str | Path) -> str:
+    """The name of published weights, of a workdir, or of a file without its ending."""
+    path = Path(source).resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def _check_alike(first: str | Path, config: ConfigDict, other: str | Path, its: ConfigDict) -> None:

@@ -201,7 +201,7 @@ def test_tag_conditions_a_file_as_prepare_did(tmp_path):
     tags = tagger.tags(file)
     conditioned = condition.apply(steps, audio.load(file, RATE).samples, RATE)
     assert tags.seconds == len(conditioned) / RATE < 18_000 / RATE
-    tagger.config.data.conditioning = []
+    tagger.network.conditioning = []
     np.testing.assert_allclose(tags.probabilities, tagger.tags(conditioned, RATE).probabilities, atol=1e-6)
     assert np.abs(tags.probabilities.mean(0) - tagger.tags(file).probabilities.mean(0)).max() > 1e-4
     with pytest.raises(UserError, match="was prepared with conditioning .*equalise_loudness.*, and the config asks for"):

@@ -6,6 +6,7 @@ import sys
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import CLASSES, ROOT, finish, run_module, small_config
@@ -15,7 +16,7 @@ import genre_jax
 from genre_jax import export, trained
 from genre_jax.console import UserError
 from genre_jax.export import FORMATS, description, graph, rules, runtime, writer
-from genre_jax.export.trace import with_split_sums
+from genre_jax.export.trace import portable
 from genre_jax.loop import train_and_evaluate
 from genre_jax.tagger import Tagger
 
@@ -24,7 +25,7 @@ pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed: p
 
 # Network of small_run.py → changes of its config: an overlapping hop, a gain cap, statistics of the front end, several labels.
 RUNS = {
-    "bytenet": {"evaluate__hop": 1300, "model__instance_norm": True},
+    "bytenet": {"evaluate__hop": 1300},
     "resnet": {"augment__gain_cap": 0.3, "frontend__scale": "standardise"},
     "snn": {"loss__name": "sigmoid"},
 }
@@ -155,19 +156,31 @@ def test_long_sums_are_split_and_equal():
     def function(x):
         return {"mean": jax.jit(lambda y: y.mean(1))(x), "sum": x.sum((1, 2))}
 
-    split = with_split_sums(function)
+    split = portable(function)
     assert str(jax.make_jaxpr(split)(x)).count("reduce_sum") > str(jax.make_jaxpr(function)(x)).count("reduce_sum")
     for name, value in split(x).items():
         np.testing.assert_allclose(value, function(x)[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [400, 625, 2048])
+def test_fourier_transforms_of_other_lengths_are_products(length):
+    x = np.random.default_rng(0).normal(size=(2, 3, length)).astype(np.float32)
+    function = portable(jnp.fft.rfft)
+    assert ("dot_general" in str(jax.make_jaxpr(function)(x))) == (length != 2048)
+    np.testing.assert_allclose(function(x), np.fft.rfft(x.astype(np.float64)), atol=1e-6 * length)
+    with pytest.raises(
+        UserError, match="^the Fourier transform of 6000 samples cannot be exported: at most 4096, or a power of two$"
+    ):
+        function(np.zeros(6000, np.float32))
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"target": "model.tflite"}, "a file of the format onnx must end in .onnx, and 'model.tflite' does not"),
-        ({"format": "coreml"}, "unknown format 'coreml': choose one of onnx, litert, stablehlo"),
-        ({"waveform": "float64"}, "unknown waveform 'float64': choose one of int16, float32"),
-        ({"weights": "int8"}, "unknown weights 'int8': choose one of float32, float16"),
+        ({"format": "coreml"}, "unknown format 'coreml': choose one of litert, onnx, stablehlo"),
+        ({"waveform": "float64"}, "unknown waveform 'float64' (did you mean 'float32'?): choose one of float32, int16"),
+        ({"weights": "int8"}, "unknown weights 'int8': choose one of float16, float32"),
     ],
 )
 def test_illegal_arguments(workdirs, arguments, sentence):

@@ -68,7 +68,7 @@ def test_load_and_predict_leave_the_settings_of_the_process(tones, tmp_path, dty
             assert jax.config.jax_enable_x64 is not double
         np.testing.assert_array_equal(tags.probabilities, expected.probabilities)
         np.testing.assert_array_equal(tags.embeddings, expected.embeddings)
-        logits, _ = tagger._networks[0]({"audio": np.zeros((8, 2000), np.int16), "maximum": np.zeros(8, np.float32)})
+        logits, _ = tagger.network.networks[0]({"audio": np.zeros((8, 2000), np.int16), "maximum": np.zeros(8, np.float32)})
         assert logits.dtype == dtype
     assert logging.get_verbosity() == verbosity
 

@@ -123,19 +123,19 @@ def test_the_checkpoint_is_the_one_that_was_evaluated(workdir, tagger, wavs, tmp
 
 def test_a_network_that_computes_nan_is_refused(workdir, clips, wavs):
     tagger = genre_jax.load(workdir)
-    scores, start = tagger._scores, tagger.tags(wavs[5]).starts[1]
+    scores, start = tagger.network.scores, tagger.tags(wavs[5]).starts[1]
 
     def broken(batch):
         logits, embeddings = map(np.array, scores(batch))
         logits[1, 2] = np.nan
         return logits, embeddings
 
-    tagger._scores = broken
+    tagger.network.scores = broken
     with pytest.raises(
         UserError, match=f"^{wavs[5]}: the network computes NaN or infinity for 1 of .* window at {start:g} s: its"
     ):
         tagger.tags(wavs[5])
-    tagger._scores = lambda batch: (scores(batch)[0], np.full((8, 8), np.inf))
+    tagger.network.scores = lambda batch: (scores(batch)[0], np.full((8, 8), np.inf))
     with pytest.raises(UserError, match="^the network computes NaN or infinity for .* first for the window at 0 s"):
         tagger.predict(clips[5], RATE)
 

@@ -24,7 +24,7 @@ LAZY = ("broadcast_in_dim", "dim_as_value", "iota")  # computed constants of the
 
 
 def convert(
-    function: Callable[..., Sequence[jax.Array]],
+    function: Callable[..., Any],
     variables: Any,
     inputs: dict[str, tuple[tuple[int, ...], Any]],
     outputs: Sequence[str],
@@ -34,7 +34,7 @@ def convert(
     """Return the ONNX model of a function.
 
     Args:
-      function: (variables, *inputs) → outputs; all arrays begin with the batch.
+      function: (variables, *inputs) → a sequence of outputs; all arrays begin with the batch.
       variables: a tree of arrays, which become constants of the model.
       inputs: name → (shape without the batch, dtype).
       outputs: names of the outputs.
@@ -45,24 +45,26 @@ def convert(
     (batch,) = jax_export.symbolic_shape("batch")
     specs = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in inputs.values()]
     closed = jax.make_jaxpr(function)(jax.eval_shape(lambda: variables), *specs)
-    leaves = jax.tree.leaves(variables)
+    results: Sequence[Any] = closed.jaxpr.outvars
     graph = Graph(Constants(halved), batch)
+    graph.nodes.append(helper.make_node("Shape", [next(iter(inputs))], [BATCH], start=0, end=1))
+    weights = [Constant(np.asarray(leaf), weight=True) for leaf in jax.tree.leaves(variables)]
     arguments = [Tensor(name, spec.shape) for name, spec in zip(inputs, specs, strict=True)]
-    first = helper.make_node("Shape", [next(iter(inputs))], [BATCH], start=0, end=1)
-    weights = [Constant(np.asarray(leaf), weight=True) for leaf in leaves]
-    results = run(graph, closed.jaxpr, closed.consts, [*weights, *arguments])
-    for name, result, variable in zip(outputs, results, closed.jaxpr.outvars, strict=True):
-        graph.nodes.append(helper.make_node("Identity", [graph.name(rules.whole(graph, result, variable.aval))], [name]))
-    nodes = _needed([first, *graph.constants.widened, *graph.nodes], outputs)
+    values = run(graph, closed.jaxpr, closed.consts, [*weights, *arguments])
+    for name, value, result in zip(outputs, values, results, strict=True):
+        graph.nodes.append(helper.make_node("Identity", [graph.name(rules.whole(graph, value, result.aval))], [name]))
+    taken = [_info(name, spec.dtype, spec.shape) for name, spec in zip(inputs, specs, strict=True)]
+    returned = [_info(name, result.aval.dtype, result.aval.shape) for name, result in zip(outputs, results, strict=True)]
+    return _model(graph, taken, returned)
+
+
+def _model(graph: Graph, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """The model of a graph, with what its outputs need."""
+    nodes = _needed([*graph.constants.widened, *graph.nodes], [info.name for info in outputs])
     read = set().union(*map(_read_by, nodes))
+    arrays = [numpy_helper.from_array(array, name) for name, array in graph.constants.arrays.items() if name in read]
     model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "genre_jax",
-            [_info(name, spec.dtype, spec.shape) for name, spec in zip(inputs, specs, strict=True)],
-            [_info(name, out.aval.dtype, out.aval.shape) for name, out in zip(outputs, closed.jaxpr.outvars, strict=True)],
-            [numpy_helper.from_array(array, name) for name, array in graph.constants.arrays.items() if name in read],
-        ),
+        helper.make_graph(nodes, "genre_jax", inputs, outputs, arrays),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=8,
         producer_name="genre_jax",
@@ -125,11 +127,10 @@ def _apply(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
 
 def _computed(equation: Any, constants: Sequence[Constant]) -> list[Value]:
     """The outputs of an equation of constants, as constants."""
-    arrays = [constant.array for constant in constants]
     if equation.primitive.name in rules.ELEMENTWISE:
-        arrays = np.broadcast_arrays(*arrays)
+        arrays = [*np.broadcast_arrays(*(constant.array for constant in constants))]
     else:
-        arrays = [np.broadcast_to(array, atom.aval.shape) for array, atom in zip(arrays, equation.invars, strict=True)]
+        arrays = [np.broadcast_to(each.array, atom.aval.shape) for each, atom in zip(constants, equation.invars, strict=True)]
     results = equation.primitive.bind(*arrays, **equation.params)
     weight = any(constant.weight for constant in constants)
     return [Constant(np.asarray(each), weight) for each in (results if equation.primitive.multiple_results else [results])]

@@ -9,6 +9,7 @@ from genre_jax.console import UserError
 KEY = "genre_jax"  # name of the metadata entry
 FORMAT_VERSION = 1
 WAVEFORMS = ("int16", "float32")
+OUTPUTS = ("probabilities", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Graph:
         self.nodes.append(helper.make_node(kind, [self.name(each) for each in inputs], names, **attributes))
         return names
 
-    def op(self, kind: str, *inputs: "str | Value | Sequence[int]", shape: Shape, **attributes: Any) -> Tensor:
+    def op(self, kind: str, *inputs: "str | Value | Sequence[int]", shape: Sequence[Any], **attributes: Any) -> Tensor:
         """Add a node with one output of this shape."""
         return Tensor(self.node(kind, *inputs, **attributes)[0], tuple(shape))
 

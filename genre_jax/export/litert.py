@@ -6,18 +6,16 @@ description, and the labels with a line each. The batch size is 1.
 """
 
 import io
-import os
 import tempfile
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from genre_jax import console
 from genre_jax.console import UserError
-from genre_jax.export.description import KEY
-from genre_jax.export.program import OUTPUTS, Program
+from genre_jax.export.description import KEY, OUTPUTS
+from genre_jax.export.program import Program
 
 
 def convert(program: Program, halved: bool) -> bytes:
@@ -53,17 +51,3 @@ def convert(program: Program, halved: bool) -> bytes:
         archive.writestr("labels.txt", "".join(f"{label}\n" for label in program.description.labels))
     content: bytes = model + attached.getvalue()
     return content
-
-
-def opened(content: bytes) -> Callable[..., Any]:
-    """Return the function (inputs by name) → (probabilities, embedding) of a file's content, for a single window."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
-    run = interpreter.get_signature_runner()
-
-    def call(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        outputs = run(**inputs)
-        return [outputs[name] for name in OUTPUTS]
-
-    return call

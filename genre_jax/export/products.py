@@ -3,7 +3,6 @@
 JAX's networks have channels last, ONNX's convolutions channels second.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +12,9 @@ import numpy as np
 
 from genre_jax.export.graph import Constant, Graph, Pair, Part, Shape, Tensor, Unsupported
 from genre_jax.export.shapes import bounded, cast, like, out_dtype, out_shape, padded, scalar, sliced, transposed
+from genre_jax.export.trace import fourier_matrices
 
-LARGEST_DFT = 4096  # samples up to which a Fourier transform is a matrix product; its matrices then hold at most 67 MB
+LARGEST_DFT = 1024  # samples up to which a product is faster than the node DFT, and its matrices are small (4 MB)
 
 
 def dot_general(graph: Graph, equation: Any, x: Part, y: Part) -> Part:
@@ -146,24 +146,14 @@ def window(graph: Graph, x: Part, axes: Sequence[int], starts: Sequence[Part], s
 
 
 def fourier(graph: Graph, equation: Any, x: Part) -> Pair:
-    """The Fourier transform of real numbers along the last dimension."""
-    params = equation.params
-    (length,) = params["fft_lengths"] if len(params["fft_lengths"]) == 1 else (0,)
-    if params["fft_type"] != jax.lax.FftType.RFFT or not length:
+    """The Fourier transform of real numbers along the last dimension. `trace.portable` leaves only powers of two."""
+    params, shape = equation.params, out_shape(equation)
+    length = params["fft_lengths"][-1]
+    if params["fft_type"] != jax.lax.FftType.RFFT or len(params["fft_lengths"]) > 1 or length & (length - 1):
         raise Unsupported("only the Fourier transform of real numbers along a single dimension has a rule")
-    shape = out_shape(equation)
     if length <= LARGEST_DFT:
-        matrices = _fourier_matrices(length)
-        return Pair(*(graph.op("MatMul", x, Constant(matrix), shape=shape) for matrix in matrices))
-    if length & (length - 1):  # onnxruntime loses digits there: its error is 1e-3 for 6000 samples
-        raise Unsupported(f"the Fourier transform of {length} samples has no rule: up to {LARGEST_DFT}, or a power of two")
-    deep = graph.op("DFT", graph.reshape(x, (*x.shape, 1)), shape=(*shape, 2), axis=len(shape) - 1, onesided=1)
-    ends = [0] * len(shape), [*shape]
-    parts = (sliced(graph, deep, (*ends[0], k), (*ends[1], k + 1), [1] * (len(shape) + 1), (*shape, 1)) for k in (0, 1))
+        return Pair(*(graph.op("MatMul", x, Constant(matrix), shape=shape) for matrix in fourier_matrices(length)))
+    both = graph.op("DFT", graph.reshape(x, (*x.shape, 1)), shape=(*shape, 2), axis=len(shape) - 1, onesided=1)
+    starts, ones = [0] * len(shape), [1] * (len(shape) + 1)
+    parts = (sliced(graph, both, (*starts, k), (*shape, k + 1), ones, (*shape, 1)) for k in (0, 1))
     return Pair(*(graph.reshape(part, shape) for part in parts))
-
-
-@functools.cache
-def _fourier_matrices(length: int) -> tuple[np.ndarray, np.ndarray]:
-    turns = np.outer(np.arange(length), np.arange(1 + length // 2)) % length * (2 * np.pi / length)
-    return np.cos(turns).astype(np.float32), -np.sin(turns).astype(np.float32)

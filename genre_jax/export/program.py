@@ -1,14 +1,15 @@
 """The program that is exported: windows → (probabilities, embedding), with the front end inside, as a pure function.
 
 The program is free of what a platform needs: no form for XLA's CPU backend, no chunks that save memory, no loop over the blocks
-of a ByteNet, and the Fourier transform as a matrix product, because not all targets have one. It computes in float32, whatever
-the type of the run.
+of a ByteNet. `trace.portable` changes what other runtimes compute badly. The program computes in float32, whatever the type of
+the run.
 """
 
 import contextlib
+import dataclasses
 import types
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -18,13 +19,12 @@ import numpy as np
 import genre_jax
 from genre_jax import checksum, forward, parallel
 from genre_jax.export.description import Description
-from genre_jax.export.trace import with_split_sums
+from genre_jax.export.trace import portable
 from genre_jax.trained import Networks
 
-OUTPUTS = ("probabilities", "embedding")
 
-
-class Program(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Program:
     """What is exported.
 
     Attributes:
@@ -41,7 +41,7 @@ class Program(NamedTuple):
 
     def __call__(self, variables: list[Any], *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return probabilities (batch, labels) and embeddings (batch, dimensions) for the inputs of the description."""
-        outputs: tuple[jax.Array, jax.Array] = with_split_sums(self._outputs)(variables, *inputs)
+        outputs: tuple[jax.Array, jax.Array] = portable(self._outputs)(variables, *inputs)
         return outputs
 
     def _outputs(self, variables: list[Any], *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -51,7 +51,7 @@ class Program(NamedTuple):
         outputs = [network(weights, batch) for network, weights in zip(self.networks, variables, strict=True)]
         activation = jax.nn.softmax if self.description.task == "single" else jax.nn.sigmoid
         probabilities = [
-            activation(logits) if len(kept) == logits.shape[-1] else activation(logits)[:, np.array(kept)]
+            activation(logits) if len(kept) == logits.shape[-1] else activation(logits)[:, np.array(kept, int)]
             for (logits, _), kept in zip(outputs, self.columns, strict=True)
         ]
         return jnp.concatenate(probabilities, 1), jnp.concatenate([kept["embedding"] for _, kept in outputs], 1)
@@ -63,7 +63,7 @@ class Program(NamedTuple):
 
 
 @contextlib.contextmanager
-def program(networks: Networks, name: str, waveform: str, licence: str) -> Iterator[Program]:
+def program(networks: Networks, waveform: str, licence: str) -> Iterator[Program]:
     """Yield the program of trained networks. It must be traced inside this context."""
     configs = [run.config.copy_and_resolve_references() for run in networks.runs]
     variables = [jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(run.variables)) for run in networks.runs]
@@ -79,7 +79,7 @@ def program(networks: Networks, name: str, waveform: str, licence: str) -> Itera
     }
     notes = networks.runs[0].notes
     description = Description(
-        name=name,
+        name=networks.name,
         labels=networks.labels,
         task=networks.task,
         sample_rate=networks.sample_rate,

@@ -49,7 +49,7 @@ def _less(graph: Graph, size: Any, taken: int) -> Tensor:
     return like(graph, "Sub", whole, scalar(taken))
 
 
-def transposed(graph: Graph, x: Part, order: Sequence[int]) -> Part:
+def transposed(graph: Graph, x: Part, order: Sequence[int] | np.ndarray) -> Part:
     """The value with its dimensions in another order."""
     order = [int(place) for place in order]
     if order == list(range(len(order))):

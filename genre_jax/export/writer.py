@@ -9,9 +9,9 @@ from genre_jax import console
 from genre_jax.atomic import write_whole
 from genre_jax.console import UserError
 from genre_jax.export import FORMATS, convert, litert, stablehlo
-from genre_jax.export.description import KEY, WAVEFORMS, Description
+from genre_jax.export.description import KEY, OUTPUTS, WAVEFORMS, Description
 from genre_jax.export.graph import Unsupported
-from genre_jax.export.program import OUTPUTS, Program, program
+from genre_jax.export.program import Program, program
 from genre_jax.export.runtime import Exported
 from genre_jax.tagger import Tagger
 from genre_jax.trained import Networks
@@ -44,8 +44,8 @@ def write(source: Any, target: str | Path, format: str, *, waveform: str, weight
     for name, value, legal in (("waveform", waveform, WAVEFORMS), ("weights", weights, WEIGHTS)):
         if value not in legal:
             raise console.unknown(name, value, legal)
-    networks, name = _networks(source)
-    with program(networks, name, waveform, licence) as built:
+    networks = _networks(source)
+    with program(networks, waveform, licence) as built:
         try:
             content = _content(built, format, weights == "float16")
         except Unsupported as error:
@@ -60,17 +60,15 @@ def write(source: Any, target: str | Path, format: str, *, waveform: str, weight
     return Written(target, built.description, _compared(networks, target))
 
 
-def _networks(source: Any) -> tuple[Networks, str]:
-    """The networks of a `Tagger` or of its source, and a name for them."""
+def _networks(source: Any) -> Networks:
+    """The networks of a `Tagger` or of its source."""
     if isinstance(source, Tagger):
-        networks = source.network
-        if not isinstance(networks, Networks):
+        if not isinstance(source.network, Networks):
             raise UserError("an exported file cannot be exported again: give the workdir that it was made from")
-        return networks, networks.name
+        return source.network
     if source is not None and Path(source).is_dir() and not Path(source, "results.json").exists():
         raise UserError(f"{source} holds no results.json, because its run is not finished: resume it with the same command")
-    networks = Networks(*([] if source is None else [source]))
-    return networks, networks.name
+    return Networks(*([] if source is None else [source]))
 
 
 def _content(built: Program, format: str, halved: bool) -> bytes:

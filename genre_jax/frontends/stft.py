@@ -15,7 +15,7 @@ from genre_jax.frontends.scaling import as_float, as_spectrum, positive_power
 PAD_MODES = ("constant", "reflect", "edge")
 ENGINES = ("auto", "fft", "matmul")
 # The engine of `engine="auto"`, measured in docs/benchmarks/frontends.md. Other platforms use the FFT.
-MEASURED_ENGINE = {"cpu": "fft", "export": "matmul"}
+MEASURED_ENGINE = {"cpu": "fft"}
 # The most samples whose frames and spectra exist at the same time. The value of the CPU was the fastest on two cores (~10 MB).
 CHUNK_SAMPLES = {"cpu": 1 << 20, "gpu": 1 << 26, "tpu": 1 << 26, "export": None}
 

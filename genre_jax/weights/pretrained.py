@@ -102,7 +102,7 @@ def _of_file(source: str, arrays: files.Arrays, metadata: dict[str, str]) -> Tra
     expected, actual = ({name: leaf.shape for name, leaf in tree.items()} for tree in (_flat(shapes), arrays))
     if wrong := sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)):
         raise UserError(f"the weights in {source} do not fit the config in it: {listed(wrong)} differ")
-    notes = {name: json.loads(metadata[name]) for name in ("source", "licence") if name in metadata}
+    notes: dict[str, str] = {name: json.loads(metadata[name]) for name in ("source", "licence") if name in metadata}
     return Trained(config, labels, nested(arrays), notes)
 
 
