@@ -183,7 +183,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
         import huggingface_hub as hub
     except ImportError as error:
         raise UserError(
-            f"{folder} is ready, and pushing it to {repo} needs huggingface_hub: pip install 'genre_jax[publish]'"
+            f"{folder} is ready, and pushing it to {repo} needs huggingface_hub: pip install huggingface_hub"
         ) from error
     if not hub.get_token():
         raise UserError(

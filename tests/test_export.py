@@ -20,8 +20,8 @@ from genre_jax.export.trace import portable
 from genre_jax.loop import train_and_evaluate
 from genre_jax.tagger import Tagger
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'genre_jax[export]'")
-pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed: pip install 'genre_jax[export]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 
 # Network of small_run.py → changes of its config: an overlapping hop, a gain cap, statistics of the front end, several labels.
 RUNS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'genre_jax[export]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 from genre_jax.export import convert, rules  # noqa: E402
 from genre_jax.export.graph import Unsupported  # noqa: E402

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         f"{about.samples / about.sample_rate:g} s at {about.sample_rate} Hz, {len(about.labels)} labels"
     )
     if written.difference is None:
-        say("not compared with JAX, because the runtime of this format is missing: pip install 'genre_jax[export]'")
+        say("not compared with JAX, because the runtime of this format is not installed: docs/export.md")
     else:
         say(f"largest difference of a probability between the file and JAX on three test signals: {written.difference:.1g}")
 

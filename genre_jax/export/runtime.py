@@ -35,7 +35,7 @@ class Exported:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         except ImportError as error:
-            raise UserError(f"{path} needs {runtime}: pip install 'genre_jax[export]' ({error})") from error
+            raise UserError(f"{path} needs {runtime}: pip install {runtime} ({error})") from error
         except Exception as error:  # each runtime has its own exceptions for a damaged file
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} is damaged, or was not written by genre_jax.export: {first:.120}") from error
@@ -91,9 +91,10 @@ def _attached(content: bytes) -> str:
         return archive.read(f"{KEY}.json").decode()
 
 
+# Suffix → how the file is opened, and the package that runs it.
 OPENERS: dict[str, tuple[Callable[[bytes], tuple[str, Any]], str]] = {
     ".onnx": (_onnx, "onnxruntime"),
-    ".stablehlo": (_stablehlo, "JAX"),
+    ".stablehlo": (_stablehlo, "jax"),
     ".tflite": (_litert, "ai-edge-litert"),
 }
 
