@@ -36,8 +36,12 @@ class Networks:
         self.conditioning = list(config.data.conditioning)
         self.columns = _columns([run.labels for run in self.runs], None if sources else musicnn.ADDED)
         self.labels = tuple(run.labels[n] for run, kept in zip(self.runs, self.columns, strict=True) for n in kept)
+        self.compile(self.runs)
+
+    def compile(self, runs: Sequence[pretrained.Trained]) -> None:
+        """Score windows with these networks, which differ from `runs` in their weights or their type alone."""
         apply = jax.jit(_apply, static_argnums=0)  # networks that differ only in their weights are one program
-        self.networks = [_network(run, apply) for run in self.runs]
+        self.networks = [_network(run, apply) for run in runs]
 
     def scores(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities and embeddings as `tagger.Network` does; the embeddings of the networks stand side by side."""

@@ -2,10 +2,12 @@
 
 Each network that a config has, with its front end, is exported to every format, and the files are run beside JAX on windows of
 the files in --audio (default: three test signals). "difference" is the largest difference of a probability; "votes" is the
-share of the files whose most probable label is the same. The times are medians of single windows, in turn: one call of each
+share of the windows whose most probable label is the same. "rounding" is the difference of JAX itself between float32 and
+float64, which no file can undercut. The times are medians of single windows, in turn: one call of each
 contestant in every round. Networks have the weights of their initialisation, except the published taggers.
 """
 
+import copy
 import statistics
 import tempfile
 import time
@@ -89,6 +91,7 @@ def measure(name: str, folder: Path, formats: list[str]) -> dict[str, Any]:
         "parameters": models.count(networks.runs[0].variables["params"]),
         "seconds": networks.samples / networks.sample_rate,
         "windows": len(signals),
+        "rounding": float(np.abs(np.array([*map(_in_float64(networks), signals)]) - expected).max()),
         "formats": {},
     }
     for kind in formats:
@@ -139,6 +142,16 @@ def _windows(networks: Networks) -> list[dict[str, np.ndarray]]:
     return [{"audio": row[None], "maximum": np.array([row.max() / np.float32(32768)], np.float32)} for row in pcm]
 
 
+def _in_float64(networks: Networks) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """The probabilities of a window by the same weights in float64."""
+    twin = copy.copy(networks)
+    runs = [run._replace(config=run.config.copy_and_resolve_references()) for run in networks.runs]
+    for run in runs:
+        run.config.dtype = "float64"
+    twin.compile([run._replace(variables=jax.tree.map(np.float64, run.variables)) for run in runs])
+    return lambda batch: twin.scores(batch)[0][0]
+
+
 def _in_turn(contestants: dict[str, Callable[..., Any]], batch: dict[str, np.ndarray]) -> dict[str, float]:
     """The median time of a call in ms. Each contestant is called once in every round."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
@@ -154,7 +167,7 @@ def _in_turn(contestants: dict[str, Callable[..., Any]], batch: dict[str, np.nda
 
 def _print(row: dict[str, Any]) -> None:
     about = f"{row['frontend']}, {row['parameters']:,} parameters, {row['seconds']:g} s"
-    say(f"{row['network']} ({about}): JAX {row['jax_ms']:.1f} ms")
+    say(f"{row['network']} ({about}): JAX {row['jax_ms']:.1f} ms, rounding {row['rounding']:.1e}")
     for kind, values in row["formats"].items():
         if "refused" in values:
             say(f"  {kind}: {values['refused']}")
