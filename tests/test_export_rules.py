@@ -8,8 +8,11 @@ from jax import lax
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
+from genre_jax import frontends  # noqa: E402
 from genre_jax.export import convert, rules  # noqa: E402
 from genre_jax.export.graph import Unsupported  # noqa: E402
+from genre_jax.export.program import for_any_platform  # noqa: E402
+from genre_jax.export.trace import portable  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
@@ -115,12 +118,14 @@ STRUCTURAL = {
     "frames": (lambda x: jax.vmap(lambda at: lax.dynamic_slice_in_dim(x, at, 4, -1), out_axes=-2)(3 * jnp.arange(5)), (17,)),
     "iota": (lambda x: x + lax.broadcasted_iota(jnp.float32, (4, 3), 1), (4, 3)),
     "mean and variance": (lambda x: x.mean((1, 2)) + x.var((1, 2)), (130, 7)),
+    "padding between": (lambda x: lax.pad(x, 3.0, [(0, 0, 0), (1, -1, 2), (-1, 1, 1)]), (4, 5)),
     "padding": (lambda x: lax.pad(x, 3.0, [(0, 0, 0), (2, -1, 0), (-1, 1, 0)]), (4, 5)),
     "reductions": (lambda x: x.max(1) + x.min((1,)) + x.prod(1), (4, 3)),
     "reflect padding": (lambda x: jnp.pad(x, ((0, 0), (2, 3)), mode="reflect"), (6,)),
     "reshape": (lambda x: x.reshape(x.shape[0] * 3, -1).reshape(x.shape[0], -1, 2), (3, 4)),
     "reversed": (lambda x: x[:, ::-1, ::-1], (3, 4)),
     "slices": (lambda x: lax.slice_in_dim(x, 1, 8, 3, 1)[:, :, -2:], (9, 4)),
+    "sort": (lambda x: jnp.sort(x, 1) - jnp.sort(x, 2), (4, 5)),
     "split": (lambda x: jnp.concatenate(jnp.split(x, [2, 3], 1)[::-1], 1), (6,)),
     "squeeze": (lambda x: x[:, None, :, 0].squeeze(1), (3, 1)),
     "stack": (lambda x: jnp.stack([x, 2 * x], 1), (3,)),
@@ -207,9 +212,38 @@ def test_what_depends_on_weights_alone_is_computed_once_and_float16_halves_the_f
             lambda x: lax.while_loop(lambda y: y.sum() < 9, lambda y: y + 1, x),
             "the operation 'while' of JAX has no rule for ONNX",
         ),
-        (lambda x: lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 1)]), "padding between the numbers of an array has no rule"),
+        (lambda x: lax.sort([x, -x])[0], "a sort of several arrays, or along the batch, has no rule"),
     ],
 )
 def test_what_has_no_rule_is_named(function, reason):
     with pytest.raises(Unsupported, match=f"^{reason}"):
         session(lambda variables, x: [function(x)], (4,))
+
+
+CHANGED = {"pcen": ("log_mel", {"compression": "pcen"}), "equal": ("waveform", {"conditioning": ("equalise_loudness",)})}
+FAST = ("log_mel", "schindler_cqt", "swishnet_mfcc", "waveform")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in (*frontends.FRONTENDS, *CHANGED)]
+)
+def test_front_ends(name):
+    name, options = CHANGED.get(name, (name, {}))
+    rate = 22_050 if name.startswith(("folmer", "burrows", "schindler", "pollack")) else 16_000
+    frontend = frontends.build(name, rate, **options)
+    x = (RNG.normal(size=(2, 22_528)) / 9 + np.sin(np.arange(22_528) / 9) / 3).astype(np.float32)
+    variables = jax.jit(frontend.init)(jax.random.key(0), x)
+    expected = jax.jit(frontend.apply)(variables, x)
+    with for_any_platform():
+        run, _ = session(lambda variables, x: [portable(frontend.apply)(variables, x)], (22_528,), variables=variables)
+    (features,) = run.run(None, {"x": x})
+    apart = np.abs(features - expected) / np.abs(expected).max()
+    assert np.quantile(apart, 0.999) < 2e-5
+    assert apart.max() < 2e-4  # the logarithm of a power near zero
+
+
+def test_the_front_end_that_cannot_be_exported_is_named():
+    frontend = frontends.build("waveform", 16_000, conditioning=("log_mmse",))
+    reason = "^only the Fourier transform of real numbers along a single dimension has a rule$"
+    with for_any_platform(), pytest.raises(Unsupported, match=reason):
+        session(lambda variables, x: [portable(lambda x: frontend.apply({}, x))(x)], (16_000,))

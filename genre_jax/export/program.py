@@ -93,9 +93,16 @@ def program(networks: Networks, waveform: str, licence: str) -> Iterator[Program
         weights_sha256=checksum.of_arrays(flat),
         version=genre_jax.__version__,
     )
-    parallel.compile_for([types.SimpleNamespace(platform="export")])
-    try:
+    with for_any_platform():
         built = [forward.build(config, len(run.labels)) for config, run in zip(configs, networks.runs, strict=True)]
         yield Program(variables, built, networks.columns, description)
+
+
+@contextlib.contextmanager
+def for_any_platform() -> Iterator[None]:
+    """What is traced in this context has no form for a platform, and any batch size."""
+    parallel.compile_for([types.SimpleNamespace(platform="export")])
+    try:
+        yield
     finally:
         parallel.compile_for([])

@@ -112,7 +112,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "sub": _simple("Sub"),
     "tanh": _simple("Tanh"),
 }
-SAME = ("copy", "copy_p", "name", "optimization_barrier", "reduce_precision", "stop_gradient", "sharding_constraint")
+SAME = ("copy", "name", "optimization_barrier", "stop_gradient")
 
 
 def _broadcast_in_dim(graph: Graph, equation: Any, x: Part, *_: Part) -> Part:
@@ -188,10 +188,33 @@ def _squeeze(graph: Graph, equation: Any, x: Part) -> Part:
 
 def _pad(graph: Graph, equation: Any, x: Part, value: Part) -> Part:
     config = equation.params["padding_config"]
-    if any(inner for _, _, inner in config):
-        raise Unsupported("padding between the numbers of an array has no rule")
+    for axis, (_, _, between) in enumerate(config):
+        x = _spread(graph, x, axis, between, value) if between else x
     x, pads = padded(graph, x, [(low, high) for low, high, _ in config])
     return graph.op("Pad", x, pads, value, shape=out_shape(equation)) if any(pads) else x
+
+
+def _spread(graph: Graph, x: Part, axis: int, between: int, value: Part) -> Part:
+    """The entries of a dimension with `between` copies of a value after each but the last."""
+    size, rank, shape = x.shape[axis], len(x.shape), list(x.shape)
+    single = graph.reshape(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+    pads = [0] * (2 * (rank + 1))
+    pads[rank + 1 + axis + 1] = between
+    wide = graph.op("Pad", single, pads, value, shape=(*shape[: axis + 1], 1 + between, *shape[axis + 1 :]))
+    shape[axis] = size * (1 + between)
+    x = graph.reshape(wide, shape)
+    stops = [*shape]
+    stops[axis] -= between
+    return sliced(graph, x, [0] * rank, stops, [1] * rank, tuple(stops))
+
+
+def _sort(graph: Graph, equation: Any, *operands: Part) -> Tensor:
+    axis = equation.params["dimension"]
+    size = operands[0].shape[axis]
+    if len(operands) > 1 or not known([size]):
+        raise Unsupported("a sort of several arrays, or along the batch, has no rule")
+    name = graph.node("TopK", operands[0], [size], outputs=2, axis=axis, largest=0)[0]
+    return Tensor(name, out_shape(equation))
 
 
 def _rev(graph: Graph, equation: Any, x: Part) -> Tensor:
@@ -209,6 +232,7 @@ def _reduce(kind: str) -> Callable[..., Tensor]:
 
 def _argmax(graph: Graph, equation: Any, x: Part) -> Tensor:
     (axis,) = equation.params["axes"]
+    x = cast(graph, x, np.int32) if equation.invars[0].aval.dtype == np.bool_ else x
     return _cast(graph, equation, graph.op("ArgMax", x, shape=out_shape(equation), axis=axis, keepdims=0))
 
 
@@ -238,6 +262,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "reshape": _reshape,
     "rev": _rev,
     "slice": _slice,
+    "sort": _sort,
     "split": _split,
     "squeeze": _squeeze,
     "stack": _stack,
