@@ -307,15 +307,21 @@ def test_a_network_with_classes_is_described_so(context, site, tmp_path):
         assert page.locator("#compared").inner_text() == "The strongest 5 classes of each song, over the whole song."
 
 
-def test_print_keeps_the_scale_and_leaves_out_the_player(page, tmp_path):
+def test_print_is_light_and_has_the_scale_but_no_time_of_the_player(page, tmp_path):
     soundfile.write(tmp_path / "song.wav", wave(0.4), RATE)
     card = choose(page, tmp_path / "song.wav")
     card.locator("canvas[role=slider]").focus()
-    bad = "() => getComputedStyle(document.documentElement).getPropertyValue('--bad')"
-    page.emulate_media(media="print", color_scheme="light")
+    bad = "getComputedStyle(document.documentElement).getPropertyValue('--bad')"
+    weak = "document.querySelector('canvas[role=slider]').getContext('2d').getImageData(5, 300, 1, 1).data[0]"  # of the map
+    page.emulate_media(color_scheme="light")
     light = page.evaluate(bad)
-    page.emulate_media(media="print", color_scheme="dark")
+    page.emulate_media(color_scheme="dark")
     try:
+        page.wait_for_function(f"() => {weak} < 128")
+        page.evaluate(f"() => addEventListener('beforeprint', () => (window.printed = {weak}), {{ once: true }})")
+        page.pdf()
+        assert page.evaluate("window.printed") > 128 > page.evaluate(weak)
+        page.emulate_media(media="print", color_scheme="dark")
         assert page.evaluate(bad) == light
         assert card.locator(".scale").is_visible() and not card.locator(".chosen-cell").is_visible()
         assert not card.locator(".time").is_visible()

@@ -19,8 +19,8 @@ const handlers = {
     model = loaded;
     $("about").textContent =
       `The network ${model.name} gives ${counted(model)}. It runs in this browser: no sound leaves this device.`;
-    const all = model.labels.length <= COMPARED;
-    $("compared").textContent = `${all ? "All" : "The strongest"} ${counted(model, COMPARED)} of each song, over the whole song.`;
+    const which = model.labels.length > COMPARED ? "The strongest" : "All";
+    $("compared").textContent = `${which} ${counted(model, COMPARED)} of each song, over the whole song.`;
     $("source").textContent = `Network: ${[model.name, model.source, model.licence].filter(Boolean).join(" · ")}`;
     status(`The network is ready, with ${threads === 1 ? "one thread" : `${threads} threads`}.`);
     document.documentElement.dataset.ready = "yes";

@@ -296,7 +296,8 @@ export class Card {
     canvas.setAttribute("aria-valuetext", text);
     this.part(".scale").textContent = `The strongest colour stands for ${percent(this.largest)}.`;
     this.part(".scale").hidden = active;
-    this.part(".chosen-cell").textContent = active ? text : "Point at a cell to read its value; click to move the player there.";
+    const hint = "Point at a cell to read its value; click to move the player there.";
+    this.part(".chosen-cell").textContent = active ? text : hint;
     const cell = this.part(".cell");
     cell.hidden = !active;
     cell.style.left = `${(100 * this.edge(window)) / this.seconds}%`;
