@@ -196,10 +196,14 @@ def test_the_published_network_has_the_tags_of_jax(context, tmp_path, published_
 
 
 def test_short_loud_and_exact_songs_have_the_windows_of_python(page, model, tmp_path):
-    for name, samples in {"short": wave(0.3), "exact": wave(1.75), "loud": 3 * wave(2.0)}.items():
+    for name, samples in {"short": wave(0.3), "one": wave(1.0), "exact": wave(1.75), "loud": 3 * wave(2.0)}.items():
         path = tmp_path / f"{name}.wav"
         soundfile.write(path, samples, RATE, subtype="FLOAT")
-        assert compare(page, choose(page, path), model, path) < 1e-5
+        card = choose(page, path)
+        assert compare(page, card, model, path) < 1e-5
+        note = card.locator(".note")
+        assert note.is_visible() == (name == "short")
+        assert name != "short" or note.inner_text() == "Shorter than a window of 1 s: the rest is zeros."
 
 
 def coded(
@@ -260,11 +264,69 @@ def test_any_server_can_serve_the_folder_below_any_address(context, site, tmp_pa
             assert all(url.startswith((page.origin, "blob:")) for url in page.requested)
 
 
-def test_a_page_without_its_runtime_says_so(context, site, tmp_path):
+@pytest.mark.parametrize("damaged", ["runtime/ort-wasm-simd-threaded.wasm", "model.onnx", "worker.js"])
+def test_a_damaged_page_says_so_and_refuses_songs(context, site, tmp_path, damaged):
     shutil.copytree(site, tmp_path / "page")
-    (tmp_path / "page/runtime/ort-wasm-simd-threaded.wasm").unlink()
+    file = tmp_path / "page" / damaged
+    file.write_bytes(file.read_bytes()[:1000]) if damaged == "model.onnx" else file.unlink()
+    soundfile.write(tmp_path / "song.wav", wave(1.5), RATE)
     with serve.serving(tmp_path / "page") as server, opened(context, server, ready="#status.bad") as page:
-        assert page.locator("#status").inner_text().startswith("The network cannot be loaded: ")
+        told = page.locator("#status").inner_text()
+        card = choose(page, tmp_path / "song.wav")
+        assert page.locator("#status").inner_text() == told and page.locator("#status.bad").count() == 1
+        message = card.locator(".message").inner_text()
+        assert message.startswith("The network cannot be loaded: ") and re.search(r"[^.]\.$", message)
+        assert told == f"{message} Load the page again. If the error stays, a file of the page is missing or damaged."
+        assert card.locator("h2").inner_text() == "song.wav"
+
+
+def test_songs_chosen_before_the_network_fails_get_an_error(context, site, tmp_path):
+    soundfile.write(tmp_path / "song.wav", wave(1.5), RATE)
+    held = []
+    context.route("**/model.onnx", lambda route: held.append(route))
+    with serve.serving(site) as server, opened(context, server, ready="#drop") as page:
+        page.set_input_files("#files", [tmp_path / "song.wav"])
+        page.wait_for_function("() => document.getElementById('status').textContent.includes('as soon as it is ready')")
+        while not held:
+            page.wait_for_timeout(20)
+        held[0].abort()
+        page.wait_for_selector("#songs article")
+        assert ended(page).locator(".message").inner_text().startswith("The network cannot be loaded: ")
+    context.unroute("**/model.onnx")
+
+
+def test_a_network_with_classes_is_described_so(context, site, tmp_path):
+    shutil.copytree(site, tmp_path / "page")
+    described = json.loads((tmp_path / "page/model.json").read_text())
+    (tmp_path / "page/model.json").write_text(json.dumps(described | {"task": "single"}))
+    soundfile.write(tmp_path / "song.wav", wave(1.5), RATE)
+    with serve.serving(tmp_path / "page") as server, opened(context, server) as page:
+        card = choose(page, tmp_path / "song.wav", tmp_path / "song.wav")
+        assert page.locator("#about").inner_text().startswith("The network small gives 12 classes. ")
+        assert card.locator("summary").inner_text() == "All 12 classes"
+        assert page.locator("#compared").inner_text() == "The strongest 5 classes of each song, over the whole song."
+
+
+def test_print_is_light_and_has_the_scale_but_no_time_of_the_player(page, tmp_path):
+    soundfile.write(tmp_path / "song.wav", wave(0.4), RATE)
+    card = choose(page, tmp_path / "song.wav")
+    card.locator("canvas[role=slider]").focus()
+    bad = "getComputedStyle(document.documentElement).getPropertyValue('--bad')"
+    weak = "document.querySelector('canvas[role=slider]').getContext('2d').getImageData(5, 300, 1, 1).data[0]"  # of the map
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(bad)
+    page.emulate_media(color_scheme="dark")
+    try:
+        page.wait_for_function(f"() => {weak} < 128")
+        page.evaluate(f"() => addEventListener('beforeprint', () => (window.printed = {weak}), {{ once: true }})")
+        page.pdf()
+        assert page.evaluate("window.printed") > 128 > page.evaluate(weak)
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate(bad) == light
+        assert card.locator(".scale").is_visible() and not card.locator(".chosen-cell").is_visible()
+        assert not card.locator(".time").is_visible()
+    finally:
+        page.emulate_media(media="null", color_scheme="null")
 
 
 def test_songs_may_be_chosen_before_the_network_is_ready(context, site, tmp_path):
@@ -315,6 +377,7 @@ def test_csv_has_the_fields_of_tag(page, model, tmp_path):
     choose(page, path, path)
     both = list(csv.reader(io.StringIO(saved(page, page.locator("#csv")))))
     assert both == [*rows, rows[1]]
+    assert page.locator("#json").inner_text() == "All results as JSON lines"
     assert [json.loads(line)["file"] for line in saved(page, page.locator("#json")).splitlines()] == [path.name] * 2
 
 
@@ -361,6 +424,12 @@ def test_results_are_shown_and_read_by_keyboard_and_pointer(page, model, tmp_pat
     order = list(tags.overall())
     assert card.locator(".facts").inner_text() == f"0:05, {len(tags.starts)} windows of 1 s"
     assert card.locator(".tags span").all_inner_texts() == order[:10]
+    largest = tags.probabilities[:, [tags.labels.index(label) for label in order[:10]]].max()
+    hint = re.fullmatch(
+        r"The strongest colour stands for ([\d.]+) %\. Point at a cell to read its value; click to move the player there\.",
+        card.locator(".readout").inner_text(),
+    )
+    assert hint and abs(float(hint[1]) / 100 - largest) < 6e-3
     heat = card.locator("canvas[role=slider]")
     heat.focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):

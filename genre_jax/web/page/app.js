@@ -1,7 +1,7 @@
 // The page: takes songs, gives them to the worker one after the other, and keeps their cards.
 
-import { Refusal, clock, decode } from "./audio.js";
-import { Card, breakable, csvRow, download, percent } from "./card.js";
+import { Refusal, clock, decode, sentence } from "./audio.js";
+import { Card, breakable, counted, csvRow, download, percent } from "./card.js";
 
 const COMPARED = 5; // tags of each song in the comparison
 const LONGEST = 600; // seconds of a recording
@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const cards = [];
 const waiting = []; // files that were chosen before the network was loaded
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-let model, current, count = 0;
+let model, failure, current, count = 0; // failure: why there is no network, as a sentence
 
 // ---- The worker ----------------------------------------------------------------------------------------------------------
 
@@ -18,14 +18,18 @@ const handlers = {
   ready({ model: loaded, threads }) {
     model = loaded;
     $("about").textContent =
-      `The network ${model.name} gives ${model.labels.length} tags. It runs in this browser: no sound leaves this device.`;
+      `The network ${model.name} gives ${counted(model)}. It runs in this browser: no sound leaves this device.`;
+    const which = model.labels.length > COMPARED ? "The strongest" : "All";
+    $("compared").textContent = `${which} ${counted(model, COMPARED)} of each song, over the whole song.`;
     $("source").textContent = `Network: ${[model.name, model.source, model.licence].filter(Boolean).join(" · ")}`;
     status(`The network is ready, with ${threads === 1 ? "one thread" : `${threads} threads`}.`);
     document.documentElement.dataset.ready = "yes";
     add(waiting.splice(0));
   },
   failed({ message }) {
-    status(`The network cannot be loaded: ${message}. Load the page again, or use another browser.`, true);
+    failure = sentence(`The network cannot be loaded: ${message}`);
+    status(`${failure} Load the page again. If the error stays, a file of the page is missing or damaged.`, true);
+    add(waiting.splice(0));
   },
   progress({ done }) {
     current.progress(`Resampling: ${percent(done)}`, done);
@@ -58,7 +62,7 @@ const handlers = {
 worker.onmessage = ({ data }) => {
   if (data.id === undefined || data.id === current?.id) handlers[data.type](data);
 };
-worker.onerror = () => handlers.failed({ message: "the browser does not run it" });
+worker.onerror = () => handlers.failed({ message: "a script of the page is missing, or this browser is too old for it" });
 
 function status(text, bad = false) {
   $("status").textContent = text;
@@ -68,7 +72,7 @@ function status(text, bad = false) {
 // ---- Songs ---------------------------------------------------------------------------------------------------------------
 
 function add(files) {
-  if (!model) {
+  if (!model && !failure) {
     waiting.push(...files);
     if (files.length) status("The network is loading; the songs are tagged as soon as it is ready.");
     return;
@@ -77,6 +81,7 @@ function add(files) {
     const card = new Card(++count, file, model, { cancel, remove });
     cards.push(card);
     $("songs").append(card.element);
+    if (failure) card.end("failed", failure);
   }
   refresh();
   next();
@@ -96,7 +101,7 @@ async function next() {
     card.showPlayer(rest);
     worker.postMessage({ type: "tag", id: card.id, mono, rate, loudest }, [mono.buffer]);
   } catch (error) {
-    const reason = error instanceof Refusal ? error.message : `The file cannot be used: ${error.message}.`;
+    const reason = error instanceof Refusal ? error.message : sentence(`The file cannot be used: ${error.message}`);
     if (card === current) finish("failed", reason);
   }
 }
@@ -193,7 +198,7 @@ async function record() {
     $("record").classList.add("on");
     $("record").textContent = "Stop the recording (0:00)";
   } catch (error) {
-    status(`The microphone cannot be used: ${error.message}.`, true);
+    status(sentence(`The microphone cannot be used: ${error.message}`), true);
   }
 }
 
@@ -257,3 +262,9 @@ for (const event of ["dragover", "dragleave", "drop"]) {
   });
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => cards.forEach((card) => card.recolour()));
+for (const event of ["beforeprint", "afterprint"]) {
+  addEventListener(event, () => {
+    document.documentElement.classList.toggle("printing", event === "beforeprint"); // light colours, also in a dark system
+    cards.forEach((card) => card.recolour());
+  });
+}

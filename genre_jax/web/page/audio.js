@@ -282,6 +282,9 @@ export function* resample(wave, from, to) {
 
 // ---- Windows, as in genre_jax/tagger.py ----------------------------------------------------------------------------------
 
+/** Returns a text that ends with one full stop: messages of browser and runtime end with one or with none. */
+export const sentence = (text) => `${text.replace(/[.\s]+$/, "")}.`;
+
 /** Returns {maximum, peak}: the largest sample, and the largest magnitude. */
 export function measure(wave) {
   let [maximum, minimum] = [0, 0];

@@ -12,6 +12,13 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600]; // seco
 /** A probability as a percentage. */
 export const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;
 
+/** Says how many tags or classes a network gives, or `most` if it gives more. */
+export function counted({ task, labels }, most = Infinity) {
+  const count = Math.min(labels.length, most);
+  const [one, several] = task === "single" ? ["class", "classes"] : ["tag", "tags"];
+  return `${count} ${count === 1 ? one : several}`;
+}
+
 /** Returns a colour of the style sheet. */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -157,6 +164,8 @@ export class Card {
     this.sums = new Float64Array(this.model.labels.length);
     const windows = starts.length === 1 ? "1 window" : `${starts.length} windows`;
     this.part(".facts").textContent = `${clock(this.seconds)}, ${windows} of ${+this.window.toFixed(2)} s`;
+    this.part(".note").hidden = length >= this.model.samples;
+    this.part(".note").textContent = `Shorter than a window of ${+this.window.toFixed(2)} s: the rest is zeros.`;
     this.part("canvas").setAttribute("aria-valuemax", starts.length - 1);
   }
 
@@ -199,11 +208,11 @@ export class Card {
     this.readOut();
   }
 
-  /** Draws the tags over time. The largest value that is shown has the full colour. */
+  /** Draws the tags over time. The largest value that is shown has the strongest colour. */
   draw() {
-    const [canvas, rows] = [this.part("canvas"), this.shown()];
     const width = this.part(".heat").clientWidth;
     if (!this.finished || !width) return;
+    const [canvas, rows] = [this.part("canvas"), this.shown()];
     const height = rows.length * ROW + AXIS;
     const scale = window.devicePixelRatio || 1;
     [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
@@ -285,8 +294,10 @@ export class Card {
     const text = `${clock(this.starts[window])} to ${clock(end)}: ${this.model.labels[label]} ${percent(this.value(window, label))}`;
     canvas.setAttribute("aria-valuenow", window);
     canvas.setAttribute("aria-valuetext", text);
-    const hint = `Full colour: ${percent(this.largest)}. Point at a cell to read it, click to move the player there.`;
-    this.part(".readout").textContent = active ? text : hint;
+    this.part(".scale").textContent = `The strongest colour stands for ${percent(this.largest)}.`;
+    this.part(".scale").hidden = active;
+    const hint = "Point at a cell to read its value; click to move the player there.";
+    this.part(".chosen-cell").textContent = active ? text : hint;
     const cell = this.part(".cell");
     cell.hidden = !active;
     cell.style.left = `${(100 * this.edge(window)) / this.seconds}%`;
@@ -304,7 +315,7 @@ export class Card {
   showAll() {
     const rows = this.overall();
     this.part(".all").hidden = rows.length <= ROWS[this.model.task];
-    this.part(".all summary").textContent = `All ${rows.length} tags`;
+    this.part(".all summary").textContent = `All ${counted(this.model)}`;
     this.part(".bars").replaceChildren(
       ...rows.flatMap(([label, mean]) => {
         const bar = make("dd", "", meter(mean));

@@ -1,6 +1,6 @@
 // The network, in a thread of its own: resamples a song, runs its windows, and finds its neighbours in the index.
 
-import { Refusal, SILENT, measure, resample, toPcm, windowStarts } from "./audio.js";
+import { Refusal, SILENT, measure, resample, sentence, toPcm, windowStarts } from "./audio.js";
 import * as ort from "./runtime/ort.wasm.min.mjs";
 
 const NEAREST = 10;
@@ -111,7 +111,7 @@ function run(wave, start, maximum, peak) {
 function explain(error) {
   if (error instanceof Refusal) return error.message;
   const lacking = error instanceof RangeError || /memory/i.test(error.message);
-  return lacking ? "The song needs more memory than the browser has free." : `The network failed: ${error.message}.`;
+  return lacking ? "The song needs more memory than the browser has free." : sentence(`The network failed: ${error.message}`);
 }
 
 onmessage = async ({ data }) => {
