@@ -11,7 +11,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 from genre_jax import frontends  # noqa: E402
 from genre_jax.export import convert, rules  # noqa: E402
 from genre_jax.export.graph import Unsupported  # noqa: E402
-from genre_jax.export.program import for_any_platform  # noqa: E402
+from genre_jax.export.program import neutral  # noqa: E402
 from genre_jax.export.trace import portable  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -234,7 +234,7 @@ def test_front_ends(name):
     x = (RNG.normal(size=(2, 22_528)) / 9 + np.sin(np.arange(22_528) / 9) / 3).astype(np.float32)
     variables = jax.jit(frontend.init)(jax.random.key(0), x)
     expected = jax.jit(frontend.apply)(variables, x)
-    with for_any_platform():
+    with neutral():
         run, _ = session(lambda variables, x: [portable(frontend.apply)(variables, x)], (22_528,), variables=variables)
     (features,) = run.run(None, {"x": x})
     apart = np.abs(features - expected) / np.abs(expected).max()
@@ -245,5 +245,5 @@ def test_front_ends(name):
 def test_the_front_end_that_cannot_be_exported_is_named():
     frontend = frontends.build("waveform", 16_000, conditioning=("log_mmse",))
     reason = "^only the Fourier transform of real numbers along a single dimension has a rule$"
-    with for_any_platform(), pytest.raises(Unsupported, match=reason):
+    with neutral(), pytest.raises(Unsupported, match=reason):
         session(lambda variables, x: [portable(lambda x: frontend.apply({}, x))(x)], (16_000,))

@@ -63,10 +63,12 @@ def main(argv: list[str]) -> None:
 def _write_page(output: Path, options: dict[str, str]) -> None:
     args = flags.FLAGS
     index, runtime = (Path(value) if value else None for value in (args.index, args.runtime))
-    source = args.workdir or (Index.open(index).network.source if index else None)
+    source: str | None = args.workdir or (Index.open(index).network.source if index else None)
     with tempfile.TemporaryDirectory() as temporary:
-        exported = source and source.endswith(".onnx")
-        model = Path(source) if exported else export.write(source, Path(temporary) / "model.onnx", "onnx", **options).path
+        if source and source.endswith(".onnx"):
+            model = Path(source)
+        else:
+            model = export.write(source, Path(temporary) / "model.onnx", "onnx", **options).path
         folder.write(model, output, index, runtime)
     say(f"wrote the page {output}: python -m genre_jax.serve --workdir={output} opens it")
 

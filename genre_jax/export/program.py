@@ -93,13 +93,13 @@ def program(networks: Networks, waveform: str, licence: str) -> Iterator[Program
         weights_sha256=checksum.of_arrays(flat),
         version=genre_jax.__version__,
     )
-    with for_any_platform():
+    with neutral():
         built = [forward.build(config, len(run.labels)) for config, run in zip(configs, networks.runs, strict=True)]
         yield Program(variables, built, networks.columns, description)
 
 
 @contextlib.contextmanager
-def for_any_platform() -> Iterator[None]:
+def neutral() -> Iterator[None]:
     """What is traced in this context has no form for a platform, and any batch size."""
     parallel.compile_for([types.SimpleNamespace(platform="export")])
     try:
