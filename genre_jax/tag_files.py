@@ -181,7 +181,7 @@ def main(args: Any, names: Sequence[str]) -> int:
 
 
 def _check_pyarrow() -> None:
-    """Raise `UserError` if pyarrow is missing: a machine with a file of `genre_jax.export` need not have genre_jax's packages."""
+    """Raise `UserError` if pyarrow is missing. A machine that tags with a file of `genre_jax.export` may lack it."""
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
