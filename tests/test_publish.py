@@ -170,8 +170,8 @@ def test_a_baseline_that_is_as_good_is_a_limit(run, tmp_path, monkeypatch, step)
     monkeypatch.setattr(model_card.scores.baselines, "cached_score", lambda *_: ({"mfcc_means": share + step}, ""))
     publish.write(str(run), "me/tones", tmp_path / "out", "MIT")
     sentence = (
-        "- Another method is at least as good on the same split: Means of 20 MFCCs, logistic regression has an accuracy per "
-        f"track of {100 * (share + step):.1f} %, and the network {100 * share:.1f} %."
+        '- The baseline "Means of 20 MFCCs, logistic regression" is at least as good on the same split: it has an accuracy '
+        f"per track of {100 * (share + step):.1f} %, and the network {100 * share:.1f} %."
     )
     assert (sentence in card_of(tmp_path / "out")[1]) == (step >= 0)
 
