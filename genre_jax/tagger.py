@@ -244,7 +244,12 @@ def _opened(sources: Sequence[str | Path]) -> Network:
         if len(sources) > 1:
             raise UserError(f"an exported file tags alone, and {exported[0]} was given with other sources")
         return runtime.Exported(runtime.on_disk(exported[0]))
-    from genre_jax.trained import Networks
+    try:
+        from genre_jax.trained import Networks
+    except ImportError as error:
+        raise UserError(
+            f"a network that is no exported file needs JAX: install it, or give a file of export ({error})"
+        ) from error
 
     return Networks(*sources)
 

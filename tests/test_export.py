@@ -138,6 +138,9 @@ for file in sys.argv[1:]:
     )
     assert done.returncode == 0, done.stderr
     expected = genre_jax.load(workdirs / "resnet").predict(song, 8000)
+    alone = script.replace("genre_jax.load(file)", "genre_jax.load()")
+    failed = subprocess.run([sys.executable, "-c", alone, "x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "UserError: a network that is no exported file needs JAX: install it, or give a file of export" in failed.stderr
     for line in done.stdout.splitlines()[-2:]:
         assert eval(line) == pytest.approx(expected, abs=1e-5)
 
@@ -241,18 +244,28 @@ def test_other_files_are_refused(workdirs, onnx_files, tmp_path):
         genre_jax.load(tmp_path / "newer.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(UserError, match="other.onnx: its description is not that of an exported file of genre_jax"):
+    with pytest.raises(
+        UserError,
+        match="other.onnx: it holds no description under the key 'genre_jax', and was therefore not written by export",
+    ):
         genre_jax.load(tmp_path / "other.onnx")
     with pytest.raises(
         UserError, match=r"absent.onnx does not exist: python -m genre_jax.export --output=.*absent.onnx writes it$"
     ):
         genre_jax.load(tmp_path / "absent.onnx")
+    with pytest.raises(UserError, match="snn.onnx is an exported file already: give the workdir that it was made from"):
+        export.write(onnx_files["snn"], tmp_path / "again.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(UserError, match="is a folder, and an exported file is needed"):
+        genre_jax.load(tmp_path / "folder.onnx")
+    with pytest.raises(UserError, match=f"^'{tmp_path}' is not the workdir of a run: it holds no labels.json$"):
+        export.write(tmp_path, tmp_path / "none.onnx")
     with pytest.raises(UserError, match="an exported file cannot be exported again: give the workdir"):
         export.write(genre_jax.load(onnx_files["snn"]), tmp_path / "again.onnx")
 
 
 def test_descriptions_are_checked():
-    with pytest.raises(UserError, match="its description is not that of an exported file"):
+    with pytest.raises(UserError, match="it holds no description under the key"):
         description.from_json("[]")
 
 
@@ -263,6 +276,8 @@ def test_the_command(workdirs, tmp_path):
     assert second.startswith("largest difference of a probability between the file and JAX on three test signals: ")
     tags, _ = finish(run_module("genre_jax.tag", f"--workdir={tmp_path / 'snn.onnx'}", "--json", _wav(tmp_path)))
     assert json.loads(tags)["labels"] == pytest.approx(genre_jax.load(workdirs / "snn").predict(_wav(tmp_path)), abs=1e-5)
+    out, _ = finish(run_module("genre_jax.export", f"--workdir={workdirs / 'snn'}", f"--output={tmp_path / 'snn.tflite'}"))
+    assert out.startswith(f"wrote {tmp_path / 'snn.tflite'}, 0."), "the format follows from the name"
     _, err = finish(run_module("genre_jax.export", f"--workdir={workdirs / 'snn'}"), code=1)
     assert err == "error: --output is needed: the file to write, such as --output=model.onnx\n"
 

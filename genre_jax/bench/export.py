@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
             pick("network", name, CASES)
             record["rows"].append(measure(name, Path(folder), FORMATS.value))
             _print(record["rows"][-1])
-    write_record(record)
+            write_record(record)  # after each network, because all take many minutes
 
 
 def measure(name: str, folder: Path, formats: list[str]) -> dict[str, Any]:

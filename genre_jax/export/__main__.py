@@ -13,6 +13,7 @@ from absl import flags
 from genre_jax import console, export
 from genre_jax.console import UserError, say
 from genre_jax.export.description import WAVEFORMS
+from genre_jax.recommend.index import Index
 from genre_jax.web import folder
 
 WEB = "web"
@@ -21,7 +22,7 @@ WEB = "web"
 def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("workdir", None, "Finished run, a file of it, or published weights; default: musicnn and musicnn-mtt.")
-    flags.DEFINE_enum("format", "onnx", [*export.FORMATS, WEB], "Format of the file, or web for a page.")
+    flags.DEFINE_enum("format", None, [*export.FORMATS, WEB], "Format, or web for a page; default: by the name of the file.")
     flags.DEFINE_string("output", None, "File to write; with --format=web a folder.")
     flags.DEFINE_enum("waveform", "int16", WAVEFORMS, "Type of the input: 16-bit samples, or floats in [-1, 1).")
     flags.DEFINE_enum("weights", "float32", ["float32", "float16"], "float16 halves the file; probabilities change.")
@@ -39,13 +40,15 @@ def main(argv: list[str]) -> None:
         raise UserError("--output is needed: the file to write, such as --output=model.onnx")
     if not Path(args.output).parent.is_dir():
         raise UserError(f"--output={args.output}: the folder {Path(args.output).parent} does not exist")
-    if args.format != WEB and (args.index or args.runtime):
+    by_ending = {ending: format for format, ending in export.FORMATS.items()}
+    format = args.format or by_ending.get(Path(args.output).suffix, "onnx")
+    if format != WEB and (args.index or args.runtime):
         raise UserError("--index and --runtime belong to --format=web")
     options = {"waveform": args.waveform, "weights": args.weights, "licence": args.licence}
-    if args.format == WEB:
+    if format == WEB:
         _write_page(Path(args.output), options)
         return
-    written = export.write(args.workdir, args.output, args.format, **options)
+    written = export.write(args.workdir, args.output, format, **options)
     about = written.description
     say(
         f"wrote {written.path}, {written.path.stat().st_size / 1e6:.1f} MB: windows of "
@@ -60,8 +63,10 @@ def main(argv: list[str]) -> None:
 def _write_page(output: Path, options: dict[str, str]) -> None:
     args = flags.FLAGS
     index, runtime = (Path(value) if value else None for value in (args.index, args.runtime))
+    source = args.workdir or (Index.open(index).network.source if index else None)
     with tempfile.TemporaryDirectory() as temporary:
-        model = export.write(args.workdir, Path(temporary) / "model.onnx", "onnx", **options).path
+        exported = source and source.endswith(".onnx")
+        model = Path(source) if exported else export.write(source, Path(temporary) / "model.onnx", "onnx", **options).path
         folder.write(model, output, index, runtime)
     say(f"wrote the page {output}: python -m genre_jax.serve --workdir={output} opens it")
 

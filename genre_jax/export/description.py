@@ -65,5 +65,5 @@ def from_json(text: str) -> Description:
         lists = {name: tuple(values[name]) for name in ("labels", "inputs", "conditioning")}
         description = Description(**values | lists)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"its description is not that of an exported file of genre_jax ({error!r:.80})") from error
+        raise UserError(f"it holds no description under the key {KEY!r}, and was therefore not written by export") from error
     return description

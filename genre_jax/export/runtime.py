@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from genre_jax import console
 from genre_jax.console import UserError
 from genre_jax.export.description import KEY, OUTPUTS, Description, from_json
 
@@ -26,6 +27,8 @@ class Exported:
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises `UserError` if it is missing, damaged or not of `genre_jax.export`, or lacks its runtime."""
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and an exported file is needed")
         if not path.is_file():
             raise UserError(f"{path} does not exist: python -m genre_jax.export --output={path} writes it")
         opener, runtime = OPENERS[path.suffix]
@@ -64,13 +67,14 @@ def _onnx(content: bytes) -> tuple[str, Call]:
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave their core to others
     session = onnxruntime.InferenceSession(content, options, providers=onnxruntime.get_available_providers())
-    return session.get_modelmeta().custom_metadata_map.get(KEY, "null"), lambda inputs: session.run(None, inputs)
+    return session.get_modelmeta().custom_metadata_map.get(KEY, ""), lambda inputs: session.run(None, inputs)
 
 
 def _litert(content: bytes) -> tuple[str, Call]:
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(model_content=content, num_threads=os.cpu_count()).get_signature_runner()
+    with console.silent_libraries():  # it reports that it uses the CPU
+        run = Interpreter(model_content=content, num_threads=os.cpu_count()).get_signature_runner()
 
     def call(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         outputs = run(**inputs)

@@ -12,7 +12,7 @@ from genre_jax.export import FORMATS, convert, litert, stablehlo
 from genre_jax.export.description import KEY, OUTPUTS, WAVEFORMS, Description
 from genre_jax.export.graph import Unsupported
 from genre_jax.export.program import Program, program
-from genre_jax.export.runtime import Exported
+from genre_jax.export.runtime import Exported, is_exported
 from genre_jax.tagger import Tagger
 from genre_jax.trained import Networks
 
@@ -44,6 +44,8 @@ def write(source: Any, target: str | Path, format: str, *, waveform: str, weight
     for name, value, legal in (("waveform", waveform, WAVEFORMS), ("weights", weights, WEIGHTS)):
         if value not in legal:
             raise console.unknown(name, value, legal)
+    if not target.parent.is_dir() or target.is_dir():
+        raise UserError(f"{target} cannot be written: {'it is a folder' if target.is_dir() else 'its folder does not exist'}")
     networks = _networks(source)
     with program(networks, waveform, licence) as built:
         try:
@@ -66,7 +68,9 @@ def _networks(source: Any) -> Networks:
         if not isinstance(source.network, Networks):
             raise UserError("an exported file cannot be exported again: give the workdir that it was made from")
         return source.network
-    if source is not None and Path(source).is_dir() and not Path(source, "results.json").exists():
+    if source is not None and is_exported(source):
+        raise UserError(f"{source} is an exported file already: give the workdir that it was made from")
+    if source is not None and Path(source, "config.json").exists() and not Path(source, "results.json").exists():
         raise UserError(f"{source} holds no results.json, because its run is not finished: resume it with the same command")
     return Networks(*([] if source is None else [source]))
 

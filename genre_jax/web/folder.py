@@ -47,7 +47,7 @@ def write(model: Path, folder: Path, index: Path | None = None, runtime: Path | 
     if folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
         raise UserError(f"the folder {folder} holds other files: choose a new or empty folder for the page")
     scripts = npm.runtime(runtime)
-    table = Songs(index, genre_jax.load(str(model)), str(model)).table() if index else None
+    table = Songs(index, genre_jax.load(str(model)), described["name"]).table() if index else None
     (folder / "runtime").mkdir(parents=True, exist_ok=True)
     for page in PAGE.iterdir():
         (folder / page.name).write_bytes(page.read_bytes())
