@@ -401,8 +401,8 @@ def _better(run: runs.Run, baselines: Table | None) -> list[str]:
     """A sentence for each baseline that is at least as good as the network."""
     share = runs.finite(scores.headline(run, "track"))
     return [
-        f'The baseline "{name}" is at least as good on the same split: it has an accuracy per track of {formats.percent(value)}, '
-        f"and the network {formats.percent(share)}."
+        f'The baseline "{name}" is at least as good on the same split: it has an accuracy per track of '
+        f"{formats.percent(value)}, and the network {formats.percent(share)}."
         for name, value, *_ in (baselines.rows if baselines else ())
         if runs.finite(value) >= share
     ]
