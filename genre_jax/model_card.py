@@ -44,6 +44,7 @@ HUB_LICENCES = (
     *("cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
 )
 HUB_METRICS = {"macro_f1": "f1", "macro_precision": "precision", "macro_recall": "recall"}  # our name → the hub's
+UNRANKED = ("classes_without_positives", "top_k_accuracy")  # a count, and a score whose k is the number of labels of each clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,7 @@ def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping
     )
     run = about.run
     listed = [(name, what, _size(folder / name)) for name, what in files.items() if name != "README.md"]
+    baselines = _baselines(run) if run else None
     as_markdown = {
         "network": _pairs("Network", _network(about)),
         "files": Table("files", "Files", (Column("File"), Column("Content"), Column("Size", str)), listed),
@@ -138,7 +140,7 @@ def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping
         "splits": _splits(about),
         "protocol": _pairs("Protocol", _protocol(about)) if run else None,
         "scores": _scores(run) if run else None,
-        "baselines": _baselines(run) if run else None,
+        "baselines": baselines,
         "classes": classes.class_table(classes.by_class(run)) if run and run.predictions else None,
         "versions": _pairs("Versions", _versions(about)),
     }
@@ -153,7 +155,7 @@ def render(about: Subject, repo: str, licence: str, folder: Path, files: Mapping
             "count": len(about.trained.labels),
             "licence": licence,
             "missing": missing,
-            "limits": _limits(about),
+            "limits": _limits(about, baselines),
             "has_onnx": (folder / "model.onnx").exists(),
             "conditioning": about.config["data"]["conditioning"],
             "faults": run.faults if run else (),
@@ -168,7 +170,8 @@ def _head(about: Subject, repo: str, licence: str, files: list[str]) -> dict[str
     known = licence.lower() in HUB_LICENCES
     head: dict[str, Any] = {"license": licence.lower()} if known else {"license": "other", "license_name": licence.lower()}
     head |= {"library_name": "genre_jax", "pipeline_tag": "audio-classification"}
-    head["tags"] = ["music", "music-genre-recognition", "audio", "jax", "safetensors", about.config["model"]["name"]]
+    head["tags"] = ["audio-classification", "audio", "jax", "safetensors", about.config["model"]["name"]]
+    head["tags"] += ["music"] if about.notes else []  # a run may know other sounds than music
     head["tags"] += ["onnx"] if "model.onnx" in files else []
     if not about.run or not about.run.results:
         return head
@@ -177,9 +180,9 @@ def _head(about: Subject, repo: str, licence: str, files: list[str]) -> dict[str
     for title, _, (_, *rule), values in scores.levels(results):
         if rule in ([], ["max_probability"]):
             for key, value in values.items():
-                if math.isfinite(runs.finite(value)) and key in scores.METRICS and key != "classes_without_positives":
+                if math.isfinite(runs.finite(value)) and key in scores.METRICS and key not in UNRANKED:
                     name = f"{scores.METRICS[key][0]} ({title[0].lower()}{title[1:]})"
-                    found.append({"type": HUB_METRICS.get(key, key), "name": name, "value": float(value)})
+                    found.append({"type": HUB_METRICS.get(key, key), "name": name, "value": round(float(value), 4)})
     name = formats.text(results.get("data_set", UNKNOWN))
     data_set = {"name": name, "type": name, "split": results.get("split", UNKNOWN)}
     task = {"type": "audio-classification", "name": "Audio Classification"}
@@ -196,8 +199,9 @@ def _pairs(title: str, rows: Mapping[str, object]) -> Table:
 
 
 def _size(path: Path) -> str:
-    """The size of a file, or of all files of a folder."""
-    return formats.size(sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file()))
+    """The size of a file, or of all files of a folder, in MB as `export` prints it, or in kB."""
+    size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _component(config: Mapping[str, Any], kind: str) -> str:
@@ -354,7 +358,7 @@ def _versions(about: Subject) -> dict[str, object]:
     return {"genre_jax that wrote this card": __version__} | {renamed.get(name, name): value for name, value in trained.items()}
 
 
-def _limits(about: Subject) -> list[str]:
+def _limits(about: Subject, baselines: Table | None) -> list[str]:
     """Sentences about what the scores do not say."""
     run = about.run
     if not run or not run.results:
@@ -368,10 +372,11 @@ def _limits(about: Subject) -> list[str]:
         "intervals above count only the choice of the tracks.",
         f"It was evaluated on split {results.get('split', UNKNOWN)} of {results.get('data_set', UNKNOWN)} alone. No scores on "
         "other collections, codecs, recording conditions or live signals are recorded.",
+        *_better(run, baselines),
         _chance(run, about.trained.labels),
     ]
     if run.task == "single":
-        sentences.append("The probabilities of a window sum to 1: music outside these labels gets one of them as well.")
+        sentences.append("The probabilities of a window sum to 1: audio outside these labels gets one of them as well.")
     if run.predictions:
         support = classes.by_class(run)
         rare = [name for name, count in zip(support.classes, support.support, strict=True) if count < FEW]
@@ -390,6 +395,17 @@ def _limits(about: Subject) -> list[str]:
             "The data are procedural sounds, and no recordings: the scores say only that these classes can be learned."
         )
     return sentences
+
+
+def _better(run: runs.Run, baselines: Table | None) -> list[str]:
+    """A sentence for each baseline that is at least as good as the network."""
+    share = runs.finite(scores.headline(run, "track"))
+    return [
+        f'The baseline "{name}" is at least as good on the same split: it has an accuracy per track of '
+        f"{formats.percent(value)}, and the network {formats.percent(share)}."
+        for name, value, *_ in (baselines.rows if baselines else ())
+        if runs.finite(value) >= share
+    ]
 
 
 def _chance(run: runs.Run, labels: tuple[str, ...]) -> str:

@@ -35,8 +35,8 @@ LICENCES = ("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC0
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of this command in `values`."""
     text, switch = (functools.partial(define, flag_values=values) for define in (flags.DEFINE_string, flags.DEFINE_bool))
-    text("workdir", None, "Workdir of a finished run, or the name of published weights.", required=True)
-    text("repo", None, "Repository on the Hugging Face Hub, OWNER/NAME.", required=True)
+    text("workdir", None, "Workdir of a finished run, or the name of published weights.")
+    text("repo", None, "Repository on the Hugging Face Hub, OWNER/NAME.")
     text("licence", "", f"SPDX id of the licence of a run's weights, such as {', '.join(LICENCES)}.")
     text("output", None, "Folder that is written; default: publish/NAME.")
     switch("private", False, "Push to a private repository.")
@@ -48,6 +48,10 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}: give the run as --workdir=DIR, and --help lists the flags")
+    if not args.workdir:
+        raise UserError("--workdir is needed: the finished run, or the name of published weights, such as --workdir=musicnn")
+    if not args.repo:
+        raise UserError("--repo is needed: the repository on the Hugging Face Hub, which the card names, as --repo=OWNER/NAME")
     folder = Path(args.output or Path("publish") / args.repo.rpartition("/")[2])
     missing = write(args.workdir, args.repo, folder, args.licence)
     for name, reason in missing.items():
@@ -101,7 +105,7 @@ def _fill(folder: Path, subject: model_card.Subject, repo: str, licence: str) ->
     if subject.of_musicnn:
         shutil.copyfile(shipped.THIRD_PARTY / "musicnn_license.txt", folder / NOTICE)
     missing: dict[str, str] = {}
-    files = dict(FILES)
+    files = FILES | ({} if subject.workdir else {"config.json": "the config of the network"})
     for name, export in EXPORTS.items():
         try:
             files[name] += export(subject, "" if subject.notes else licence, folder)

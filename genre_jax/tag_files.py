@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the manifest and the columns
 PUBLISHED = "musicnn and musicnn-mtt"  # the weights without --workdir
-MEAN = "mean"  # value of --embeddings
+PER_PART = 500  # audio files of a part, unless --files_per_part says another number
+NONE, MEAN = "none", "mean"  # values of --embeddings
 COLUMNS = ("path", "seconds", "windows", "error", "embedding")  # beside the labels
 _MANIFEST, _PATHS = "_manifest.json", "_paths"
 
@@ -135,7 +136,7 @@ def define_flags() -> None:
         "list", None, "Text file with one path of an audio file or folder per line, to be tagged as well; -: standard input."
     )
     flags.DEFINE_string("output", None, "Write Parquet files into this folder; the same command resumes after an interruption.")
-    flags.DEFINE_integer("files_per_part", 500, "Audio files per Parquet file of --output.", lower_bound=1)
+    flags.DEFINE_integer("files_per_part", None, f"Audio files per Parquet file of --output; {PER_PART}.", lower_bound=1)
     flags.DEFINE_integer("workers", None, "Processes that decode for --output. The default is one per core.", lower_bound=1)
     beam.define_flags("Write the Parquet files of --output")
 
@@ -147,6 +148,7 @@ def main(args: Any, names: Sequence[str]) -> int:
     tagged. Returns 1 if a folder among the names holds no audio, otherwise 0.
     """
     folder = Path(os.path.abspath(args.output))
+    _check_pyarrow()
     _check(args, names, folder)
     files, empty = tag_inputs.all_audio_files(names)
     if names and not files:
@@ -178,14 +180,22 @@ def main(args: Any, names: Sequence[str]) -> int:
     return 1 if empty else 0
 
 
+def _check_pyarrow() -> None:
+    """Raise `UserError` if pyarrow is missing. A machine that tags with a file of `genre_jax.export` may lack it."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise UserError("--output needs pyarrow, which is not installed: pip install pyarrow") from error
+
+
 def _check(args: Any, names: Sequence[str], folder: Path) -> None:
     """Raise `UserError` unless the flags go together."""
     for flag in ("json", "csv", "top"):
         if getattr(args, flag):
             raise UserError(f"--{flag} and --output were both given: --output writes Parquet, with all labels of each file")
-    if args.embeddings not in (None, MEAN):
+    if args.embeddings not in (None, NONE, MEAN):
         raise UserError(f"with --output, --embeddings must be {MEAN}, for a column with the mean over the windows of a file, "
-                        f"and was given {args.embeddings!r}")  # fmt: skip
+                        f"or {NONE}, and was given {args.embeddings!r}")  # fmt: skip
     if tag_inputs.STANDARD_INPUT in names:
         raise UserError("--output needs files with a path, and - stands for audio on standard input")
     if folder.exists() and not folder.is_dir():
@@ -198,12 +208,16 @@ def _check(args: Any, names: Sequence[str], folder: Path) -> None:
 
 
 def _begin(folder: Path, files: Sequence[str], tagger: "Tagger", sources: Sequence[str], args: Any) -> Manifest:
-    """Return the manifest of a folder; without one, write it and the paths. Raises `UserError` if it does not fit."""
+    """Return the manifest of a folder; without one, write it and the paths. Raises `UserError` if it does not fit.
+
+    A flag that is not given has the value of the folder's manifest.
+    """
     stored = _read(folder / _MANIFEST)
     base = os.getcwd()
+    hop = (round(args.hop * tagger.sample_rate) or tagger.network.hop) / tagger.sample_rate
     ours = Manifest(
         files=len(files) or (stored.files if stored else 0),
-        files_per_part=args.files_per_part,
+        files_per_part=args.files_per_part or (stored.files_per_part if stored else PER_PART),
         base=base,
         paths_sha256=_paths_sha256(files, base) if files else stored.paths_sha256 if stored else "",
         weights=sources[0] if sources else PUBLISHED,
@@ -211,13 +225,13 @@ def _begin(folder: Path, files: Sequence[str], tagger: "Tagger", sources: Sequen
         labels=tuple(tagger.labels),
         task=tagger.task,
         sample_rate=tagger.sample_rate,
-        hop=(round(args.hop * tagger.sample_rate) or tagger.network.hop) / tagger.sample_rate,
-        embeddings=args.embeddings == MEAN,
+        hop=stored.hop if stored and not args.hop else hop,
+        embeddings=stored.embeddings if stored and not args.embeddings else args.embeddings == MEAN,
     )
     if stored:
         _check_same(folder, stored, ours)
         return dataclasses.replace(ours, base=stored.base)
-    _write_paths(folder / _PATHS, files, args.files_per_part)
+    _write_paths(folder / _PATHS, files, ours.files_per_part)
     write_json(folder / _MANIFEST, dataclasses.asdict(ours))
     return ours
 
@@ -243,11 +257,14 @@ def _check_same(folder: Path, stored: Manifest, ours: Manifest) -> None:
         old, new = (f"{one.weights} (sha256 {one.weights_sha256[:12]}…)" for one in (stored, ours))
         difference = f"the weights {old}, and this command has {new}"
     else:
-        names = ("files_per_part", "hop", "embeddings")
-        changed = [name for name in names if getattr(stored, name) != getattr(ours, name)]
+        before, now = (
+            {"files_per_part": one.files_per_part, "hop": one.hop, "embeddings": MEAN if one.embeddings else NONE}
+            for one in (stored, ours)
+        )
+        changed = [name for name in now if before[name] != now[name]]
         if not changed:
             return
-        old, new = (", ".join(f"{name} {getattr(one, name)}" for name in changed) for one in (stored, ours))
+        old, new = (", ".join(f"--{name}={values[name]}" for name in changed) for values in (before, now))
         difference = f"{old}, and this command has {new}"
     raise UserError(f"{folder} was begun with {difference}: run the first command again, or choose another --output")
 
@@ -310,6 +327,7 @@ def _tag_parts(todo: Sequence[int], job: Job, tagger: "Tagger", workers: int) ->
                 bar.set_postfix_str(f"{position} of {job.manifest.parts} parts, {failed} failed", refresh=False)
                 bar.update()
             _write(rows, job, number)
+            bar.set_postfix_str(f"{position + 1} of {job.manifest.parts} parts, {failed} failed", refresh=False)
 
 
 def tag_part(number: int, job: Job) -> None:

@@ -47,12 +47,14 @@ def audio_files(name: str) -> list[str]:
 def listed(path: str) -> list[str]:
     """Returns the lines of a text file (-: of standard input) that are not blank: the names of files and folders.
 
-    Relative names start from the present folder. Raises `UserError` if the file cannot be read or has no such line.
+    Relative names start from the present folder. Raises `UserError` if the file cannot be read, has no such line, or is binary.
     """
     try:
         content = sys.stdin.buffer.read() if path == STANDARD_INPUT else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"--list={path} cannot be read: {error.strerror}") from error
+    if b"\0" in content:
+        raise UserError(f"--list={path} is not a list of paths, because it holds a NUL character: write one path per line")
     names = [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n") if line.strip()]
     if not names:
         raise UserError(f"--list={path} names no file: it must have the path of one audio file or folder per line")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import report_runs
 import yaml
-from conftest import CLASSES, small_config
+from conftest import CLASSES, finish, run_module, small_config
 from damage import initial_run
 from exported_file import LABELS, RATE, windows_of, write_model
 
@@ -109,12 +109,13 @@ def test_the_head_of_the_card_is_what_the_hub_reads(run, folder):
     hub = pytest.importorskip("huggingface_hub", reason="the hub's reader of cards needs huggingface_hub")
     card = hub.ModelCard.load(folder / "README.md").data
     assert (card.license, card.library_name, card.pipeline_tag) == ("cc-by-4.0", "genre_jax", "audio-classification")
-    assert {"music", "jax", "snn"} <= set(card.tags)
+    assert {"audio-classification", "jax", "snn"} <= set(card.tags) and not any("music" in tag for tag in card.tags)
     results = json.loads((run / "results.json").read_text())
     shown = {result.metric_name: (result.metric_type, result.metric_value) for result in card.eval_results}
     accuracy = results["track"]["max_probability"]["accuracy"]
-    assert shown["Accuracy (per track, sum of probabilities)"] == ("accuracy", accuracy)
-    assert shown["Macro F1 (per window)"] == ("f1", results["raw"]["macro_f1"])
+    assert shown["Accuracy (per track, sum of probabilities)"] == ("accuracy", round(accuracy, 4))
+    assert shown["Macro F1 (per window)"] == ("f1", round(results["raw"]["macro_f1"], 4))
+    assert not any("Top-k" in name for name in shown)
     assert {(result.dataset_name, result.dataset_split) for result in card.eval_results} == {("tones", "test")}
 
 
@@ -129,6 +130,8 @@ def test_the_card_says_what_is_recorded(run, folder):
         'genre_jax.load("hf://me/tones_1")',
         "This is one run, with seed 0.",
         "With 4 labels, guessing is right in 25.0 % of the cases",
+        "\nsmall\\_snn gives 4 labels to audio. It was trained with\n",
+        "| the config of the run | ",
         "4 of 4 labels have fewer than 10 evaluated clips: ",
         "for onnxruntime; needs no JAX; its probabilities differ by at most 2e-07 |",
         "CC-BY-4.0, as stated by the publisher",
@@ -159,6 +162,18 @@ def test_the_passport_of_the_data_is_in_the_card(run, tmp_path, monkeypatch):
                  "| low | 3 |", "although they are short |", "The data are procedural sounds"):  # fmt: skip
         assert line in text, line
     assert "private" not in text, "names of files stay here"
+
+
+@pytest.mark.parametrize("step", [-0.001, 0.0, 0.001])
+def test_a_baseline_that_is_as_good_is_a_limit(run, tmp_path, monkeypatch, step):
+    share = json.loads((run / "results.json").read_text())["track"]["max_probability"]["accuracy"]
+    monkeypatch.setattr(model_card.scores.baselines, "cached_score", lambda *_: ({"mfcc_means": share + step}, ""))
+    publish.write(str(run), "me/tones", tmp_path / "out", "MIT")
+    sentence = (
+        '- The baseline "Means of 20 MFCCs, logistic regression" is at least as good on the same split: it has an accuracy '
+        f"per track of {100 * (share + step):.1f} %, and the network {100 * share:.1f} %."
+    )
+    assert (sentence in card_of(tmp_path / "out")[1]) == (step >= 0)
 
 
 def test_what_is_missing_is_called_not_recorded(run, tmp_path):
@@ -264,7 +279,7 @@ def test_the_card_of_several_labels_a_window(run, data_set, tmp_path):
     (tmp_path / "README.md").write_text(model_card.render(many, "me/toy", "MIT", tmp_path, {}, {}))
     head, text = card_of(tmp_path)
     share = many.run.results["clip"]["mean_average_precision"]
-    assert {"type": "mean_average_precision", "name": "Mean average precision (per clip)", "value": share} in (
+    assert {"type": "mean_average_precision", "name": "Mean average precision (per clip)", "value": round(share, 4)} in (
         head["model-index"][0]["results"][0]["metrics"]
     )
     assert re.search(rf"\| Per clip \| Mean average precision \| {share:.3f} \| 0\.\d+ – [01]\.\d+ \| 24 \|", text)
@@ -282,6 +297,9 @@ def test_published_weights_keep_their_licence(tmp_path):
     assert head["license"] == "isc" and musicnn.LICENCE in text and musicnn.SOURCE.replace("&", "&amp;") in text
     assert "provided that the above copyright notice" in (tmp_path / "out" / publish.NOTICE).read_text()
     assert "has no scores of them" in text and "on the Million Song Dataset" in text and "model-index" not in head
+    assert "music" in head["tags"] and "| the config of the network | " in text and "config of the run" not in text
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert f"which genre\\_jax.load reads | {size / 1e6:.1f} MB |" in text
     with pytest.raises(UserError, match="^the weights musicnn have the licence ISC, and --licence=MIT: leave it out$"):
         publish.write("musicnn", "me/musicnn", tmp_path / "other", "MIT")
 
@@ -413,7 +431,7 @@ def test_a_push_that_fails_leaves_the_folder(folder, hub, monkeypatch):
         publish.push(folder, "me/tones")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        UserError, match="is ready, and pushing it to me/tones needs huggingface_hub: pip install 'genre_jax.publish.'$"
+        UserError, match="is ready, and pushing it to me/tones needs huggingface_hub: pip install huggingface_hub$"
     ):
         publish.push(folder, "me/tones")
 
@@ -438,3 +456,11 @@ def test_the_command(run, hub, tmp_path, monkeypatch, capsys):
     assert "/me/tones/commit/" in (out := capsys.readouterr().out) and 'genre_jax.load("hf://me/tones") loads it' in out
     with pytest.raises(UserError, match="^unknown argument 'runs/a': give the run as --workdir=DIR"):
         publish.main(["publish", "runs/a"])
+
+
+@pytest.mark.parametrize("flag", ["workdir", "repo"])
+def test_a_missing_flag_is_a_sentence(flag):
+    given = {"workdir": "--workdir=musicnn", "repo": "--repo=me/a"}
+    del given[flag]
+    _, err = finish(run_module("genre_jax.publish", "--dry_run", *given.values()), code=1)
+    assert re.fullmatch(rf"error: --{flag} is needed: the .*\n", err)

@@ -151,7 +151,7 @@ def test_the_configuration_of_triton_fits_the_file(folder):
         assert all(len(part.shape) == 1 + len(mine.dims) for mine, part in zip(ours, theirs, strict=True)), "and the batch"
     layout = next(text for text in blocks("") if text.startswith("models\n"))
     assert config.backend == "onnxruntime" and f"── {config.name}\n" in layout
-    assert config.max_batch_size == 64 and config.HasField("dynamic_batching")
+    assert config.max_batch_size == 16 and config.HasField("dynamic_batching")
     maximum = parsed(text + more)[0].input[1]
     assert (maximum.name, list(maximum.dims), list(maximum.reshape.shape)) == ("maximum", [1], [])
     assert maximum.HasField("reshape")

@@ -242,16 +242,39 @@ def test_without_names_the_stored_list_goes_on_and_damaged_parts_are_made_again(
     assert len(counted) == 7
 
 
+def test_flags_that_are_not_given_have_the_values_of_the_folder(run_tag, files, tmp_path, counted):
+    run_tag(tmp_path / "tags", *files[:4], files_per_part=2, hop=0.1, embeddings="mean")
+    first = rows(tmp_path / "tags")
+    (tmp_path / "tags" / parts(tmp_path / "tags")[1]).unlink()
+    run_tag(tmp_path / "tags", files_per_part=None)
+    assert counted == [0, 1, 1] and rows(tmp_path / "tags") == first
+    run_tag(
+        tmp_path / "tags", files_per_part=None, embeddings="none",
+        fails="with --embeddings=mean, and this command has --embeddings=none: run",
+    )  # fmt: skip
+    run_tag(tmp_path / "new", *files[:4], files_per_part=None)
+    assert json.loads((tmp_path / "new/_manifest.json").read_text())["files_per_part"] == tag_files.PER_PART
+
+
+def test_the_bar_counts_the_parts(run_tag, files, tmp_path, monkeypatch):
+    import tqdm
+
+    shown, close = [], tqdm.tqdm.close
+    monkeypatch.setattr(tqdm.tqdm, "close", lambda bar: shown.append(getattr(bar, "postfix", None)) or close(bar))
+    run_tag(tmp_path / "tags", *files[:4])
+    assert "2 of 2 parts, 0 failed" in shown
+
+
 def test_another_list_weights_or_hop_are_refused(run_tag, workdir, tones, files, tmp_path):
     folder = tmp_path / "tags"
     run_tag(folder, *files[:2])
     end = ": run the first command again, or choose another --output$"
     run_tag(folder, *files[:3], fails=f"tags was begun with another list of 2 files, and this command lists 3{end}")
     run_tag(folder, files[1], files[0], fails=f"tags was begun with another list of 2 files, and this command lists 2{end}")
-    run_tag(folder, *files[:2], hop=0.1, fails=rf"tags was begun with hop 0\.1625, and this command has hop 0\.1{end}")
+    run_tag(folder, *files[:2], hop=0.1, fails=rf"tags was begun with --hop=0\.1625, and this command has --hop=0\.1{end}")
     run_tag(
         folder, *files[:2], files_per_part=5, embeddings="mean",
-        fails=f"with files_per_part 3, embeddings False, and this command has files_per_part 5, embeddings True{end}",
+        fails=f"with --files_per_part=3, --embeddings=none, and this command has --files_per_part=5, --embeddings=mean{end}",
     )  # fmt: skip
     run_tag(
         folder, *files[:2], workdir=str(noisy_run(tones, tmp_path, seed=1)),
@@ -274,7 +297,10 @@ def test_flags_that_do_not_go_together_are_refused(run_tag, files, tmp_path):
     run_tag(folder, files[0], csv=True, fails="^--csv and --output were both given: --output writes Parquet, with all labels")
     run_tag(folder, files[0], top=3, fails="^--top and --output were both given")
     run_tag(
-        folder, files[0], embeddings="e.npz", fails=r"^with --output, --embeddings must be mean, .* and was given 'e\.npz'$"
+        folder,
+        files[0],
+        embeddings="e.npz",
+        fails=r"^with --output, --embeddings must be mean, .* or none, and was given 'e\.npz'$",
     )
     run_tag(folder, "-", fails="^--output needs files with a path, and - stands for audio on standard input$")
     run_tag(folder, fails="^at least one audio file or folder is needed: --list=FILE, or as an argument$")
@@ -285,6 +311,16 @@ def test_flags_that_do_not_go_together_are_refused(run_tag, files, tmp_path):
     run_tag(folder, list=f"{tmp_path}/none", fails="^--list=/.*none cannot be read: No such file or directory$")
     (tmp_path / "blank").write_text("\n \n")
     run_tag(folder, list=f"{tmp_path}/blank", fails="^--list=/.*blank names no file: it must have the path of one audio file")
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x09genre\0jax\n")
+    run_tag(
+        folder, list=f"{tmp_path}/model.onnx", fails=r"^--list=/.*model\.onnx is not a list of paths, because it holds a NUL"
+    )
+
+
+def test_without_pyarrow_the_command_says_what_to_install(run_tag, files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    run_tag(tmp_path / "tags", files[0], fails="^--output needs pyarrow, which is not installed: pip install pyarrow$")
+    assert not (tmp_path / "tags").exists()
 
 
 def test_a_list_has_folders_and_any_name(tmp_path, monkeypatch):
