@@ -108,7 +108,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "Print one JSON object per file, with the probabilities of the file and of each window.")
     flags.DEFINE_bool("csv", False, "Print one CSV row per file: file, seconds, and the probability of each label.")
     flags.DEFINE_string(
-        "embeddings", None, "Write path, start (s) and embedding of each window to this .npz file; with --output: mean."
+        "embeddings", None, "Write path, start (s) and embedding of each window to this .npz file; with --output: mean or none."
     )
     flags.DEFINE_integer("top", None, "Number of labels shown per file; default 10, or 5 of exclusive classes.", lower_bound=1)
     flags.DEFINE_float("hop", 0.0, "Hop between windows in seconds; 0: the hop of the run's evaluation.", lower_bound=0.0)
