@@ -58,7 +58,7 @@ def files(folder: Path, *patterns: str) -> set[str]:
 
 def test_a_wheel_holds_the_package_its_templates_the_configs_and_third_party(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    package = files(ROOT / "genre_jax", "*.py", "*.j2")
+    package = files(ROOT / "genre_jax", "*.py", "*.j2", "web/page/*")
     beside = files(ROOT / "configs", "*.py") | files(ROOT / "third_party", "*.*")
     expected = package | {f"genre_jax/{name}" for name in beside}
     assert {name for name in names if ".dist-info/" not in name} == expected

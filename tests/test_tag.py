@@ -236,7 +236,7 @@ def test_the_command_tags_the_good_files_and_names_the_bad(tagger, workdir, wavs
     embeddings = tmp_path / "embeddings.npz"
     arguments = (f"--workdir={workdir}", *map(str, files))
     out, err = finish(run_module("genre_jax.tag", "--json", f"--embeddings={embeddings}", *arguments), code=1)
-    errors = err.splitlines()[-2:]
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]  # a slow machine also shows progress
     assert errors[0].startswith(f"error: {files[1]}: not an audio file that soundfile or FFmpeg can read: ")
     assert errors[1] == f"error: {files[2]}: no such file"
     lines = [json.loads(line) for line in out.splitlines()]

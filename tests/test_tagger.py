@@ -195,7 +195,7 @@ def test_a_cell_is_the_mean_of_its_windows():
 
 
 def test_without_a_file_there_is_one_sentence_with_an_example(monkeypatch):
-    monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(workdir=None)))
+    monkeypatch.setattr(tag, "flags", SimpleNamespace(FLAGS=SimpleNamespace(workdir=None, list=None, output=None)))
     with pytest.raises(UserError, match=r"^at least one audio file or folder is needed: python -m genre_jax.tag SONG.mp3$"):
         tag.main(["tag"])
 
