@@ -13,10 +13,11 @@ def load(*sources):
     The settings of the process (JAX's configuration, logging) stay as they are, also for a float64 run.
 
     Args:
-      sources: usually one: the workdir of a run, the name of published weights (`weights.musicnn.NAMES`), or a file that
-        `save_pretrained` wrote. The file is a path or `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`, which is
-        then verified. Without a source: the published taggers "musicnn" and "musicnn-mtt" together. Several networks
-        must read the same windows; each adds the labels that those before it lack.
+      sources: usually one: the workdir of a run, the name of published weights (`weights.musicnn.NAMES`), a file of
+        `genre_jax.export`, or a file that `save_pretrained` wrote. The file is a path or
+        `hf://owner/name[@revision][/file]`, and may end in `#sha256=…`, which is then verified. Without a source: the
+        published taggers "musicnn" and "musicnn-mtt" together. Several networks must read the same windows; each adds
+        the labels that those before it lack.
 
     Returns a `genre_jax.tagger.Tagger`. Its method `predict(path_or_waveform, sample_rate=None)` resamples the signal to the
     sample rate of the run. Raises `console.UserError` if a source cannot be loaded.

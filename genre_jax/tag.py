@@ -1,7 +1,8 @@
 """Tag audio: `python -m genre_jax.tag FILE|FOLDER|-… [--list=FILE] [--workdir=DIR|NAME] [--json|--csv] [--embeddings=FILE]`.
 
 Without --workdir, the published taggers musicnn and musicnn-mtt give genres, eras, moods, voices and instruments; they are
-fetched on first use. --workdir takes a trained run, one of them alone, a file of `genre_jax.save_pretrained`, or hf://….
+fetched on first use. --workdir takes a trained run, one of them alone, a file of `genre_jax.save_pretrained` or of
+`genre_jax.export`, or hf://….
 
 A folder stands for all audio below it, and - for standard input, which is held in memory. All arguments after -- are files; a
 file that exists needs no --, also if its name begins with a dash. Output: the --top labels of each file over the whole file and

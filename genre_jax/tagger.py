@@ -109,7 +109,7 @@ class Tagger:
         """Load networks that read the same windows. `labels` are those of the first, then those that only later ones have.
 
         Args:
-          sources: a file of `genre_jax.export`, which runs without JAX. Or for each network a workdir, from which the
+          sources: a file of `genre_jax.export` (.onnx and .tflite need no JAX). Or for each network a workdir, from which the
             checkpoint that its evaluation uses is taken; a file of `genre_jax.save_pretrained`; or the name of published
             weights. None: `musicnn.BOTH`, with all tags of the first, and of the second those in `musicnn.ADDED`.
 
