@@ -173,16 +173,7 @@ def _page(workdir: str | None, index: Path | None, runtime: Path | None, folder:
     """Returns the folder of a page: `workdir` itself if it is one, otherwise `folder`, into which the network is exported."""
     if workdir and (Path(workdir) / pages.DESCRIPTION).is_file():
         return Path(workdir)
-    if workdir and workdir.endswith(".onnx"):
-        model = Path(workdir)
-    else:
-        from genre_jax import export
-
-        source = workdir or (Index.open(index).network.source if index else None)
-        console.note(f"exporting {source or 'the published taggers'} for the browser")
-        model = folder.with_name("model.onnx")
-        export.write(source, model)
-    pages.write(model, folder, runtime=runtime)
+    pages.export(workdir or (Index.open(index).network.source if index else None), folder, runtime=runtime)
     return folder
 
 

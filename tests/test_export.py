@@ -14,7 +14,7 @@ from conftest import CLASSES, ROOT, finish, run_module, small_config
 import genre_jax
 from genre_jax import export, trained
 from genre_jax.console import UserError
-from genre_jax.export import FORMATS, description, graph, rules, runtime, writer
+from genre_jax.export import FORMATS, convert, description, rules, runtime, writer
 from genre_jax.export.trace import portable
 from genre_jax.loop import train_and_evaluate
 from genre_jax.tagger import Tagger
@@ -90,7 +90,7 @@ def test_floats_as_input(workdirs, song):
 
 @pytest.mark.parametrize("format", ["onnx", "stablehlo"])
 def test_float16_weights_are_smaller_and_near(workdirs, song, monkeypatch, format):
-    monkeypatch.setattr(graph, "HALVED", 16)
+    monkeypatch.setattr(description, "HALVED", 16)
     sizes, suffix = [], FORMATS[format]
     for weights in ("float32", "float16"):
         written = export.write(workdirs / "bytenet", workdirs / f"{weights}{suffix}", format, weights=weights)
@@ -213,13 +213,22 @@ def test_a_network_without_a_rule_is_named(workdirs, monkeypatch):
     )
 
 
-def test_a_file_that_computes_something_else_is_removed(workdirs, monkeypatch):
+def test_a_network_that_is_too_large_for_onnx(workdirs, monkeypatch):
+    monkeypatch.setattr(convert, "LARGEST", 100)
+    with pytest.raises(
+        UserError, match="^log_mel [+] snn cannot be exported as onnx: its constants take .* at most 2 GB; --format"
+    ):
+        export.write(workdirs / "snn", workdirs / "large.onnx")
+
+
+def test_a_file_that_computes_something_else_is_not_written(workdirs, monkeypatch):
+    (workdirs / "wrong.onnx").write_text("an older file")
     monkeypatch.setitem(rules.ELEMENTWISE, "add", rules.ELEMENTWISE["sub"])
     with pytest.raises(
-        UserError, match="^the file computes probabilities that differ by .* from those of JAX, and was removed$"
+        UserError, match="^the file would compute probabilities that differ by .* from those of JAX: nothing is written$"
     ):
         export.write(workdirs / "resnet", workdirs / "wrong.onnx")
-    assert not (workdirs / "wrong.onnx").exists()
+    assert (workdirs / "wrong.onnx").read_text() == "an older file"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])

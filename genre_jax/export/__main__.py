@@ -5,14 +5,13 @@ holds the published taggers musicnn and musicnn-mtt. --format=web writes a folde
 docs/export.md describes the formats, docs/web.md the page.
 """
 
-import tempfile
 from pathlib import Path
 
 from absl import flags
 
 from genre_jax import console, export
 from genre_jax.console import UserError, say
-from genre_jax.export.description import WAVEFORMS
+from genre_jax.export.description import WAVEFORMS, WEIGHTS
 from genre_jax.recommend.index import Index
 from genre_jax.web import folder
 
@@ -25,7 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("format", None, [*export.FORMATS, WEB], "Format, or web for a page; default: by the name of the file.")
     flags.DEFINE_string("output", None, "File to write; with --format=web a folder.")
     flags.DEFINE_enum("waveform", "int16", WAVEFORMS, "Type of the input: 16-bit samples, or floats in [-1, 1).")
-    flags.DEFINE_enum("weights", "float32", ["float32", "float16"], "float16 halves the file; probabilities change.")
+    flags.DEFINE_enum("weights", "float32", WEIGHTS, "float16 halves the file; probabilities change.")
     flags.DEFINE_string("index", None, "Web: an index of `genre-jax similar build`, for the nearest songs.")
     flags.DEFINE_string("runtime", None, "Web: folder with the npm packages onnxruntime-web and wavesurfer.js; default: npm.")
     flags.DEFINE_string("licence", "", "Licence of the weights, for the metadata; published weights have theirs.")
@@ -38,8 +37,6 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: the network is named by --workdir, the file by --output")
     if not args.output:
         raise UserError("--output is needed: the file to write, such as --output=model.onnx")
-    if not Path(args.output).parent.is_dir():
-        raise UserError(f"--output={args.output}: the folder {Path(args.output).parent} does not exist")
     by_ending = {ending: format for format, ending in export.FORMATS.items()}
     format = args.format or by_ending.get(Path(args.output).suffix, "onnx")
     if format != WEB and (args.index or args.runtime):
@@ -63,13 +60,7 @@ def main(argv: list[str]) -> None:
 def _write_page(output: Path, options: dict[str, str]) -> None:
     args = flags.FLAGS
     index, runtime = (Path(value) if value else None for value in (args.index, args.runtime))
-    source: str | None = args.workdir or (Index.open(index).network.source if index else None)
-    with tempfile.TemporaryDirectory() as temporary:
-        if source and source.endswith(".onnx"):
-            model = Path(source)
-        else:
-            model = export.write(source, Path(temporary) / "model.onnx", "onnx", **options).path
-        folder.write(model, output, index, runtime)
+    folder.export(args.workdir or (Index.open(index).network.source if index else None), output, index, runtime, **options)
     say(f"wrote the page {output}: python -m genre_jax.serve --workdir={output} opens it")
 
 

@@ -19,6 +19,7 @@ from genre_jax.export import complex_rules, rules
 from genre_jax.export.graph import BATCH, Constant, Constants, Graph, Tensor, Unsupported, Value, known
 from genre_jax.export.trace import INLINED, opened
 
+LARGEST = 2_000_000_000  # bytes; protobuf fails above 2 GB
 OPSET = 18  # of ONNX; onnxruntime reads it from version 1.14 on
 LAZY = ("broadcast_in_dim", "dim_as_value", "iota")  # computed constants of these would fill memory, or are unknown
 
@@ -61,7 +62,10 @@ def convert(
 def _model(graph: Graph, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     """The model of a graph, with what its outputs need."""
     nodes = _needed([*graph.constants.widened, *graph.nodes], [info.name for info in outputs])
-    read = set().union(*map(_read_by, nodes))
+    read: set[str] = set().union(*map(_read_by, nodes))
+    size = sum(graph.constants.arrays[name].nbytes for name in read & graph.constants.arrays.keys())
+    if size > LARGEST:
+        raise Unsupported(f"its constants take {size / 1e9:.1f} GB, and an ONNX file holds at most 2 GB")
     arrays = [numpy_helper.from_array(array, name) for name, array in graph.constants.arrays.items() if name in read]
     model = helper.make_model(
         helper.make_graph(nodes, "genre_jax", inputs, outputs, arrays),

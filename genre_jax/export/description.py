@@ -9,6 +9,8 @@ from genre_jax.console import UserError
 KEY = "genre_jax"  # name of the metadata entry
 FORMAT_VERSION = 1
 WAVEFORMS = ("int16", "float32")
+WEIGHTS = ("float32", "float16")
+HALVED = 1024  # numbers from which a weight is stored as float16 if weights are; smaller ones stay float32
 OUTPUTS = ("probabilities", "embedding")
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from genre_jax.console import UserError
+from genre_jax.export import description
 
 Shape = tuple[Any, ...]  # of int, and of JAX's symbolic expressions of the batch
 BATCH = "batch"  # name of the vector (1,) int64 that holds the batch size
-HALVED = 1024  # numbers from which a weight is stored as float16 if weights are; a smaller one is not worth a node
 
 
 class Constant(NamedTuple):
@@ -98,7 +98,7 @@ class Constants:
 
     def _stored(self, array: np.ndarray, weight: bool) -> str:
         name = f"constant_{next(self.numbers)}"
-        if not (self.halved and weight and array.dtype == np.float32 and array.size >= HALVED):
+        if not (self.halved and weight and array.dtype == np.float32 and array.size >= description.HALVED):
             self.arrays[name] = array
             return name
         self.arrays[f"{name}_half"] = array.astype(np.float16)

@@ -1,8 +1,7 @@
 """How operations of JAX become nodes of ONNX: `RULES` maps the name of a primitive to a function.
 
 A rule is called with the graph, the equation of JAX and its input values, and returns the output value, or a list of them.
-`ELEMENTWISE` are the rules that work with broadcast operands; all others get operands in full. Layouts: JAX's networks have
-channels last, ONNX's convolutions channels second.
+`ELEMENTWISE` are the rules that work with broadcast operands; all others get operands in full.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,10 +63,6 @@ def _is_finite(graph: Graph, equation: Any, x: Part) -> Tensor:
 
 def _cast(graph: Graph, equation: Any, x: Part) -> Tensor:
     return cast(graph, x, out_dtype(equation))
-
-
-def _same(graph: Graph, equation: Any, x: Value) -> Value:
-    return x
 
 
 ELEMENTWISE: dict[str, Callable[..., Any]] = {

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from genre_jax.export import description
 from genre_jax.export.description import KEY
 from genre_jax.export.program import Program
 
@@ -20,7 +21,9 @@ def convert(program: Program, halved: bool) -> bytes:
     """Return the content of the file. The batch size is open."""
     (batch,) = jax_export.symbolic_shape("batch")
     specs = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in program.specs().values()]
-    variables = jax.tree.map(lambda leaf: leaf.astype(np.float16) if halved and leaf.size > 1 else leaf, program.variables)
+    variables = jax.tree.map(
+        lambda leaf: leaf.astype(np.float16) if halved and leaf.size >= description.HALVED else leaf, program.variables
+    )
 
     def function(*inputs: jax.Array) -> Any:
         wide = jax.tree.map(lambda leaf: jax.lax.optimization_barrier(leaf).astype(np.float32), variables)

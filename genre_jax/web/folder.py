@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import genre_jax
+from genre_jax import console
 from genre_jax.atomic import write_json, write_text
 from genre_jax.console import UserError
 from genre_jax.web import npm
@@ -62,6 +64,24 @@ def write(model: Path, folder: Path, index: Path | None = None, runtime: Path | 
         write_text(folder / "index.json", json.dumps(table[0], allow_nan=False))
         (folder / "index.bin").write_bytes(table[1])
     write_json(folder / DESCRIPTION, described | {"similar": "table" if table else None})
+
+
+def export(source: str | None, folder: Path, index: Path | None = None, runtime: Path | None = None, **options: Any) -> None:
+    """Write the page of a network, as `write` does.
+
+    Args:
+      source: an ONNX file of `genre_jax.export`, or what `genre_jax.load` takes; None: the published taggers together.
+      folder, index, runtime: as in `write`.
+      options: those of `genre_jax.export.write`.
+    """
+    if source and source.endswith(".onnx"):
+        write(Path(source), folder, index, runtime)
+        return
+    from genre_jax import export
+
+    console.note(f"exporting {source or 'the published taggers'} for the browser")
+    with tempfile.TemporaryDirectory() as temporary:
+        write(export.write(source, Path(temporary, "model.onnx"), **options).path, folder, index, runtime)
 
 
 def description(model: Path) -> dict[str, Any]:
