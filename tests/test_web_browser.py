@@ -302,7 +302,7 @@ def test_a_network_with_classes_is_described_so(context, site, tmp_path):
     soundfile.write(tmp_path / "song.wav", wave(1.5), RATE)
     with serve.serving(tmp_path / "page") as server, opened(context, server) as page:
         card = choose(page, tmp_path / "song.wav", tmp_path / "song.wav")
-        assert page.locator("#about").inner_text().startswith("The network small gives 12 classes. ")
+        assert page.locator("#about").inner_text().startswith("Network: small, with 12 classes. ")
         assert card.locator("summary").inner_text() == "All 12 classes"
         assert page.locator("#compared").inner_text() == "The strongest 5 classes of each song, over the whole song."
 

@@ -18,7 +18,7 @@ const handlers = {
   ready({ model: loaded, threads }) {
     model = loaded;
     $("about").textContent =
-      `The network ${model.name} gives ${counted(model)}. It runs in this browser: no sound leaves this device.`;
+      `Network: ${model.name}, with ${counted(model)}. It runs in this browser: no sound leaves this device.`;
     const which = model.labels.length > COMPARED ? "The strongest" : "All";
     $("compared").textContent = `${which} ${counted(model, COMPARED)} of each song, over the whole song.`;
     $("source").textContent = `Network: ${[model.name, model.source, model.licence].filter(Boolean).join(" · ")}`;
